@@ -1,0 +1,1 @@
+"""From ratings, votes and corrections to preference records."""

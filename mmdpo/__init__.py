@@ -1,0 +1,1 @@
+"""Align vision-language and audio-language models with human preferences."""
