@@ -1,0 +1,182 @@
+"""Records to a batch: the union of the views that the objective reads, laid out as trees.
+
+A batch is a plain nested dictionary of tensors, so that accelerate can move it and DDP can pass it on:
+
+    input_ids, record, segment, depth, block  [B, T]      the packed trees (see branches.py)
+    position_ids                              [B, T] or [R, B, T]
+    fields                                    {name: [B, T]}  further per-token inputs
+    hidden_index, targets, mask               [N, A]      where each answer token is predicted, and what it is
+    weight                                    [N, A]      token weights
+    example, candidate, media_index, score    [N]         which record, candidate and media variant a row is
+    index                                     [E]         place of each record in its data set
+    media                                     {modality: {units, keys, items, order}}: distinct encoder inputs, and
+                                              which of them each placeholder group takes, in reading order
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from mmdpo.branches import Tree, pack
+from mmdpo.encoding import EncodedAnswer, EncodedPrompt, Encoder, MediaUnit
+from mmdpo.records import Record
+from mmdpo.views import CLEAN, ScoreTable, View
+
+Batch = dict[str, Any]
+Layout = Literal["shared", "plain"]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One scored answer of a batch: which record, candidate and media variant it is."""
+
+    example: int
+    candidate: int
+    media: str
+    score: float
+    answer: EncodedAnswer
+
+
+class Collator:
+    """Builds batches for one model and one set of views.
+
+    Args:
+        encoder: Turns records into ids and encoder inputs.
+        views: What to score of each record.
+        layout: ``"shared"`` lays the answers of a record out as branches of one prefix; ``"plain"`` gives each a row.
+        side: Padding side.
+        pad_id: Token id on padding.
+        records_per_row: With the shared layout, how many records share a row.
+    """
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        views: Sequence[View],
+        *,
+        layout: Layout = "shared",
+        side: Literal["right", "left"] = "right",
+        pad_id: int = 0,
+        records_per_row: int = 1,
+    ) -> None:
+        self.encoder = encoder
+        self.views = tuple(views)
+        self.layout: Layout = layout
+        self.side: Literal["right", "left"] = side
+        self.pad_id = pad_id
+        self.records_per_row = records_per_row
+
+    @property
+    def media_names(self) -> tuple[str, ...]:
+        """Media variants in the order of ``media_index``, the clean one first."""
+        return (CLEAN, *sorted({view.media for view in self.views} - {CLEAN}))
+
+    def __call__(self, examples: Sequence[tuple[int, Record]]) -> Batch:
+        """Builds one batch from (place in the data set, record) pairs."""
+        trees: list[Tree] = []
+        rows: list[Row] = []
+        units: list[MediaUnit] = []  # one entry per use, in reading order
+        for number, (_, record) in enumerate(examples):
+            for variant in self.media_names:
+                wanted = [
+                    view for view in self.views if view.media == variant and view.candidate < len(record.candidates)
+                ]
+                if not wanted or (variant != CLEAN and not any(record.media.values())):
+                    continue  # a record without media has no corrupted view; terms count the records that have theirs
+                prompt = self.encoder.prompt(record, variant)
+                answers = [self.encoder.answer(record, record.candidates[view.candidate]) for view in wanted]
+                rows += [
+                    Row(number, view.candidate, variant, _score(record, view.candidate), answer)
+                    for view, answer in zip(wanted, answers, strict=True)
+                ]
+                tree = self._tree(prompt, answers)
+                trees += [tree] if self.layout == "shared" else tree.plain()
+                units += list(prompt.units) * (1 if self.layout == "shared" else len(answers))
+        per_row = self.records_per_row if self.layout == "shared" else 1
+        packed = pack(
+            trees,
+            pad_id=self.pad_id,
+            side=self.side,
+            rows=[list(range(at, min(at + per_row, len(trees)))) for at in range(0, len(trees), per_row)],
+        )
+        return {
+            "input_ids": packed.input_ids,
+            "record": packed.record,
+            "segment": packed.segment,
+            "depth": packed.depth,
+            "block": packed.block,
+            "position_ids": packed.position_ids,
+            "fields": packed.fields,
+            "hidden_index": packed.hidden_index,
+            "targets": packed.targets,
+            "mask": packed.mask,
+            "weight": packed.mask.float(),
+            "example": torch.tensor([row.example for row in rows]),
+            "candidate": torch.tensor([row.candidate for row in rows]),
+            "media_index": torch.tensor([self.media_names.index(row.media) for row in rows]),
+            "score": torch.tensor([row.score for row in rows]),
+            "index": torch.tensor([index for index, _ in examples]),
+            "media": _media(units),
+        }
+
+    def _tree(self, prompt: EncodedPrompt, answers: Sequence[EncodedAnswer]) -> Tree:
+        return Tree(
+            prefix=prompt.input_ids,
+            branches=tuple(answer.ids for answer in answers),
+            positions=self.encoder.positions(prompt, max(len(answer.ids) for answer in answers)),
+            fields=prompt.fields,
+            block=two_way_blocks(prompt.input_ids, self.encoder),
+        )
+
+
+def two_way_blocks(prefix: Tensor, encoder: Encoder) -> Tensor | None:
+    """[P] number of the block of prefix tokens that see each other in both directions, -1 for none."""
+    kind = encoder.facts.family.two_way
+    if kind == "none":
+        return None
+    if kind == "prefix":
+        return torch.zeros_like(prefix)
+    media_ids = torch.tensor(sorted(encoder.facts.media_token_ids.values()))
+    inside = torch.isin(prefix, media_ids)
+    starts = inside & ~torch.cat([inside.new_zeros(1), inside[:-1]])
+    return torch.where(inside, starts.cumsum(0) - 1, -1)
+
+
+def table_of(
+    batch: Mapping[str, Any], media_names: Sequence[str], logp: Tensor, ref_logp: Tensor | None = None
+) -> ScoreTable:
+    """The score table of a batch."""
+    return ScoreTable(
+        logp=logp,
+        ref_logp=ref_logp,
+        mask=batch["mask"],
+        weight=batch["weight"],
+        example=batch["example"],
+        candidate=batch["candidate"],
+        media=batch["media_index"],
+        score=batch["score"],
+        media_names=tuple(media_names),
+    )
+
+
+def _score(record: Record, candidate: int) -> float:
+    value = record.candidates[candidate].score
+    return float("nan") if value is None else float(value)
+
+
+def _media(units: Sequence[MediaUnit]) -> dict[str, Any]:
+    """Distinct units by modality, and the order in which the placeholders use them."""
+    media: dict[str, Any] = {}
+    for unit in units:
+        entry = media.setdefault(unit.modality.name, {"units": [], "keys": [], "items": [], "order": []})
+        if unit.key not in entry["keys"]:
+            entry["keys"].append(unit.key)
+            entry["units"].append(dict(unit.inputs))
+            entry["items"].append(unit.items)
+        entry["order"].append(entry["keys"].index(unit.key))
+    return media

@@ -1,0 +1,361 @@
+"""From one record to token ids: what the model is given, and what it would have to emit.
+
+Prompt ids are the processor's rendering with the generation prompt: exactly what ``generate`` is given. Answer ids are
+what the model would have to emit after them, ending in exactly one id that stops generation. Text is text: no character
+of a prompt or candidate becomes a special id.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from mmdpo.corruptions import generator_for
+from mmdpo.errors import DataError, ModelError
+from mmdpo.modalities.base import Modality, corruption_of, modality_of
+from mmdpo.models.families import Facts, accepted
+from mmdpo.records import Candidate, Record
+from mmdpo.views import CLEAN
+
+Way = Literal["prefix", "context", "given"]
+
+
+@dataclass(frozen=True)
+class MediaUnit:
+    """The smallest set of items whose encoder inputs can be told apart: one item, or all of a prompt.
+
+    Args:
+        modality: The modality.
+        key: Content hash of the encoder inputs.
+        inputs: Encoder inputs, batched along dimension 0.
+        items: How many items it holds.
+    """
+
+    modality: Modality
+    key: str
+    inputs: Mapping[str, Tensor]
+    items: int
+
+
+@dataclass(frozen=True)
+class EncodedPrompt:
+    """A prompt as the model gets it.
+
+    Args:
+        input_ids: [P] token ids with media placeholders expanded.
+        fields: Further per-token inputs, each [P].
+        units: Encoder inputs in the order of their placeholders.
+        extras: The processor's other outputs (grids, sizes), for the model's position function.
+    """
+
+    input_ids: Tensor
+    fields: Mapping[str, Tensor]
+    units: tuple[MediaUnit, ...]
+    extras: Mapping[str, Tensor]
+
+
+@dataclass(frozen=True)
+class EncodedAnswer:
+    """An answer as the model would have to emit it.
+
+    Args:
+        ids: [L] token ids; the last one stops generation unless the candidate is unfinished.
+        way: How they were found: the rendering's suffix, tokenised with the prompt's last characters as context, or
+            given by the sampler.
+    """
+
+    ids: Tensor
+    way: Way
+
+
+class Encoder:
+    """Turns records into token ids and encoder inputs for one model.
+
+    Args:
+        processor: Hugging Face processor (or tokenizer) with a chat template.
+        facts: Facts of the model.
+        eos_ids: Ids that stop generation (``generation_config.eos_token_id``).
+        root: Folder that media paths are relative to.
+        seed: Seed of the media variants.
+    """
+
+    def __init__(
+        self, processor: Any, facts: Facts, eos_ids: Sequence[int], root: Path | None = None, seed: int = 0
+    ) -> None:
+        self.processor = processor
+        self.tokenizer = getattr(processor, "tokenizer", processor)
+        self.facts = facts
+        self.eos_ids = tuple(eos_ids)
+        self.root = root
+        self.seed = seed
+        if not self.eos_ids:
+            raise ModelError(
+                "the model's generation_config has no eos_token_id",
+                why="An answer could not be told from its continuation, and generation would never stop.",
+                fix="Set generation_config.eos_token_id to the id that ends an assistant turn.",
+            )
+        if not getattr(processor, "chat_template", None):
+            raise ModelError(
+                "the processor has no chat template",
+                why="The prompt could not be rendered the way the model was trained.",
+                fix="Set processor.chat_template, or save the model's processor with it.",
+            )
+
+    @cached_property
+    def _control(self) -> re.Pattern[str]:
+        """Any string that this tokenizer or processor would turn into a special id."""
+        added = self.tokenizer.added_tokens_decoder.values()
+        names = {token.content for token in added if token.special}
+        names |= {str(getattr(self.processor, f"{kind}_token", "")) for kind in ("image", "video", "audio", "boi")}
+        names |= set(self.tokenizer.all_special_tokens)
+        return re.compile("|".join(re.escape(name) for name in sorted(names - {"", "None"}, key=len, reverse=True)))
+
+    def control_tokens(self, text: str) -> list[str]:
+        """Control tokens whose text occurs in ``text``."""
+        return self._control.findall(text)
+
+    def prompt(self, record: Record, variant: str = CLEAN) -> EncodedPrompt:
+        """Encodes a record's prompt under one media variant.
+
+        Raises:
+            DataError: The media cannot be read, or a control token in the text cannot be kept as text.
+            ModelError: The template loses a part of the prompt, or the processor refuses it.
+        """
+        conversation, items = self._conversation(record, variant)
+        unsafe = any(self.control_tokens(part.get("text", "")) for m in conversation for part in m["content"])
+        try:
+            encoded = self.processor.apply_chat_template(
+                conversation,
+                add_generation_prompt=True,
+                tokenize=True,
+                return_dict=True,
+                return_tensors="pt",
+                **({"sanitize_control_tokens": True} if unsafe else {}),
+            )
+        except NotImplementedError as error:
+            raise DataError(
+                "the prompt contains the text of a control token, and this processor cannot keep it as text",
+                why="The model would read it as a control token or as another image.",
+                fix="Rewrite the prompt without it.",
+            ) from error
+        except (ValueError, TypeError, IndexError) as error:
+            raise ModelError(
+                f"the processor refuses the prompt of record {record.id!r}: {error}",
+                why="The record cannot be turned into model inputs.",
+                fix="Compare its content parts with its media lists.",
+            ) from error
+        self._check_rendering(record, conversation)
+        return self._split(dict(encoded), items)
+
+    def answer(self, record: Record, candidate: Candidate) -> EncodedAnswer:
+        """Encodes one candidate as the model would have to emit it.
+
+        Raises:
+            DataError: The candidate has no token, or some of its text would become a special id.
+        """
+        if candidate.token_ids is not None:
+            return EncodedAnswer(torch.tensor(self._ended(list(candidate.token_ids), candidate.finished)), "given")
+        conversation = [{"role": m["role"], "content": [dict(part) for part in m["content"]]} for m in record.prompt]
+        full = [*conversation, {"role": "assistant", "content": [{"type": "text", "text": candidate.text}]}]
+        texts = [part.get("text", "") for m in full for part in m["content"]]
+        unsafe = any(self.control_tokens(text) for text in texts)
+        prompt_ids = self._render_ids(conversation, True, unsafe)
+        full_ids = self._render_ids(full, False, unsafe)
+        way: Way = "prefix"
+        if full_ids[: len(prompt_ids)] == prompt_ids:
+            ids = full_ids[len(prompt_ids) :]
+        else:
+            way, ids = "context", self._in_context(conversation, full_ids, candidate.text)
+        ids = self._ended(ids, candidate.finished)
+        self._check_answer(record, candidate, ids)
+        return EncodedAnswer(torch.tensor(ids), way)
+
+    def positions(self, prompt: EncodedPrompt, answer_length: int) -> Tensor | None:
+        """Positions of the plain row prompt + answer, by the model's own function.
+
+        Returns:
+            [R, P + answer_length], or None when the model counts 0, 1, 2, ...
+        """
+        if self.facts.rope_index is None:
+            return None
+        filler = torch.full((answer_length,), self.eos_ids[0])
+        ids = torch.cat([prompt.input_ids, filler])[None]
+        types = {
+            name: torch.cat([values, values.new_zeros(answer_length)])[None] for name, values in prompt.fields.items()
+        }
+        given = {"input_ids": ids, "attention_mask": torch.ones_like(ids), **types, **prompt.extras}
+        positions, _ = self.facts.rope_index(**accepted(self.facts.rope_index, given))
+        return positions[:, 0].long()
+
+    def _conversation(self, record: Record, variant: str) -> tuple[list[dict[str, Any]], dict[str, list[Any]]]:
+        """The prompt with decoded items in its parts, and those items by plural name."""
+        loaded: dict[str, list[Any]] = {}
+        for plural, refs in record.media.items():
+            modality = modality_of(plural)
+            items = [modality.load(ref, self.root) for ref in refs]
+            if variant != CLEAN:
+                corrupt = corruption_of(modality, variant)
+                items = [
+                    corrupt(item, generator_for(record.id, variant, index, self.seed))
+                    for index, item in enumerate(items)
+                ]
+            loaded[plural] = items
+        queues = {modality_of(plural).name: iter(items) for plural, items in loaded.items()}
+        conversation = []
+        for message in record.prompt:
+            parts = []
+            for part in message["content"]:
+                kind = part["type"]
+                parts.append(dict(part) if kind == "text" else {"type": kind, kind: next(queues[kind])})
+            conversation.append({"role": message["role"], "content": parts})
+        return conversation, loaded
+
+    def _split(self, encoded: dict[str, Any], items: Mapping[str, Sequence[Any]]) -> EncodedPrompt:
+        """Sorts the processor's outputs into ids, per-token fields and encoder inputs."""
+        ids = encoded.pop("input_ids")
+        encoded.pop("attention_mask", None)
+        units: list[MediaUnit] = []
+        media_inputs: dict[str, Tensor] = {}
+        for plural, refs in items.items():
+            if refs:
+                modality = modality_of(plural)
+                inputs = {name: torch.as_tensor(encoded.pop(name)) for name in modality.inputs if name in encoded}
+                if not inputs:
+                    raise ModelError(
+                        f"the processor made no inputs for {len(refs)} {plural}",
+                        why="The model would be trained without its media.",
+                        fix=f"Use a model that takes {plural}, or a processor with an encoder for them.",
+                    )
+                units += _units(modality, inputs, len(refs))
+                media_inputs |= inputs
+        fields = {
+            name: values[0]
+            for name, values in encoded.items()
+            if isinstance(values, Tensor) and values.shape == ids.shape
+        }
+        return EncodedPrompt(ids[0], fields, tuple(units), media_inputs)
+
+    def _render_ids(self, conversation: list[dict[str, Any]], generation_prompt: bool, unsafe: bool) -> list[int]:
+        """Token ids of a rendering, media placeholders not expanded."""
+        ids = self.tokenizer.apply_chat_template(
+            conversation,
+            chat_template=self.processor.chat_template,
+            add_generation_prompt=generation_prompt,
+            tokenize=True,
+            return_dict=False,
+            **({"sanitize_control_tokens": True} if unsafe else {}),
+        )
+        return list(ids)
+
+    def _in_context(self, conversation: list[dict[str, Any]], full_ids: list[int], text: str) -> list[int]:
+        """Answer ids when a token straddles the boundary or the template rewrites the prompt.
+
+        The answer is tokenised after the last characters of the generation prompt, the longest context whose own tokens
+        are kept; the end of turn is what the template writes after the answer.
+        """
+        rendered = self.tokenizer.apply_chat_template(
+            conversation, chat_template=self.processor.chat_template, add_generation_prompt=True, tokenize=False
+        )
+        tail = self._control.split(rendered)[-1]
+        ids: list[int] = []
+        for start in (*range(max(0, len(tail) - 8), len(tail)), None):
+            context = "" if start is None else tail[start:]
+            before = self._text_ids(context)
+            both = self._text_ids(context + text)
+            if both[: len(before)] == before:
+                ids = both[len(before) :]
+                break
+        closing = next((token for token in reversed(full_ids) if token in self.eos_ids), None)
+        return ids if closing is None else [*ids, closing]
+
+    def _text_ids(self, text: str) -> list[int]:
+        return list(self.tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True)) if text else []
+
+    def _ended(self, ids: list[int], finished: bool) -> list[int]:
+        """Cuts after the first id that stops generation; appends one where the template writes none."""
+        stops = [at for at, token in enumerate(ids) if token in self.eos_ids]
+        if stops:
+            return ids[: stops[0] + 1] if finished else self._stripped(ids[: stops[0]])
+        return [*self._stripped(ids), self.eos_ids[0]] if finished else self._stripped(ids)
+
+    def _stripped(self, ids: list[int]) -> list[int]:
+        """Drops trailing tokens that are white space only."""
+        while ids and not self.tokenizer.decode(ids[-1:], skip_special_tokens=False).strip():
+            ids = ids[:-1]
+        return ids
+
+    def _check_answer(self, record: Record, candidate: Candidate, ids: list[int]) -> None:
+        content = ids[:-1] if candidate.finished else ids
+        special = set(self.eos_ids) | set(self.facts.media_token_ids.values())
+        if not content or any(token in special for token in content):
+            raise DataError(
+                f"candidate {candidate.text[:60]!r} of record {record.id!r} has no tokens of its own"
+                if not content
+                else f"candidate {candidate.text[:60]!r} of record {record.id!r} contains a control token",
+                why="Its log-probability would not be that of the text.",
+                fix="Correct the text or leave the candidate out.",
+            )
+
+    def _check_rendering(self, record: Record, conversation: list[dict[str, Any]]) -> None:
+        """A template that drops the user's text would train on answers to nothing."""
+        rendered = self.processor.apply_chat_template(
+            [
+                {
+                    "role": m["role"],
+                    "content": [{k: v for k, v in p.items() if k in ("type", "text")} for p in m["content"]],
+                }
+                for m in conversation
+            ],
+            add_generation_prompt=True,
+            tokenize=False,
+        )
+        for message in conversation:
+            for part in message["content"]:
+                if part["type"] == "text" and part["text"].strip() not in rendered:
+                    raise ModelError(
+                        f"the chat template loses the text {part['text'][:60]!r} of record {record.id!r}",
+                        why="The model would be trained on answers to a question it never sees.",
+                        fix="Use the template that the model was trained with.",
+                    )
+
+
+def _units(modality: Modality, inputs: Mapping[str, Tensor], items: int) -> list[MediaUnit]:
+    """Splits encoder inputs by item where their shapes allow it, else keeps them together as one unit."""
+    main = inputs[next(name for name in modality.inputs if name in inputs)]
+    grid = inputs.get(modality.grid) if modality.grid else None
+    if all(len(values) == items for values in inputs.values()):
+        pieces = [{name: values[i : i + 1] for name, values in inputs.items()} for i in range(items)]
+        counts = [1] * items
+    elif grid is not None and len(grid) == items and int(grid.prod(-1).sum()) == len(main):
+        ends = grid.prod(-1).cumsum(0).tolist()
+        pieces = []
+        for i, end in enumerate(ends):
+            start = ends[i - 1] if i else 0
+            pieces.append(
+                {
+                    name: values[i : i + 1] if len(values) == items and values is not main else values[start:end]
+                    for name, values in inputs.items()
+                }
+            )
+        counts = [1] * items
+    else:
+        pieces, counts = [dict(inputs)], [items]
+    return [MediaUnit(modality, _content_key(piece), piece, count) for piece, count in zip(pieces, counts, strict=True)]
+
+
+def _content_key(inputs: Mapping[str, Tensor]) -> str:
+    """SHA-256 of the encoder inputs: equal inputs are one distinct item, wherever they come from."""
+    digest = hashlib.sha256()
+    for name in sorted(inputs):
+        values = inputs[name].detach().cpu().contiguous()
+        digest.update(f"{name}{values.dtype}{tuple(values.shape)}".encode())
+        digest.update(values.flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,79 @@
+"""What a modality is: how one item is named, loaded and corrupted, and which encoder inputs it makes.
+
+A modality is one small file that registers a subclass; everything else (placeholders, packing, encoding once, blank
+variants) works from these facts.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+from mmdpo import registry
+from mmdpo.corruptions import Corruption
+from mmdpo.errors import ConfigError, did_you_mean
+from mmdpo.records import Media
+
+
+class Modality(ABC):
+    """One kind of media.
+
+    Attributes:
+        name: Singular name, also the ``type`` of its content part and its key in ``mm_encoder_outputs``.
+        plural: Name of its list in :attr:`mmdpo.Record.media`.
+        inputs: Names of the processor's outputs that go into the encoder, the main one first.
+        grid: Name of the output that holds [items, 3] patch counts when the main one packs the patches of all items.
+        encode: Name of the model's method that turns the inputs into features.
+        corruptions: Media variants by name. ``blank`` must be among them.
+    """
+
+    name: ClassVar[str]
+    plural: ClassVar[str]
+    inputs: ClassVar[tuple[str, ...]]
+    grid: ClassVar[str | None] = None
+    encode: ClassVar[str]
+    corruptions: ClassVar[Mapping[str, Corruption]]
+
+    @abstractmethod
+    def load(self, media: Media, root: Path | None) -> Any:
+        """Decodes one item into what the processor takes.
+
+        Raises:
+            DataError: The item is missing, not readable or refused.
+        """
+
+
+def modality_of(plural: str) -> Modality:
+    """The registered modality whose records list is called ``plural``.
+
+    Raises:
+        ConfigError: No such modality is registered.
+    """
+    known = {}
+    for name in registry.modalities:
+        modality = registry.modalities.get(name)
+        known[modality.plural] = modality
+    if plural not in known:
+        raise ConfigError(
+            f"no modality is registered for media list {plural!r}",
+            why=did_you_mean(plural, known),
+            fix="Name its file under plugins: in the configuration.",
+        )
+    return known[plural]()
+
+
+def corruption_of(modality: Modality, variant: str) -> Corruption:
+    """A modality's corruption by name.
+
+    Raises:
+        ConfigError: The modality has no such variant.
+    """
+    if variant not in modality.corruptions:
+        raise ConfigError(
+            f"media variant {variant!r} is unknown for {modality.plural}",
+            why=did_you_mean(variant, modality.corruptions),
+            fix="Use one of the names, or register a modality that has it.",
+        )
+    return modality.corruptions[variant]
