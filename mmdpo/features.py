@@ -94,7 +94,7 @@ class FeatureStore:
                 why=f"It cannot take {modality.plural}.",
                 fix="Use a model of that modality, or records without it.",
             )
-        inputs = {key: _concatenate([entry["units"][n][key] for n in missing]) for key in entry["units"][missing[0]]}
+        inputs = {key: concatenate([entry["units"][n][key] for n in missing]) for key in entry["units"][missing[0]]}
         self._shared.tower_key = tuple(entry["keys"][n] for n in missing)
         with torch.no_grad() if self.frozen == "all" else contextlib.nullcontext():
             return method(**accepted(method, inputs), return_dict=True)
@@ -115,7 +115,7 @@ class FeatureStore:
         tower.forward = types.MethodType(once, tower)  # type: ignore[method-assign]
 
 
-def _concatenate(values: Sequence[Tensor]) -> Tensor:
+def concatenate(values: Sequence[Tensor]) -> Tensor:
     """Concatenates along dimension 0, zero-padding the other dimensions to the largest (tiles, pixels)."""
     if len({value.shape[1:] for value in values}) == 1:
         return torch.cat(list(values))

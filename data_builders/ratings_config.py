@@ -1,0 +1,95 @@
+"""Configuration of `mmdpo build ratings`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from data_builders.pairing import PairingConfig
+from data_builders.tables import Format
+from mmdpo.media import MAX_PIXELS
+
+
+class Columns(BaseModel):
+    """Which column holds what.
+
+    Args:
+        image: Path or name of the picture (`media_path` makes a path of a name), or an object with its bytes.
+        caption: The text that was rated.
+        rating: A number, or a list of numbers; or several columns, one per rater.
+        rater: Who rated; null where each row, item or column is another rater's.
+        prompt: What was asked; null where all captions answer `prompt`.
+        source: Who wrote the caption; null where that is not known.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    image: str = "image"
+    caption: str = "caption"
+    rating: str | tuple[str, ...] = "rating"
+    rater: str | None = "rater"
+    prompt: str | None = None
+    source: str | None = None
+
+    @property
+    def rating_columns(self) -> tuple[str, ...]:
+        """The rating columns, one or several."""
+        return (self.rating,) if isinstance(self.rating, str) else self.rating
+
+    @property
+    def is_wide(self) -> bool:
+        """Whether each rater has a column."""
+        return not isinstance(self.rating, str) and len(self.rating) > 1
+
+    def settings(self) -> list[tuple[str, str]]:
+        """(setting, column) of every column that is asked for."""
+        single = [
+            (f"columns.{name}", getattr(self, name)) for name in ("image", "caption", "rater", "prompt", "source")
+        ]
+        return [
+            *((setting, column) for setting, column in single if column is not None),
+            *(("columns.rating", column) for column in self.rating_columns),
+        ]
+
+
+class Scale(BaseModel):
+    """Smallest and largest rating that the raters could give."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    min: float
+    max: float
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Scale:
+        if not self.min < self.max:
+            raise ValueError(f"min must be below max, got {self.min} and {self.max}")
+        return self
+
+
+class RatingsConfig(PairingConfig):
+    """Configuration of `mmdpo build ratings`; docs/data.md explains each key."""
+
+    data: Path
+    format: Format | None = None
+    rows: str | None = None
+    where: dict[str, Any] = Field(default_factory=dict)
+    columns: Columns = Columns()
+    scale: Scale
+    media: Literal["required", "optional"] = "required"
+    media_root: Path | None = None
+    media_path: str = "{image}"
+    max_pixels: int = Field(MAX_PIXELS, ge=1)
+    prompt: str = Field("Describe the image.", min_length=1)
+    aggregate: Literal["mean", "median"] = "mean"
+    min_raters: int = Field(1, ge=1)
+
+    @field_validator("media_path")
+    @classmethod
+    def _known_fields(cls, value: str) -> str:
+        rest = value.replace("{image}", "").replace("{name}", "").replace("{stem}", "")
+        if "{" in rest or "}" in rest or rest == value:
+            raise ValueError("needs one of {image}, {name} (last part of the path), {stem} (name without suffix)")
+        return value

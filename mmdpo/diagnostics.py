@@ -1,0 +1,115 @@
+"""What to watch while training: rewards, displacement, length gap, distance from the reference."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from mmdpo.objectives import Objective
+from mmdpo.objectives.terms import log_ratio, reduce_tokens
+from mmdpo.views import CHOSEN, CLEAN, REJECTED, ScoreTable, View
+
+
+def reward_beta(objective: Objective) -> float:
+    """The beta that rewards are reported with: that of the first term that has one, else 0.1."""
+    return next((float(term.beta) for term in objective.terms.values() if hasattr(term, "beta")), 0.1)
+
+
+@dataclass(frozen=True)
+class PairStatistics:
+    """Per-record statistics of the pairs of a table, each [M].
+
+    Args:
+        example: Index of the record within the table.
+        chosen: Reward of the chosen answer, ``beta * R``.
+        rejected: Reward of the rejected answer.
+        chosen_logp: Summed log-probability of the chosen answer.
+        rejected_logp: Summed log-probability of the rejected answer.
+        length_gap: Tokens of the chosen minus tokens of the rejected answer.
+        kl: Estimate of KL(policy || reference) per token on the record's answers, ``exp(-d) - 1 + d`` with ``d`` the
+            token's log-ratio (the k3 estimator; exact only for answers sampled from the policy).
+    """
+
+    example: Tensor
+    chosen: Tensor
+    rejected: Tensor
+    chosen_logp: Tensor
+    rejected_logp: Tensor
+    length_gap: Tensor
+    kl: Tensor
+
+    @property
+    def margin(self) -> Tensor:
+        """Reward margin, [M]."""
+        return self.chosen - self.rejected
+
+
+@torch.no_grad()
+def pair_statistics(table: ScoreTable, beta: float, media: str = CLEAN) -> PairStatistics:
+    """Statistics of every record that has both a chosen and a rejected row under a media variant."""
+    better, worse = table.aligned(View(CHOSEN, media), View(REJECTED, media))
+    both = torch.stack([better, worse])
+    drift = torch.zeros_like(table.logp) if table.ref_logp is None else (table.logp - table.ref_logp).clamp(-20, 20)
+    k3 = torch.expm1(-drift) + drift
+    ones = torch.ones_like(table.weight)
+
+    def summed(values: Tensor, rows: Tensor) -> Tensor:
+        return reduce_tokens(values[rows], table.mask[rows], ones[rows], "sum")
+
+    tokens = table.mask.sum(-1)
+    return PairStatistics(
+        example=table.example[better],
+        chosen=beta * log_ratio(table, better),
+        rejected=beta * log_ratio(table, worse),
+        chosen_logp=summed(table.logp, better),
+        rejected_logp=summed(table.logp, worse),
+        length_gap=(tokens[better] - tokens[worse]).float(),
+        kl=(summed(k3, better) + summed(k3, worse)) / tokens[both].sum(0).clamp(min=1),
+    )
+
+
+def step_metrics(statistics: PairStatistics) -> dict[str, Tensor]:
+    """Per-record values under the names that are logged; each is averaged over the optimizer step."""
+    both_fell = (statistics.chosen < 0) & (statistics.rejected < 0)
+    return {
+        "rewards/chosen": statistics.chosen,
+        "rewards/rejected": statistics.rejected,
+        "rewards/margins": statistics.margin,
+        "rewards/accuracies": (statistics.margin > 0).float(),
+        "logps/chosen": statistics.chosen_logp,
+        "logps/rejected": statistics.rejected_logp,
+        "diagnostics/displacement": both_fell.float(),
+        "diagnostics/length_gap": statistics.length_gap,
+        "diagnostics/kl": statistics.kl,
+    }
+
+
+class Meter:
+    """Means of logged values over everything since the last reading, over all processes."""
+
+    def __init__(self) -> None:
+        self._sums: dict[str, Tensor] = {}
+
+    def add(self, values: Mapping[str, Tensor]) -> None:
+        """Adds per-record values, each [M]."""
+        for name, value in values.items():
+            pair = torch.stack(
+                [value.detach().double().sum().float(), torch.tensor(float(len(value))).to(value.device)]
+            )
+            self._sums[name] = self._sums.get(name, torch.zeros_like(pair)) + pair
+
+    def read(self, reduce: object) -> dict[str, float]:
+        """Means by name, and forgets.
+
+        Args:
+            reduce: Function that adds a tensor up over processes (``accelerator.reduce``).
+        """
+        if not self._sums:
+            return {}
+        names = sorted(self._sums)
+        stacked: Tensor = reduce(torch.stack([self._sums[name] for name in names]), reduction="sum")  # type: ignore[operator]
+        self._sums.clear()
+        return {name: float(total / count) for name, (total, count) in zip(names, stacked, strict=True) if count > 0}

@@ -1,0 +1,136 @@
+"""Answers from a model: batched, greedy or sampled, from exactly the prompts that training scores."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mmdpo.encoding import EncodedPrompt, Encoder
+from mmdpo.features import concatenate
+from mmdpo.parity import to_model
+from mmdpo.records import Record
+
+
+@dataclass(frozen=True)
+class GenerationSettings:
+    """How answers are drawn.
+
+    Args:
+        max_new_tokens: Longest answer in tokens.
+        temperature: 0 is greedy.
+        top_p: Nucleus mass for sampling.
+        samples: Answers for each prompt.
+        batch_size: Prompts at a time.
+        seed: Seed of the sampling.
+    """
+
+    max_new_tokens: int = 128
+    temperature: float = 0.0
+    top_p: float = 1.0
+    samples: int = 1
+    batch_size: int = 16
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Generated:
+    """One answer.
+
+    Args:
+        text: Decoded text without special tokens.
+        token_ids: What the model emitted, up to and with the id that stopped it.
+        finished: Whether it stopped by itself.
+    """
+
+    text: str
+    token_ids: tuple[int, ...]
+    finished: bool
+
+
+@torch.no_grad()
+def generate(
+    model: Any,
+    encoder: Encoder,
+    records: Sequence[Record],
+    settings: GenerationSettings | None = None,
+    progress: Callable[[Iterable[int]], Iterable[int]] = iter,
+) -> list[list[Generated]]:
+    """Answers to the prompts of records.
+
+    Args:
+        model: A Hugging Face model, or PEFT's wrapper around it.
+        encoder: Its encoder.
+        records: Their prompts and media are used; their candidates are not.
+        settings: How to draw; greedy by default.
+        progress: Wraps the batches for a progress bar.
+
+    Returns:
+        For each record, ``settings.samples`` answers.
+    """
+    settings = settings or GenerationSettings()
+    training = model.training
+    model.eval()
+    order = sorted(range(len(records)), key=lambda n: len(str(records[n].prompt)))
+    answers: dict[int, list[Generated]] = {}
+    try:
+        with torch.random.fork_rng():
+            torch.manual_seed(settings.seed)
+            for start in progress(range(0, len(order), settings.batch_size)):
+                members = order[start : start + settings.batch_size]
+                prompts = [encoder.prompt(records[n]) for n in members]
+                for n, drawn in zip(members, _batch(model, encoder, prompts, settings), strict=True):
+                    answers[n] = drawn
+    finally:
+        model.train(training)
+    return [answers[n] for n in range(len(records))]
+
+
+def _batch(
+    model: Any, encoder: Encoder, prompts: Sequence[EncodedPrompt], settings: GenerationSettings
+) -> list[list[Generated]]:
+    pad = encoder.tokenizer.pad_token_id
+    pad = encoder.eos_ids[0] if pad is None else pad
+    ids = _left_padded([prompt.input_ids for prompt in prompts], pad)
+    inputs: dict[str, Any] = {
+        "input_ids": ids,
+        "attention_mask": _left_padded([torch.ones_like(prompt.input_ids) for prompt in prompts], 0),
+    }
+    for name in prompts[0].fields:
+        inputs[name] = _left_padded([prompt.fields[name] for prompt in prompts], 0)
+    units = [unit for prompt in prompts for unit in prompt.units]
+    for name in {name for unit in units for name in unit.inputs}:
+        inputs[name] = concatenate([unit.inputs[name] for unit in units])
+    drawing = (
+        {"do_sample": True, "temperature": settings.temperature, "top_p": settings.top_p, "top_k": 0}
+        if settings.temperature > 0
+        else {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
+    )
+    output = model.generate(
+        **to_model(inputs, model),
+        max_new_tokens=settings.max_new_tokens,
+        num_return_sequences=settings.samples,
+        pad_token_id=pad,
+        eos_token_id=list(encoder.eos_ids),
+        use_cache=True,
+        **drawing,
+    )
+    rows = [_generated(encoder, row) for row in output[:, ids.shape[1] :].cpu()]
+    return [rows[n * settings.samples : (n + 1) * settings.samples] for n in range(len(prompts))]
+
+
+def _generated(encoder: Encoder, row: Tensor) -> Generated:
+    ids = row.tolist()
+    stop = next((at for at, token in enumerate(ids) if token in encoder.eos_ids), None)
+    finished = stop is not None
+    ids = ids[: stop + 1] if stop is not None else ids
+    text = encoder.tokenizer.decode(ids, skip_special_tokens=True).strip()
+    return Generated(text, tuple(ids), finished)
+
+
+def _left_padded(rows: Sequence[Tensor], value: int) -> Tensor:
+    width = max(len(row) for row in rows)
+    return torch.stack([torch.cat([row.new_full((width - len(row),), value), row]) for row in rows])

@@ -1,0 +1,166 @@
+"""Everything that can be wrong with records, reported all at once and with the row."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from mmdpo.errors import DataError
+from mmdpo.media import MediaError, open_image, read_bytes
+from mmdpo.records import Candidate, Record, Records, media_field
+
+ROLES = ("system", "user", "assistant", "tool")
+_SHOWN = 10
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing that is wrong with one record.
+
+    Args:
+        row: Index of the record.
+        id: Its id.
+        kind: Short stable name of the problem, as docs/data.md lists them.
+        message: What is wrong, with the value.
+    """
+
+    row: int
+    id: str
+    kind: str
+    message: str
+
+
+def validate_records(records: Records, *, check_media: bool = False) -> list[Problem]:
+    """Every problem of every record, in their order.
+
+    Args:
+        records: The records.
+        check_media: Also read every media item, compare its content hash, and decode every image.
+    """
+    problems: list[Problem] = []
+    seen: dict[str, int] = {}
+    for row, record in enumerate(records):
+        first = seen.setdefault(record.id, row)
+        found = [] if first == row else [("duplicate_id", f"row {first} has the same id")]
+        found += _prompt_problems(record)
+        found += _candidate_problems(record)
+        if check_media:
+            found += media_problems(record, records.media_root)
+        problems += [Problem(row, record.id, kind, message) for kind, message in found]
+    return problems
+
+
+def require_valid(records: Records, name: str) -> None:
+    """Refuses records that have problems.
+
+    Raises:
+        DataError: It counts the kinds and shows the first rows.
+    """
+    problems = validate_records(records)
+    if not problems:
+        return
+    kinds = Counter(problem.kind for problem in problems)
+    shown = "\n".join(f"  row {p.row} ({p.id}): {p.kind}: {p.message}" for p in problems[:_SHOWN])
+    more = f"\n  and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
+    raise DataError(
+        f"{name} has {len(problems)} problems: {', '.join(f'{count} {kind}' for kind, count in kinds.most_common())}",
+        why=f"Such records would crash training, or be trained on as something else.\n{shown}{more}",
+        fix="Correct these rows or leave them out.",
+    )
+
+
+def _prompt_problems(record: Record) -> Iterator[tuple[str, str]]:
+    if not record.prompt:
+        yield "empty_prompt", "the prompt has no turn"
+        return
+    for turn, message in enumerate(record.prompt):
+        if message["role"] not in ROLES:
+            yield "unknown_role", f"turn {turn} has the role {message['role']!r}; known are {', '.join(ROLES)}"
+        content: object = message["content"]
+        if not isinstance(content, list):
+            yield "bad_part", f"turn {turn} has {type(message['content']).__name__} content, not a list of parts"
+            return
+        for part in message["content"]:
+            is_text = part["type"] == "text"
+            if set(part) != ({"type", "text"} if is_text else {"type"}):
+                yield "bad_part", f"turn {turn} has a {part['type']!r} part with the keys {sorted(part)}"
+            elif is_text and not is_unicode(part["text"]):
+                yield "bad_text", f"turn {turn} holds half a surrogate pair, which no tokenizer can encode"
+    if record.prompt[-1]["role"] == "assistant":
+        yield "ends_with_answer", "the prompt ends with an assistant's turn, so there is no question to answer"
+    yield from _placeholder_problems(record)
+
+
+def _placeholder_problems(record: Record) -> Iterator[tuple[str, str]]:
+    parts = (part["type"] for message in record.prompt for part in message["content"] if part["type"] != "text")
+    places = Counter(media_field(part_type) for part_type in parts)
+    items = Counter({name: len(media) for name, media in record.media.items()})
+    for name in sorted(places.keys() | items.keys()):
+        if places[name] != items[name]:
+            yield "placeholder_mismatch", f"the prompt has {places[name]} places for {items[name]} {name}"
+    for name, item in record.media_items():
+        if item.path is None and item.data is None:
+            yield "missing_media", f"one of the {name} has neither a path nor bytes"
+
+
+def _candidate_problems(record: Record) -> Iterator[tuple[str, str]]:
+    if not record.candidates:
+        yield "no_candidates", "there is no answer"
+    for index, candidate in enumerate(record.candidates):
+        if not candidate.text.strip():
+            yield "empty_candidate", f"candidate {index} is empty"
+        if not is_unicode(candidate.text):
+            yield "bad_text", f"candidate {index} holds half a surrogate pair, which no tokenizer can encode"
+        if candidate.score is not None and not math.isfinite(candidate.score):
+            yield "bad_score", f"candidate {index} has the score {candidate.score}"
+        for start, end in candidate.spans:
+            if not 0 <= start < end <= len(candidate.text):
+                yield "bad_span", f"candidate {index} has {len(candidate.text)} characters and a span {start}..{end}"
+    texts = [candidate.text.strip() for candidate in record.candidates]
+    repeated = [text for text, count in Counter(texts).items() if count > 1]
+    if repeated:
+        yield "equal_candidates", f"the same answer stands there twice: {repeated[0][:80]!r}"
+    yield from _order_problems(record)
+
+
+def _order_problems(record: Record) -> Iterator[tuple[str, str]]:
+    candidates = record.candidates
+    values = _values(candidates)
+    if record.higher_is_better is None:
+        if any(candidate.score is not None or candidate.rank is not None for candidate in candidates):
+            yield "missing_direction", "it has scores or ranks, but higher_is_better is not said"
+    elif len(candidates) == 2 and len(values) == 2:
+        chosen, rejected = values if record.higher_is_better else values[::-1]
+        if chosen < rejected:
+            yield "wrong_order", f"the chosen answer has {values[0]}, the rejected one {values[1]}"
+
+
+def _values(candidates: Sequence[Candidate]) -> list[float]:
+    """Scores where all are given, else ranks where all are given, else nothing."""
+    scores = [candidate.score for candidate in candidates if candidate.score is not None]
+    ranks = [float(candidate.rank) for candidate in candidates if candidate.rank is not None]
+    return next((values for values in (scores, ranks) if len(values) == len(candidates)), [])
+
+
+def media_problems(record: Record, root: Path | None) -> Iterator[tuple[str, str]]:
+    """What is wrong with the record's media: (kind, message) pairs; images are decoded to find out."""
+    for name, item in record.media_items():
+        try:
+            if name == "images":
+                open_image(item, root)
+            else:
+                read_bytes(item, root)
+        except MediaError as error:
+            yield error.kind, error.what
+
+
+def is_unicode(text: str) -> bool:
+    """Whether the text can be encoded: JSON can smuggle in half of a surrogate pair."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True

@@ -1,0 +1,102 @@
+"""The reference policy: the live weights before training, never a reload from a path.
+
+adapter_off   the base model, with a fresh adapter switched off
+adapter_copy  a frozen copy of an existing adapter, loaded beside the trainable one
+copy          a frozen copy of the trained parts; frozen parameters are shared with the policy
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+from collections.abc import Iterator
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from mmdpo.collate import Batch
+from mmdpo.errors import ConfigError
+from mmdpo.models.load import POLICY, REFERENCE, LoadedModel
+from mmdpo.scoring import score
+
+Kind = Literal["adapter_off", "adapter_copy", "copy"]
+
+
+class Reference:
+    """Scores answers under the reference.
+
+    Args:
+        kind: How the reference is kept.
+        policy: The model that trains, not wrapped by ``accelerate``.
+        frozen: The frozen copy for ``"copy"``.
+    """
+
+    def __init__(self, kind: Kind, policy: Any, frozen: nn.Module | None = None) -> None:
+        self.kind = kind
+        self.policy = policy
+        self.frozen = frozen
+
+    @torch.no_grad()
+    def score(self, wrapped: nn.Module, batch: Batch) -> Tensor:
+        """[N, A] log-probabilities under the reference.
+
+        Args:
+            wrapped: The policy as ``accelerate`` wrapped it; adapters are switched inside it.
+            batch: A batch of the collator.
+        """
+        if self.frozen is not None:
+            return score(self.frozen, batch)
+        with self._switched():
+            return score(wrapped, batch)
+
+    @contextlib.contextmanager
+    def _switched(self) -> Iterator[None]:
+        if self.kind == "adapter_off":
+            with self.policy.disable_adapter():
+                yield
+            return
+        self.policy.base_model.set_adapter(REFERENCE, inference_mode=True)
+        try:
+            yield
+        finally:
+            self.policy.base_model.set_adapter(POLICY)
+
+
+def make_reference(loaded: LoadedModel, kind: Literal["auto", "adapter_off", "copy"] = "auto") -> Reference:
+    """Chooses and builds the reference of a model that is about to train.
+
+    Raises:
+        ConfigError: The kind asked for would not be the model before training.
+    """
+    has_adapter = hasattr(loaded.model, "disable_adapter")
+    if kind == "copy" or not has_adapter or (kind == "auto" and loaded.base_changed):
+        if kind == "adapter_off":
+            raise ConfigError(
+                "reference.kind adapter_off needs an adapter, and model.lora is null",
+                why="Without an adapter there is nothing to switch off: policy and reference would be the same weights.",
+                fix="Use reference: {kind: copy}, or train with LoRA.",
+            )
+        return Reference("copy", loaded.model, frozen_copy(loaded.model))
+    if loaded.frozen_adapter:
+        if kind == "adapter_off":
+            raise ConfigError(
+                "reference.kind adapter_off with model.adapter would compare with the base model",
+                why="The model before training is base + adapter; switching the adapter off takes both away.",
+                fix="Use reference: {kind: auto}.",
+            )
+        return Reference("adapter_copy", loaded.model)
+    if loaded.base_changed:
+        raise ConfigError(
+            "reference.kind adapter_off with a LoRA initialisation that changes the base weights",
+            why="With the adapter off the model is not the one before training.",
+            fix="Use reference: {kind: copy}.",
+        )
+    return Reference("adapter_off", loaded.model)
+
+
+def frozen_copy(model: nn.Module) -> nn.Module:
+    """A copy that will not change: trained parameters are copied, frozen ones shared with the original."""
+    shared = {id(parameter): parameter for parameter in model.parameters() if not parameter.requires_grad}
+    twin = copy.deepcopy(model, memo=dict(shared))
+    return twin.requires_grad_(False).eval()

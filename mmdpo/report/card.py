@@ -1,0 +1,104 @@
+"""The model card: a run as a README.md with the front matter that the Hugging Face hub reads. Nothing is uploaded."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import EvalResult, ModelCardData
+
+from mmdpo.report import provenance
+from mmdpo.report.reading import Benchmark, Change, Run, read_run
+from mmdpo.report.rendering import write_page
+from mmdpo.report.verdict import judge, limits
+
+TAGS = ("mmdpo", "dpo", "preference-optimization", "vision-language", "hallucination")
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+
+
+def write_card(run: Path, *, license: str | None = None) -> Path:
+    """Writes the model card of a run as its ``README.md``.
+
+    Args:
+        run: The run folder.
+        license: Identifier of the license that you give the weights. Without it the card says that the terms of the
+            base model and of the data decide.
+
+    Returns:
+        The file written.
+
+    Raises:
+        ConfigError: The folder holds no run.
+        DataError: A file of the run is broken.
+    """
+    read = read_run(run)
+    base = str(provenance.setting(read, "model", "path") or "")
+    adapter = not (read.path / "model").is_dir()
+    return write_page(
+        read.path / "README.md",
+        "card.md.j2",
+        front_matter=_front_matter(read, base, license, adapter).to_yaml(),
+        run=read,
+        base=base,
+        adapter=adapter,
+        license=license,
+        verdict=judge(read),
+        changes=[change for change in read.changes if change.after],
+        figure=(read.path / "figures" / "comparison.png").is_file(),
+        facts=[fact for fact in provenance.facts(read) if fact[0] in ("Data fingerprint", "Git", "Took")],
+        counts=provenance.counts(read),
+        set_aside=provenance.set_aside(read),
+        data=provenance.setting(read, "data", "path"),
+        objective=provenance.objective(read),
+        versions=provenance.versions(read),
+        command=provenance.command(read),
+        limits=limits([read]),
+    )
+
+
+def _front_matter(run: Run, base: str, license: str | None, adapter: bool) -> ModelCardData:
+    terms: dict[str, Any] = {"license": license or "other"}
+    if license is None:
+        terms["license_name"] = "see-base-model-and-data"
+    # A folder on this machine means nothing on the hub, and the hub refuses what is no identifier.
+    if _HUB_ID.fullmatch(base) and not Path(base).exists():
+        terms["base_model"] = base
+    return ModelCardData(
+        **terms,
+        library_name="peft" if adapter else "transformers",
+        pipeline_tag="image-text-to-text",
+        tags=list(TAGS),
+        model_name=run.name,
+        eval_results=_results(run) or None,
+    )
+
+
+def _results(run: Run) -> list[EvalResult]:
+    """The values after training as the hub's ``model-index``; the intervals travel as metric arguments."""
+    results = []
+    for change in run.changes:
+        after = change.after
+        if after is None or after.value is None:
+            continue
+        benchmark = _benchmark(change, run.after)
+        results.append(
+            EvalResult(
+                task_type="image-text-to-text",
+                dataset_type=benchmark,
+                dataset_name=benchmark,
+                metric_type=change.measure.name,
+                metric_name=change.measure.label,
+                metric_value=after.value,
+                metric_args={"low": after.low, "high": after.high, "confidence": 0.95, "n": after.n},
+            )
+        )
+    return results
+
+
+def _benchmark(change: Change, benchmarks: Mapping[str, Benchmark]) -> str:
+    """The benchmark that a metric comes from."""
+    name = change.measure.name
+    owners = [key for key, found in benchmarks.items() if name in found.metrics or name.startswith(f"{key}_")]
+    return max(owners, key=len, default="held-out")

@@ -1,0 +1,133 @@
+"""The pages for people: one self-contained HTML file each, without a single external resource."""
+
+from __future__ import annotations
+
+import os.path
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from markupsafe import Markup
+
+from mmdpo.errors import ConfigError
+from mmdpo.report import provenance
+from mmdpo.report.drawing import inline_svg
+from mmdpo.report.figures import comparison_figure, training_figure
+from mmdpo.report.pictures import grids
+from mmdpo.report.reading import Change, Run, read_run
+from mmdpo.report.rendering import write_page
+from mmdpo.report.verdict import judge, limits
+
+CLASS_WORDS = {
+    "better": "better",
+    "mixed": "mixed: fewer wrong objects but also fewer right ones, or more of both",
+    "worse": "worse",
+    "unchanged": "unchanged",
+}
+
+
+def write_report(runs: Sequence[Path], out: Path | None = None, *, each: int = 4, seed: int = 0) -> Path:
+    """Writes one ``report.html`` about one run, or about several side by side.
+
+    Args:
+        runs: Run folders. The pictures are chosen by the first.
+        out: The file to write; by default ``report.html`` in the run, or beside several runs.
+        each: Pictures shown of each class (better, mixed, worse, unchanged) and benchmark.
+        seed: Picks the pictures.
+
+    Returns:
+        The file written.
+
+    Raises:
+        ConfigError: A folder holds no run, or none is given.
+        DataError: A file of a run is broken.
+    """
+    if not runs:
+        raise ConfigError("no run was given", why="A report is about at least one.", fix="mmdpo report RUN...")
+    read = [read_run(Path(run)) for run in runs]
+    labels = _labels(read)
+    if out is None:
+        out = read[0].path / "report.html" if len(read) == 1 else _common_folder(read) / "report.html"
+    return write_page(
+        out,
+        "report.html.j2",
+        title=labels[0] if len(read) == 1 else f"{len(read)} runs side by side",
+        runs=[_run_view(run, label, place) for place, (run, label) in enumerate(zip(read, labels, strict=True))],
+        several=len(read) > 1,
+        rows=_table(read),
+        paired=any(change.difference for run in read for change in run.changes),
+        shared_before=_shares_before(read),
+        tiles=_tiles(read[0]) if len(read) == 1 else [],
+        bars=_bars(read, labels),
+        grids=grids(read, each=each, seed=seed),
+        class_words=CLASS_WORDS,
+        each=each,
+        seed=seed,
+        limits=limits(read),
+    )
+
+
+def _run_view(run: Run, label: str, place: int) -> dict[str, Any]:
+    figure = training_figure(run.training, run.validation)
+    curves = figure and inline_svg(figure, f"training{place}", f"Training curves of {label}")
+    return {
+        "label": label,
+        "run": run,
+        "verdict": judge(run),
+        "curves": curves or "",
+        "facts": provenance.facts(run),
+        "counts": provenance.counts(run),
+        "set_aside": provenance.set_aside(run),
+        "objective": provenance.objective(run),
+        "decisions": provenance.decisions(run),
+        "versions": provenance.versions(run),
+        "command": provenance.command(run),
+    }
+
+
+def _tiles(run: Run) -> list[Change]:
+    """The few changes that a reader should see first."""
+    complete = [change for change in run.changes if change.before and change.after and change.difference]
+    told = [change for change in complete if change.measure.role != "other"]
+    others = [change for change in complete if change.measure.better and change not in told]
+    return (told + others)[:4]
+
+
+def _table(runs: Sequence[Run]) -> list[dict[str, Any]]:
+    """One row for each metric of any run, with that run's change in each column."""
+    names = dict.fromkeys(change.measure.name for run in runs for change in run.changes)
+    by_run = [{change.measure.name: change for change in run.changes} for run in runs]
+    rows = []
+    for name in names:
+        changes = [changes.get(name) for changes in by_run]
+        first = next(change for change in changes if change is not None)
+        rows.append({"measure": first.measure, "changes": changes, "before": first.before})
+    return rows
+
+
+def _shares_before(runs: Sequence[Run]) -> bool:
+    """All runs were compared with the same numbers before training: one column serves them all."""
+    befores = [{change.measure.name: change.before for change in run.changes} for run in runs]
+    return all(before == befores[0] for before in befores)
+
+
+def _bars(runs: Sequence[Run], labels: Sequence[str]) -> Markup:
+    columns: list[tuple[str, Sequence[Change]]] = [
+        (label, run.changes) for label, run in zip(labels, runs, strict=True)
+    ]
+    figure = comparison_figure(columns)
+    if figure is None:
+        return Markup("")
+    return inline_svg(figure, "comparison", "Bars of every metric before and after training")
+
+
+def _labels(runs: Sequence[Run]) -> list[str]:
+    """Short names that tell the runs apart: folder names, or paths where folder names repeat."""
+    names = [run.name for run in runs]
+    if len(set(names)) == len(names):
+        return names
+    return [str(run.path) for run in runs]
+
+
+def _common_folder(runs: Sequence[Run]) -> Path:
+    return Path(os.path.commonpath([run.path.resolve().parent for run in runs]))

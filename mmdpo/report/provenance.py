@@ -1,0 +1,92 @@
+"""What was trained, on what, how and why so: the manifest and the configuration in words."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Mapping
+from typing import Any
+
+import yaml
+
+from mmdpo.report.reading import Run
+
+
+def facts(run: Run) -> list[tuple[str, str]]:
+    """What identifies a run, in the order in which a reader asks."""
+    manifest = run.manifest
+    git = _mapping(manifest.get("git"))
+    commit = str(git.get("commit", ""))[:12]
+    facts = [
+        ("Exit", str(manifest.get("exit") or "not finished")),
+        ("Started", str(manifest.get("started") or "")),
+        ("Took", _duration(manifest.get("seconds"))),
+        ("Data fingerprint", str(manifest.get("data_fingerprint") or "")),
+        ("Git", f"{commit} with uncommitted changes" if commit and git.get("dirty") else commit),
+        ("Error", str(manifest.get("error") or "")),
+    ]
+    return [(name, value) for name, value in facts if value]
+
+
+def decisions(run: Run) -> list[tuple[str, str, str]]:
+    """Name, value and reason; a plain value is one without a reason."""
+    rows = []
+    for name, entry in _mapping(run.manifest.get("decisions")).items():
+        known = _mapping(entry)
+        value = known.get("value", known.get("choice", "")) if known else entry
+        rows.append((str(name), _plain_text(value), str(known.get("reason", ""))))
+    return rows
+
+
+def objective(run: Run) -> list[dict[str, str]]:
+    """The loss terms as the objective describes itself in the manifest."""
+    return [
+        {"name": str(name), "formula": str(term.get("formula", "")), "source": str(term.get("source", ""))}
+        for name, term in _mapping(run.manifest.get("objective")).items()
+        if isinstance(term, Mapping)
+    ]
+
+
+def set_aside(run: Run) -> Mapping[str, Any]:
+    """Rows that were not trained on, by reason."""
+    return _mapping(run.manifest.get("set_aside"))
+
+
+def counts(run: Run) -> Mapping[str, Any]:
+    """What was trained on, for example the number of pairs and of pictures."""
+    return _mapping(run.manifest.get("counts"))
+
+
+def versions(run: Run) -> Mapping[str, Any]:
+    """Versions of what computed the run."""
+    return _mapping(run.manifest.get("versions"))
+
+
+def command(run: Run) -> str:
+    """The command as a shell takes it."""
+    return shlex.join(str(word) for word in run.manifest.get("command") or ())
+
+
+def setting(run: Run, *keys: str) -> Any:
+    """One value of the configuration, for example ``setting(run, "model", "path")``; None where it is not set."""
+    value: Any = yaml.safe_load(run.config)
+    for key in keys:
+        value = _mapping(value).get(key)
+    return value
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}
+
+
+def _plain_text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def _duration(seconds: Any) -> str:
+    if not isinstance(seconds, int | float):
+        return ""
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes // 60} h {minutes % 60} min" if minutes >= 120 else f"{minutes} min {rest} s"

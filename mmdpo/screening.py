@@ -1,0 +1,125 @@
+"""Before training: every record is encoded once, and what does not fit is set aside, counted and listed.
+
+Media are never truncated and answers are never cut: a record that is too long, whose media cannot be read or whose text
+would become a control token is left out whole, with the reason.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+
+from mmdpo.encoding import Encoder
+from mmdpo.errors import MMDPOError, ModelError
+from mmdpo.records import Record
+from mmdpo.views import CLEAN, View
+
+
+@dataclass(frozen=True)
+class SetAsideRecord:
+    """A record that is not trained on.
+
+    Args:
+        index: Its place in the data set.
+        id: Its id.
+        reason: Short stable name: ``too_long``, ``unreadable``, ``control_token``, ``equal_answers``, ``empty_answer``,
+            ``refused``, ``missing_candidates``.
+        message: The same for people.
+    """
+
+    index: int
+    id: str
+    reason: str
+    message: str
+
+
+@dataclass
+class Screening:
+    """What came of encoding every record.
+
+    Args:
+        kept: Places of the records that are used.
+        set_aside: The others.
+        lengths: Tokens of the longest plain row of each kept record.
+        media: Media items of each kept record.
+        ways: How many answers were tokenised which way.
+    """
+
+    kept: list[int] = field(default_factory=list)
+    set_aside: list[SetAsideRecord] = field(default_factory=list)
+    lengths: list[int] = field(default_factory=list)
+    media: list[int] = field(default_factory=list)
+    ways: Counter[str] = field(default_factory=Counter)
+
+    def reasons(self) -> dict[str, int]:
+        """Records set aside by reason."""
+        return dict(Counter(entry.reason for entry in self.set_aside).most_common())
+
+    def probes(self) -> list[int]:
+        """Places of the records that the start-up check tries: longest, most media, one without media."""
+        order = range(len(self.kept))
+        picks = [max(order, key=self.lengths.__getitem__), max(order, key=self.media.__getitem__)]
+        picks += [next(n for n in order if self.media[n] == 0)] if 0 in self.media else []
+        return sorted({self.kept[n] for n in picks})
+
+
+def screen(
+    records: Sequence[Record],
+    encoder: Encoder,
+    views: Sequence[View],
+    max_length: int | None = None,
+    progress: Callable[[Iterable[Record]], Iterable[Record]] = iter,
+) -> Screening:
+    """Encodes every record once and decides which can be trained on.
+
+    Args:
+        records: The records.
+        encoder: Encoder of the model.
+        views: Views of the objective: which candidates a record must have.
+        max_length: Longest plain row in tokens; by default the model's position limit.
+        progress: Wraps the records for a progress bar.
+    """
+    limits = [limit for limit in (max_length, encoder.facts.max_positions) if limit is not None]
+    limit = min(limits) if limits else None
+    candidates = sorted({view.candidate for view in views})
+    result = Screening()
+    for index, record in enumerate(progress(records)):
+        try:
+            reason, message = _problem(record, candidates)
+            if not reason:
+                prompt = len(encoder.prompt(record, CLEAN).input_ids)
+                answers = [encoder.answer(record, record.candidates[k]) for k in candidates]
+                length = prompt + max(len(answer.ids) for answer in answers)
+                if limit is not None and length > limit:
+                    reason, message = "too_long", f"{length} tokens, the limit is {limit}"
+                elif len({tuple(answer.ids.tolist()) for answer in answers}) < len(answers):
+                    reason, message = "equal_answers", "two candidates are the same tokens"
+        except MMDPOError as error:
+            reason, message = _reason_of(error), error.what
+        if reason:
+            result.set_aside.append(SetAsideRecord(index, record.id, reason, message))
+            continue
+        result.kept.append(index)
+        result.lengths.append(length)
+        result.media.append(sum(len(items) for items in record.media.values()))
+        result.ways.update(answer.way for answer in answers)
+    return result
+
+
+def _problem(record: Record, candidates: Sequence[int]) -> tuple[str, str]:
+    if len(record.candidates) <= max(candidates):
+        return "missing_candidates", f"{len(record.candidates)} candidates, the loss needs {max(candidates) + 1}"
+    if any(not record.candidates[k].text.strip() for k in candidates):
+        return "empty_answer", "an answer has no text"
+    placeholders = sum(part["type"] != "text" for message in record.prompt for part in message["content"])
+    items = sum(len(media) for media in record.media.values())
+    if placeholders != items:
+        return "placeholder_mismatch", f"{placeholders} places for media, {items} media"
+    return "", ""
+
+
+def _reason_of(error: MMDPOError) -> str:
+    if isinstance(error, ModelError):
+        return "refused"
+    return "control_token" if "control token" in error.what else getattr(error, "kind", "unreadable")

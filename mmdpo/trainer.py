@@ -1,0 +1,287 @@
+"""The trainer: wires records, views, scoring, reference and objective into ``transformers.Trainer``. Wiring only."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers.trainer_utils import EvalLoopOutput
+
+from mmdpo.collate import Batch, Collator, Layout, table_of
+from mmdpo.diagnostics import Meter, pair_statistics, reward_beta, step_metrics
+from mmdpo.encoding import Encoder
+from mmdpo.errors import ConfigError, ParityError
+from mmdpo.models.load import LoadedModel
+from mmdpo.objectives import Objective
+from mmdpo.records import Record
+from mmdpo.reference import Reference
+from mmdpo.scoring import score
+from mmdpo.two_pass import FirstPass, Generators, first_pass, gather_tables
+from mmdpo.validation import BLIND, validation_columns, validation_metrics
+from mmdpo.views import CHOSEN, CLEAN, REJECTED, ScoreTable, View
+
+REFUSED = {
+    "label_smoothing_factor": "it smooths language-model labels; use a loss term that has it",
+    "neftune_noise_alpha": "noise in the embeddings would make policy and reference differ at step 0",
+    "label_names": "the objective has no labels",
+    "use_liger_kernel": "it replaces the forward that scores the answers",
+    "remove_unused_columns": "records are not tensors; it is always off",
+    "auto_find_batch_size": "it would change the optimizer step in the middle of the run",
+    "include_num_input_tokens_seen": "shared prefixes make it count something else",
+    "per_gpu_train_batch_size": "use per_device_train_batch_size",
+}
+"""Fields of ``TrainingArguments`` that would break the objective, and why."""
+
+
+class RecordDataset(Dataset[tuple[int, Record]]):
+    """Records with their place, so that results can be told apart after shuffling and sharding."""
+
+    def __init__(self, records: Sequence[Record]) -> None:
+        self.records = records
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __getitem__(self, index: int) -> tuple[int, Record]:
+        return index, self.records[index]
+
+
+class PreferenceTrainer(Trainer):
+    """Trains a model on preference records.
+
+    Args:
+        loaded: Model, processor and facts.
+        objective: The objective.
+        reference: The reference, or None when no term needs one.
+        encoder: Turns records into model inputs.
+        train_records: Records to train on.
+        validation_records: Held-out records.
+        validation_groups: Group (image) of each validation record; intervals resample groups.
+        args: ``transformers.TrainingArguments``.
+        layout: ``"shared"`` or ``"plain"``.
+        two_pass: Always take the two-pass step; it is taken anyway when a term couples records.
+        callbacks: Further callbacks.
+    """
+
+    def __init__(
+        self,
+        loaded: LoadedModel,
+        objective: Objective,
+        reference: Reference | None,
+        encoder: Encoder,
+        train_records: Sequence[Record],
+        *,
+        args: TrainingArguments,
+        validation_records: Sequence[Record] = (),
+        validation_groups: Sequence[str] = (),
+        layout: Layout = "shared",
+        two_pass: bool = False,
+        callbacks: list[TrainerCallback] | None = None,
+    ) -> None:
+        if args.n_gpu > 1:
+            raise ConfigError(
+                f"{args.n_gpu} GPUs are visible and no launcher is used",
+                why="DataParallel copies the model each step and cannot score.",
+                fix="Use mmdpo train CONFIG --processes N, or show one GPU with CUDA_VISIBLE_DEVICES=0.",
+            )
+        pad = getattr(encoder.tokenizer, "pad_token_id", None)
+        self.collator = Collator(encoder, objective.views, layout=layout, pad_id=pad or 0)
+        held_out = {View(candidate, media) for media in (CLEAN, BLIND) for candidate in (CHOSEN, REJECTED)}
+        held_out |= set(objective.views)
+        self.validation_collator = Collator(encoder, sorted(held_out), layout=layout, pad_id=pad or 0)
+        loaded.inner.mmdpo_scoring.layout = layout
+        super().__init__(
+            model=loaded.model,  # type: ignore[arg-type]
+            args=args,
+            data_collator=self.collator,
+            train_dataset=RecordDataset(train_records),
+            eval_dataset=RecordDataset(validation_records) if validation_records else None,
+            processing_class=loaded.processor,
+            callbacks=callbacks,
+        )
+        self.loaded = loaded
+        self.objective = objective
+        self.reference = reference
+        self.groups = list(validation_groups)
+        self.two_pass = two_pass or objective.coupled
+        self.beta = reward_beta(objective)
+        self.meter = Meter()
+        # the loss is divided by counts over the whole optimizer step, so Trainer must not divide it again
+        self.loss_is_scaled_for_ga = True
+        self.model_accepts_loss_kwargs = False
+        if reference is not None and reference.frozen is not None:
+            reference.frozen.mmdpo_scoring.layout = layout  # type: ignore[union-attr]
+            if self.is_fsdp_enabled:
+                reference.frozen = self.accelerator.prepare_model(reference.frozen, evaluation_mode=True)
+            else:
+                reference.frozen.to(args.device)
+
+    # ---- one optimizer step ----
+
+    def get_batch_samples(
+        self, epoch_iterator: Iterator[Batch], num_batches: int, device: torch.device
+    ) -> tuple[list[Batch], Tensor | int | None]:
+        """Fetches the step's micro-batches and counts every term's units over all of them and all processes."""
+        batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
+        self.loaded.inner.mmdpo_scoring.features.clear()
+        if not batches:
+            return batches, None
+        names = self.collator.media_names
+        counts = torch.stack(
+            [self.objective.counts(table_of(b, names, torch.zeros_like(b["weight"]))) for b in batches]
+        ).sum(0)
+        counts = self.accelerator.reduce(counts.to(device), reduction="sum")
+        if self.two_pass:
+            self._first_pass(batches, counts)
+        return batches, counts
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: Batch,
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Any:
+        """The micro-batch's share of the step's loss, times the processes that DDP will average over."""
+        assert isinstance(num_items_in_batch, Tensor)
+        done: FirstPass | None = inputs.get("first_pass")
+        if done is not None:
+            done.generators.restore()
+            surrogate = (score(model, inputs) * done.gradient).sum()
+            # same gradient as the objective, whose value is what gets logged
+            loss = surrogate - surrogate.detach() + done.loss
+        else:
+            table = self._table(model, inputs, self.collator)
+            loss, parts = self.objective(table, num_items_in_batch)
+            self._record(table, parts)
+        loss = loss * self.accelerator.num_processes
+        return (loss, {}) if return_outputs else loss
+
+    def _table(self, model: nn.Module, inputs: Batch, collator: Collator) -> ScoreTable:
+        reference = None
+        if self.reference is not None:
+            reference = self.reference.score(model, inputs)
+        return table_of(inputs, collator.media_names, score(model, inputs), reference)
+
+    def _first_pass(self, batches: list[Batch], counts: Tensor) -> None:
+        model = self.model_wrapped
+        model.train()
+        tables, states = [], []
+        with torch.no_grad(), self.compute_loss_context_manager():
+            for batch in batches:
+                inputs = self._prepare_inputs(batch)
+                reference = None if self.reference is None else self.reference.score(model, inputs)
+                states.append(Generators.now())
+                tables.append(table_of(inputs, self.collator.media_names, score(model, inputs), reference))
+        crosses = self.objective.coupled and self.accelerator.num_processes > 1
+        gather = (lambda own: gather_tables(own, self.accelerator)) if crosses else None
+        results, parts = first_pass(tables, states, self.objective, counts, gather)
+        for number, (batch, result, table) in enumerate(zip(batches, results, tables, strict=True)):
+            batch["first_pass"] = result
+            self._record(table, parts if number == 0 else {})
+
+    def _record(self, table: ScoreTable, parts: dict[str, Tensor]) -> None:
+        self.meter.add(step_metrics(pair_statistics(table, self.beta)))
+        # each micro-batch holds a share of the step's loss: the sum over micro-batches is one value a step
+        for name, value in parts.items():
+            self._loss_parts[name] = self._loss_parts.get(name, torch.zeros_like(value)) + value
+
+    @property
+    def _loss_parts(self) -> dict[str, Tensor]:
+        return self.__dict__.setdefault("_parts_since_log", {})
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Adds the means since the last log, over records and processes."""
+        if "loss" in logs:
+            steps = max(1, self.state.global_step - self.__dict__.get("_logged_at", 0))
+            self.__dict__["_logged_at"] = self.state.global_step
+            for name in sorted(self._loss_parts):
+                total = self.accelerator.reduce(self._loss_parts[name], reduction="sum")
+                logs[f"loss/{name}"] = float(total) / steps
+            self._loss_parts.clear()
+            logs |= self.meter.read(self.accelerator.reduce)
+        super().log(logs, start_time)
+
+    # ---- validation ----
+
+    def get_eval_dataloader(self, eval_dataset: Any = None) -> Any:
+        """The validation pairs, with their blind views."""
+        training, self.data_collator = self.data_collator, self.validation_collator
+        try:
+            return super().get_eval_dataloader(eval_dataset)
+        finally:
+            self.data_collator = training
+
+    def evaluation_loop(
+        self,
+        dataloader: Any,
+        description: str,
+        prediction_loss_only: bool | None = None,
+        ignore_keys: list[str] | None = None,
+        metric_key_prefix: str = "eval",
+    ) -> EvalLoopOutput:
+        """Accuracy and margin of the held-out pairs, with and without their media, with intervals."""
+        model = self.model_wrapped if self.model_wrapped is not None else self.model
+        if model is self.model and len(self.accelerator._models) == 0:
+            model = self.accelerator.prepare_model(self.model, evaluation_mode=True)
+        was_training = model.training
+        model.eval()
+        columns: list[Tensor] = []
+        totals = torch.zeros(2, len(self.objective.terms), device=self.args.device)
+        for batch in dataloader:
+            self.loaded.inner.mmdpo_scoring.features.clear()
+            inputs = self._prepare_inputs(batch)
+            with torch.no_grad(), self.compute_loss_context_manager():
+                table = self._table(model, inputs, self.validation_collator)
+            self._add_totals(totals, table)
+            columns.append(self.accelerator.gather(validation_columns(table, inputs["index"], self.beta)))
+        self.loaded.inner.mmdpo_scoring.features.clear()
+        model.train(was_training)
+        values = torch.cat(columns).double().cpu().numpy()
+        _, first = np.unique(values[:, 0], return_index=True)  # the sampler repeats records to fill the last batch
+        metrics = validation_metrics(values[first], self.groups, metric_key_prefix)
+        sums, counts = self.accelerator.reduce(totals, reduction="sum")
+        weights = torch.tensor([term.weight for term in self.objective.terms.values()], device=sums.device)
+        metrics[f"{metric_key_prefix}_loss"] = float((weights * sums / counts.clamp(min=1)).sum())
+        return EvalLoopOutput(predictions=None, label_ids=None, metrics=metrics, num_samples=len(first))  # type: ignore[arg-type]
+
+    def _add_totals(self, totals: Tensor, table: ScoreTable) -> None:
+        """Adds every term's sum and count of one batch, for the objective's value on the held-out records."""
+        totals[0] += torch.stack([term.total(table).float() for term in self.objective.terms.values()])
+        totals[1] += self.objective.counts(table)
+
+    # ---- checks ----
+
+    def check_start(self, tolerance: float = 1e-3) -> float:
+        """Asserts that policy and reference agree before the first step, so that every margin is 0.
+
+        Returns:
+            The largest difference of a token's log-probability.
+
+        Raises:
+            ParityError: They differ: the loss would not start at its closed form.
+        """
+        if self.reference is None:
+            return 0.0
+        model = self.model
+        batch = self._prepare_inputs(self.collator([self.train_dataset[0]]))
+        was_training = model.training
+        model.eval()  # an adapter's own dropout is no difference
+        with torch.no_grad(), self.compute_loss_context_manager():
+            table = self._table(model, batch, self.collator)
+        model.train(was_training)
+        self.loaded.inner.mmdpo_scoring.features.clear()
+        assert table.ref_logp is not None
+        worst = float((table.logp - table.ref_logp).abs().max())
+        if not worst <= tolerance:
+            raise ParityError(
+                f"policy and reference differ by {worst:.3g} nats on the first record before any training",
+                why="The margins would not start at 0: the run would be measured from another model.",
+                fix="Start from the adapter or model itself (model.adapter), or use reference: {kind: copy}.",
+            )
+        return worst

@@ -1,0 +1,76 @@
+"""What the held-out pairs say during training: accuracy and margin, with and without their media, with intervals."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mmdpo.diagnostics import pair_statistics
+from mmdpo.evals.stats import proportion
+from mmdpo.views import ScoreTable
+
+BLIND = "blank"
+"""Media variant under which the pairs are scored once more: how much of the accuracy needs no image."""
+
+
+def validation_columns(table: ScoreTable, index: Tensor, beta: float) -> Tensor:
+    """Per-record values of one batch.
+
+    Args:
+        table: Score table with the clean and the blind pair views.
+        index: [E] place of each record in its data set.
+        beta: Factor of the rewards.
+
+    Returns:
+        [E, 6] index, chosen reward, rejected reward, blind margin, media gain (nats by which the media make the chosen
+        answer more likely), KL estimate; NaN where a record has no such value.
+    """
+    result = torch.full((len(index), 6), torch.nan, device=index.device)
+    seen, blind = pair_statistics(table, beta), pair_statistics(table, beta, BLIND)
+    clean_logp = torch.full((len(index),), torch.nan, device=index.device)
+    clean_logp[seen.example] = seen.chosen_logp.float()
+    result[:, 0] = index
+    result[seen.example, 1] = seen.chosen.float()
+    result[seen.example, 2] = seen.rejected.float()
+    result[seen.example, 5] = seen.kl.float()
+    result[blind.example, 3] = blind.margin.float()
+    result[blind.example, 4] = clean_logp[blind.example] - blind.chosen_logp.float()
+    return result
+
+
+def validation_metrics(values: np.ndarray, groups: Sequence[str], prefix: str = "eval") -> dict[str, float]:
+    """Metrics of all held-out records.
+
+    Args:
+        values: [E, 6] of :func:`validation_columns`.
+        groups: Image group of each place in the data set; intervals resample groups.
+        prefix: Prefix of the names.
+
+    Returns:
+        Means; for the accuracies also ``_low`` and ``_high`` of the 95% interval.
+    """
+    index, chosen, rejected, blind, gain, kl = values.T
+    margin = chosen - rejected
+    metrics: dict[str, float] = {}
+    for name, margins in (("accuracies", margin), ("blind_accuracies", blind)):
+        known = ~np.isnan(margins)
+        if known.any():
+            names = [groups[int(i)] if groups else str(int(i)) for i in index[known]]
+            interval = proportion((margins[known] > 0).astype(float), names)
+            metrics[f"{prefix}_rewards/{name}"] = interval.value
+            metrics[f"{prefix}_rewards/{name}_low"] = interval.low
+            metrics[f"{prefix}_rewards/{name}_high"] = interval.high
+    columns = {
+        "rewards/margins": margin,
+        "rewards/blind_margins": blind,
+        "rewards/chosen": chosen,
+        "rewards/rejected": rejected,
+        "diagnostics/media_gain": gain,
+        "diagnostics/kl": kl,
+    }
+    metrics |= {f"{prefix}_{name}": float(np.nanmean(c)) for name, c in columns.items() if not np.isnan(c).all()}
+    metrics[f"{prefix}_pairs"] = float((~np.isnan(margin)).sum())
+    return metrics

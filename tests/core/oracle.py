@@ -1,0 +1,153 @@
+"""What the core is compared with: the model's own logits on one unpadded row at a time, and records to try.
+
+Nothing of `mmdpo.branches`, `mmdpo.collate`, `mmdpo.features` or `mmdpo.scoring` is used on the oracle's side; answer
+ids are taken from the batch (`test_encoding.py` says what they must be).
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from mmdpo.collate import Batch, Collator
+from mmdpo.encoding import Encoder
+from mmdpo.models.families import facts_of
+from mmdpo.models.load import encode_once
+from mmdpo.records import Candidate, Media, Message, Record
+from mmdpo.views import View
+from tiny import Tiny
+
+Side = Literal["right", "left"]
+Layout = Literal["shared", "plain"]
+
+
+def picture(seed: int, width: int = 24, height: int = 24) -> Media:
+    """An embedded PNG of noise."""
+    pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG")
+    return Media(data=buffer.getvalue())
+
+
+def opened(media: Media, variant: str = "clean") -> Image.Image:
+    """The decoded image, or what its blank variant must be."""
+    assert media.data is not None
+    image = Image.open(io.BytesIO(media.data)).convert("RGB")
+    return image if variant == "clean" else Image.new("RGB", image.size, (127, 127, 127))
+
+
+def record(name: str, question: str, answers: Sequence[str], *images: Media) -> Record:
+    """A record with one user turn: the images, then the question."""
+    parts: list[Any] = [*({"type": "image"} for _ in images), {"type": "text", "text": question}]
+    return Record(
+        id=name,
+        prompt=({"role": "user", "content": parts},),
+        candidates=tuple(Candidate(answer) for answer in answers),
+        media={"images": images} if images else {},
+    )
+
+
+def varied_records() -> list[Record]:
+    """K 1 to 4, 0 to 2 images of several sizes, one image in two records, answers of different lengths."""
+    first, wide, tall = picture(1), picture(2, 40, 20), picture(3, 18, 37)
+    return [
+        record("four", "What is here?", ["A cat on a mat.", "No.", "Two dogs in the park with a ball", "A car"], first),
+        record("text", "Say something long please, now!", ["There is a red bird on the table."]),
+        record("two", "Compare the two pictures.", ["same same", "Different images, I think.", "Yes"], wide, tall),
+        record("again", "Is there a dog?", ["Yes, there is.", "No"], first),
+    ]
+
+
+def conversation(of: Record, variant: str = "clean") -> list[dict[str, Any]]:
+    """The prompt as `processor.apply_chat_template` takes it, images in their parts."""
+    images = iter(of.media.get("images", ()))
+
+    def filled(message: Message) -> dict[str, Any]:
+        parts = [
+            dict(part) if part["type"] == "text" else {"type": "image", "image": opened(next(images), variant)}
+            for part in message["content"]
+        ]
+        return {"role": message["role"], "content": parts}
+
+    return [filled(message) for message in of.prompt]
+
+
+def generation_inputs(tiny: Tiny, of: Record, variant: str = "clean") -> dict[str, Tensor]:
+    """What `generate` is given."""
+    return dict(
+        tiny.processor.apply_chat_template(
+            conversation(of, variant), add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt"
+        )
+    )
+
+
+def plain_row(tiny: Tiny, of: Record, answer: Tensor, variant: str = "clean") -> dict[str, Tensor]:
+    """The prompt and one answer as the model's own forward takes them: attended to, and of text type."""
+    row = generation_inputs(tiny, of, variant)
+    per_token = {name for name, value in row.items() if value.shape == row["input_ids"].shape}
+    for name in per_token - {"input_ids"}:
+        fill = torch.ones_like if name == "attention_mask" else torch.zeros_like
+        row[name] = torch.cat([row[name], fill(answer[None])], dim=1)
+    row["input_ids"] = torch.cat([row["input_ids"], answer[None]], dim=1)
+    return row
+
+
+def row_logprobs(tiny: Tiny, of: Record, answer: Tensor, variant: str = "clean") -> Tensor:
+    """[L] log-probabilities of one answer, from the model's full logits."""
+    logits = tiny.model(**plain_row(tiny, of, answer, variant)).logits[0]
+    predicting = logits[-len(answer) - 1 : -1]
+    return predicting.log_softmax(-1).gather(1, answer[:, None])[:, 0]
+
+
+@dataclass(frozen=True)
+class Setup:
+    """A tiny model made ready to score, and the collator that feeds it."""
+
+    tiny: Tiny
+    encoder: Encoder
+    collator: Collator
+
+
+def setup(
+    tiny: Tiny,
+    *,
+    candidates: int = 4,
+    variants: Sequence[str] = ("clean",),
+    layout: Layout = "shared",
+    side: Side = "right",
+    records_per_row: int = 1,
+) -> Setup:
+    """Installs the scoring for the parameters that train now, and makes a collator of the first candidates' views."""
+    facts = facts_of(tiny.model)
+    encode_once(tiny.model, facts)
+    tiny.model.mmdpo_scoring.layout = layout
+    encoder = Encoder(tiny.processor, facts, tiny.stop_ids)
+    views = [View(candidate, variant) for variant in variants for candidate in range(candidates)]
+    return Setup(
+        tiny, encoder, Collator(encoder, views, layout=layout, side=side, pad_id=0, records_per_row=records_per_row)
+    )
+
+
+def answers_of(batch: Batch) -> list[tuple[int, int, Tensor]]:
+    """(record, media variant, answer ids) of every row."""
+    return [
+        (int(example), int(variant), targets[mask])
+        for example, variant, targets, mask in zip(
+            batch["example"], batch["media_index"], batch["targets"], batch["mask"], strict=True
+        )
+    ]
+
+
+def oracle_logprobs(built: Setup, records: Sequence[Record], batch: Batch) -> list[Tensor]:
+    """The oracle's log-probabilities of every row of a batch, [L] each."""
+    return [
+        row_logprobs(built.tiny, records[example], answer, built.collator.media_names[variant])
+        for example, variant, answer in answers_of(batch)
+    ]
