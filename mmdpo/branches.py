@@ -1,8 +1,8 @@
 """One prefix, many branches: how the answers of a record share one sequence.
 
 All candidates of a record under one media variant share their prefix (system, media, question). They are laid out as
-ONE sequence ``prefix, branch 1, ..., branch K``; the attention rule keeps the branches from seeing each other, and every
-token keeps the position that it has in the plain row ``prefix + branch``. So each branch gets exactly the
+ONE sequence ``prefix, branch 1, ..., branch K``; the attention rule keeps the branches from seeing each other, and
+every token keeps the position that it has in the plain row ``prefix + branch``. So each branch gets exactly the
 log-probabilities that it would get alone, while the prefix is computed once.
 
 The plain layout is the same thing with one branch per tree: nothing below needs to know which of the two it packs.

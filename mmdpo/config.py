@@ -197,3 +197,24 @@ def shipped_configs() -> dict[str, Path]:
     installed = Path(str(importlib.resources.files("mmdpo"))) / "_configs"
     folder = installed if installed.is_dir() else Path(__file__).resolve().parent.parent / "configs"
     return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+
+
+def copy_shipped(name: str, to: Path) -> Path:
+    """Copies a shipped configuration.
+
+    Raises:
+        ConfigError: There is none of that name, or the target exists.
+    """
+    configs = shipped_configs()
+    if name not in configs:
+        raise ConfigError(
+            f"no configuration {name!r} ships with the package",
+            why=did_you_mean(name, configs),
+            fix="See: mmdpo ls configs",
+        )
+    if to.exists():
+        raise ConfigError(
+            f"{str(to)!r} exists", why="It is not overwritten.", fix="Give another name: mmdpo cp NAME OTHER.yaml"
+        )
+    to.write_text(configs[name].read_text(encoding="utf-8"), encoding="utf-8")
+    return to

@@ -2,7 +2,7 @@
 
 The unit is the outermost module without trainable parameters. Encoder and projector both frozen: the projected features
 are kept and serve policy, reference and every view of the optimizer step. Only the encoder frozen: its output is kept
-between the policy's and the reference's pass. Frozen parts run under ``no_grad``: gradient checkpointing would otherwise
+between the policy's and the reference's pass. Frozen parts run under ``no_grad``: checkpointing would otherwise
 recompute a frozen tower, and nothing but ``no_grad`` stops it.
 """
 
@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import types
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import torch
@@ -29,8 +29,9 @@ class _Shared:
 
     def __init__(self) -> None:
         self.kept: dict[tuple[str, str], dict[str, Any]] = {}
-        self.tower_key: tuple[str, ...] | None = None
-        self.tower_output: tuple[tuple[str, ...], Any] | None = None
+        self.tower_items: tuple[str, ...] = ()
+        self.tower_outputs: list[Any] = []  # of those items, one a call of the tower
+        self.replay: Iterator[Any] | None = None  # over them, while a feature function runs for scoring
 
     def __deepcopy__(self, memo: dict[int, Any]) -> _Shared:
         return self
@@ -56,7 +57,7 @@ class FeatureStore:
     def clear(self) -> None:
         """Forgets everything; called when the step is over or the weights have changed."""
         self._shared.kept.clear()
-        self._shared.tower_output = None
+        self._shared.tower_items, self._shared.tower_outputs = (), []
 
     def outputs(self, media: Mapping[str, Any]) -> dict[str, Any]:
         """Encoder outputs of a batch by modality, in the order of the placeholders.
@@ -95,24 +96,32 @@ class FeatureStore:
                 fix="Use a model of that modality, or records without it.",
             )
         inputs = {key: concatenate([entry["units"][n][key] for n in missing]) for key in entry["units"][missing[0]]}
-        self._shared.tower_key = tuple(entry["keys"][n] for n in missing)
-        with torch.no_grad() if self.frozen == "all" else contextlib.nullcontext():
-            return method(**accepted(method, inputs), return_dict=True)
+        items, shared = tuple(entry["keys"][n] for n in missing), self._shared
+        if shared.tower_items != items:
+            shared.tower_items, shared.tower_outputs = items, []
+        shared.replay = iter(tuple(shared.tower_outputs))
+        try:
+            with torch.no_grad() if self.frozen == "all" else contextlib.nullcontext():
+                return method(**accepted(method, inputs), return_dict=True)
+        finally:
+            shared.replay = None
 
     def _run_tower_once(self, tower: nn.Module) -> None:
         """Replaces the tower's forward by one under ``no_grad`` that is not run again for the same items."""
         plain, shared = type(tower).forward, self._shared
 
         def once(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
-            if shared.tower_output is not None and shared.tower_output[0] == shared.tower_key:
-                return shared.tower_output[1]
+            replay = shared.replay  # None outside of scoring (generation): whose items they are is not known there
+            kept = None if replay is None else next(replay, None)
+            if kept is not None:
+                return kept
             with torch.no_grad():
                 output = plain(module, *args, **kwargs)
-            if shared.tower_key is not None:
-                shared.tower_output = (shared.tower_key, output)
+            if replay is not None:
+                shared.tower_outputs.append(output)
             return output
 
-        tower.forward = types.MethodType(once, tower)  # type: ignore[method-assign]
+        tower.forward = types.MethodType(once, tower)
 
 
 def concatenate(values: Sequence[Tensor]) -> Tensor:

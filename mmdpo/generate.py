@@ -82,8 +82,7 @@ def generate(
             for start in progress(range(0, len(order), settings.batch_size)):
                 members = order[start : start + settings.batch_size]
                 prompts = [encoder.prompt(records[n]) for n in members]
-                for n, drawn in zip(members, _batch(model, encoder, prompts, settings), strict=True):
-                    answers[n] = drawn
+                answers |= dict(zip(members, _batch(model, encoder, prompts, settings), strict=True))
     finally:
         model.train(training)
     return [answers[n] for n in range(len(records))]

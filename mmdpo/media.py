@@ -180,7 +180,7 @@ def open_image(media: Media, root: Path | None, *, max_pixels: int = MAX_PIXELS)
     image = _open_header(media, read_bytes(media, root), max_pixels)
     try:
         image.load()
-        image = ImageOps.exif_transpose(image)
+        ImageOps.exif_transpose(image, in_place=True)
     except Exception as error:  # Pillow's decoders raise whatever the damage makes them trip over
         raise MediaError(
             "truncated_image",

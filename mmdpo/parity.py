@@ -79,7 +79,7 @@ def choose_layout(
 def compare(
     model: Any, encoder: Encoder, records: Sequence[Record], views: Sequence[View], layout: Layout
 ) -> tuple[float, float]:
-    """Largest difference of a token's log-probability between a layout and the model's own logits, and the tolerance."""
+    """Largest difference of a token's log-probability to the model's own logits, and what is allowed."""
     state = model.mmdpo_scoring
     before, training = state.layout, model.training
     state.layout = layout

@@ -23,9 +23,10 @@ from mmdpo.config import RunConfig
 from mmdpo.encoding import Encoder
 from mmdpo.errors import ConfigError, DataError, MMDPOError, ParityError, did_you_mean
 from mmdpo.jsonfiles import write_json_lines
-from mmdpo.models.load import LoadedModel, Lora, load_pretrained, prepare
+from mmdpo.models.load import Lora, load_pretrained
 from mmdpo.objectives import Objective, make_objective
 from mmdpo.parity import choose_layout
+from mmdpo.policy import LoadedModel, prepare
 from mmdpo.records import Record, Records, load_records
 from mmdpo.reference import Reference, make_reference
 from mmdpo.run import RunFolder
@@ -278,7 +279,7 @@ def _check_start(trainer: PreferenceTrainer, run: Any, reference: Reference | No
     """Policy == reference at the start; on a resume, reference == the reference that the run began with."""
     if reference is None:
         return
-    batch = trainer._prepare_inputs(trainer.collator([(0, trainer.train_dataset.records[0])]))  # type: ignore[union-attr]
+    batch = trainer._prepare_inputs(trainer.collator([(0, trainer.train_dataset.records[0])]))
     value = float(reference.score(trainer.model, batch).sum())
     trainer.loaded.inner.mmdpo_scoring.features.clear()
     if not resume:

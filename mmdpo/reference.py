@@ -17,7 +17,8 @@ from torch import Tensor, nn
 
 from mmdpo.collate import Batch
 from mmdpo.errors import ConfigError
-from mmdpo.models.load import POLICY, REFERENCE, LoadedModel
+from mmdpo.models.load import POLICY, REFERENCE
+from mmdpo.policy import LoadedModel
 from mmdpo.scoring import score
 
 Kind = Literal["adapter_off", "adapter_copy", "copy"]
@@ -32,7 +33,7 @@ class Reference:
         frozen: The frozen copy for ``"copy"``.
     """
 
-    def __init__(self, kind: Kind, policy: Any, frozen: nn.Module | None = None) -> None:
+    def __init__(self, kind: Kind, policy: Any, frozen: Any = None) -> None:
         self.kind = kind
         self.policy = policy
         self.frozen = frozen
@@ -74,7 +75,7 @@ def make_reference(loaded: LoadedModel, kind: Literal["auto", "adapter_off", "co
         if kind == "adapter_off":
             raise ConfigError(
                 "reference.kind adapter_off needs an adapter, and model.lora is null",
-                why="Without an adapter there is nothing to switch off: policy and reference would be the same weights.",
+                why="Without one there is nothing to switch off: policy and reference would be the same weights.",
                 fix="Use reference: {kind: copy}, or train with LoRA.",
             )
         return Reference("copy", loaded.model, frozen_copy(loaded.model))
@@ -95,7 +96,7 @@ def make_reference(loaded: LoadedModel, kind: Literal["auto", "adapter_off", "co
     return Reference("adapter_off", loaded.model)
 
 
-def frozen_copy(model: nn.Module) -> nn.Module:
+def frozen_copy(model: nn.Module) -> Any:
     """A copy that will not change: trained parameters are copied, frozen ones shared with the original."""
     shared = {id(parameter): parameter for parameter in model.parameters() if not parameter.requires_grad}
     twin = copy.deepcopy(model, memo=dict(shared))

@@ -181,7 +181,7 @@ class RunFolder:
     ) -> None:
         if error is None:
             self.finish()
-        elif isinstance(error, KeyboardInterrupt):
+        elif isinstance(error, KeyboardInterrupt) or getattr(error, "exit_code", None) == 130:
             self.finish("interrupted")
         else:
             self.finish("failed", f"{type(error).__name__}: {error}")

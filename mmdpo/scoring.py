@@ -1,8 +1,8 @@
 """Log-probabilities of answers: the only code that touches the head.
 
 Scoring is a ``forward`` of the Hugging Face model with the keyword ``score_batch``: it stays inside whatever module
-``accelerate`` wrapped around it (past DDP's wrapper the ranks' gradients would differ silently, past FSDP2's it raises).
-Logits exist only where an answer token is predicted, and only one tile of the vocabulary at a time.
+``accelerate`` wrapped around it (past DDP's wrapper the ranks' gradients would differ silently, past FSDP2's it
+raises). Logits exist only where an answer token is predicted, and only one tile of the vocabulary at a time.
 """
 
 from __future__ import annotations
@@ -129,10 +129,14 @@ def head_logprobs(hidden: Tensor, head: Head, targets: Tensor, *, tile: int | No
     """
     if tile is None:
         tile = min(len(head.weight), max(1024, TILE_ELEMENTS // max(1, len(hidden))))
+    device = hidden.device.type
+    if torch.is_autocast_enabled(device) and hidden.dtype == torch.float32:
+        # as autocast would in the model's own head; left to it, forward and backward would differ in precision
+        hidden = hidden.to(torch.get_autocast_dtype(device))
     return _TiledLogProb.apply(hidden, head.weight, head.bias, targets, head.scale, head.softcap, tile)
 
 
-def head_of(model: nn.Module, facts: Facts) -> Head:
+def head_of(model: Any, facts: Facts) -> Head:
     """The head of a Hugging Face model, with what its own ``forward`` does to the logits.
 
     Raises:
@@ -165,7 +169,7 @@ class ScoringState:
     layout: Literal["shared", "plain"] = "shared"
 
 
-def install_scoring(model: nn.Module, features: FeatureStore) -> ScoringState:
+def install_scoring(model: Any, features: FeatureStore) -> ScoringState:
     """Gives a Hugging Face model's ``forward`` the keyword ``score_batch``.
 
     Args:
@@ -176,7 +180,7 @@ def install_scoring(model: nn.Module, features: FeatureStore) -> ScoringState:
         The state that the keyword uses. A model that is deep-copied afterwards scores with its own weights.
     """
     state = ScoringState(facts_of(model), features)
-    model.mmdpo_scoring = state  # type: ignore[assignment]
+    model.mmdpo_scoring = state
     plain = type(model).forward
 
     @functools.wraps(plain)
@@ -188,7 +192,7 @@ def install_scoring(model: nn.Module, features: FeatureStore) -> ScoringState:
     parameters = [p for p in signature.parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
     rest = [p for p in signature.parameters.values() if p.kind is inspect.Parameter.VAR_KEYWORD]
     forward.__signature__ = signature.replace(parameters=[*parameters, keyword, *rest])  # type: ignore[attr-defined]
-    model.forward = types.MethodType(forward, model)  # type: ignore[method-assign]
+    model.forward = types.MethodType(forward, model)
     return state
 
 
@@ -205,10 +209,10 @@ def score(model: nn.Module, batch: Batch) -> Tensor:
     return model(score_batch=batch)
 
 
-def _score(model: nn.Module, batch: Batch) -> Tensor:
-    state: ScoringState = model.mmdpo_scoring  # type: ignore[assignment]
-    backbone: Any = getattr(model, model.base_model_prefix)  # type: ignore[arg-type]
-    embedding: Tensor = model.get_input_embeddings().weight  # type: ignore[operator]
+def _score(model: Any, batch: Batch) -> Tensor:
+    state: ScoringState = model.mmdpo_scoring
+    backbone: Any = getattr(model, model.base_model_prefix)
+    embedding: Tensor = model.get_input_embeddings().weight
     features = state.features.outputs(batch["media"])
     inputs: dict[str, Any] = {
         "input_ids": batch["input_ids"],

@@ -16,8 +16,8 @@ from mmdpo.collate import Batch, Collator, Layout, table_of
 from mmdpo.diagnostics import Meter, pair_statistics, reward_beta, step_metrics
 from mmdpo.encoding import Encoder
 from mmdpo.errors import ConfigError, ParityError
-from mmdpo.models.load import LoadedModel
 from mmdpo.objectives import Objective
+from mmdpo.policy import LoadedModel
 from mmdpo.records import Record
 from mmdpo.reference import Reference
 from mmdpo.scoring import score
@@ -96,7 +96,7 @@ class PreferenceTrainer(Trainer):
         self.validation_collator = Collator(encoder, sorted(held_out), layout=layout, pad_id=pad or 0)
         loaded.inner.mmdpo_scoring.layout = layout
         super().__init__(
-            model=loaded.model,  # type: ignore[arg-type]
+            model=loaded.model,
             args=args,
             data_collator=self.collator,
             train_dataset=RecordDataset(train_records),
@@ -115,7 +115,7 @@ class PreferenceTrainer(Trainer):
         self.loss_is_scaled_for_ga = True
         self.model_accepts_loss_kwargs = False
         if reference is not None and reference.frozen is not None:
-            reference.frozen.mmdpo_scoring.layout = layout  # type: ignore[union-attr]
+            reference.frozen.mmdpo_scoring.layout = layout
             if self.is_fsdp_enabled:
                 reference.frozen = self.accelerator.prepare_model(reference.frozen, evaluation_mode=True)
             else:
@@ -211,11 +211,11 @@ class PreferenceTrainer(Trainer):
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> Any:
         """The validation pairs, with their blind views."""
-        training, self.data_collator = self.data_collator, self.validation_collator
+        self.data_collator: Any = self.validation_collator
         try:
             return super().get_eval_dataloader(eval_dataset)
         finally:
-            self.data_collator = training
+            self.data_collator = self.collator
 
     def evaluation_loop(
         self,
@@ -248,7 +248,7 @@ class PreferenceTrainer(Trainer):
         sums, counts = self.accelerator.reduce(totals, reduction="sum")
         weights = torch.tensor([term.weight for term in self.objective.terms.values()], device=sums.device)
         metrics[f"{metric_key_prefix}_loss"] = float((weights * sums / counts.clamp(min=1)).sum())
-        return EvalLoopOutput(predictions=None, label_ids=None, metrics=metrics, num_samples=len(first))  # type: ignore[arg-type]
+        return EvalLoopOutput(predictions=None, label_ids=None, metrics=metrics, num_samples=len(first))
 
     def _add_totals(self, totals: Tensor, table: ScoreTable) -> None:
         """Adds every term's sum and count of one batch, for the objective's value on the held-out records."""

@@ -1,8 +1,8 @@
 """The two-pass step: for losses that couple records, and for steps that do not fit in memory at once.
 
 Pass 1 without gradient gives every log-probability of the optimizer step; the objective is evaluated once on them and
-gives dL/dlogp for each token; pass 2 runs micro-batch by micro-batch with that as the incoming gradient. Exact, with the
-memory of one micro-batch, for any term and any number of processes.
+gives dL/dlogp for each token; pass 2 runs micro-batch by micro-batch with that as the incoming gradient. Exact, with
+the memory of one micro-batch, for any term and any number of processes.
 """
 
 from __future__ import annotations
@@ -128,7 +128,7 @@ def gather_tables(own: ScoreTable, accelerator: Any) -> list[ScoreTable]:
         everyone = accelerator.gather(padded.detach().contiguous()).view(len(shapes), *padded.shape)
         return [part[:n] if part.ndim == 1 else part[:n, :w] for part, (n, w) in zip(everyone, shapes, strict=True)]
 
-    columns = {
+    columns: dict[str, Any] = {
         name: spread(getattr(own, name))
         for name in ("logp", "mask", "weight", "example", "candidate", "media", "score")
     }

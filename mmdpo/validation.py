@@ -9,11 +9,13 @@ import torch
 from torch import Tensor
 
 from mmdpo.diagnostics import pair_statistics
-from mmdpo.evals.stats import proportion
+from mmdpo.evals.stats import Table, interval, ratio
 from mmdpo.views import ScoreTable
 
 BLIND = "blank"
 """Media variant under which the pairs are scored once more: how much of the accuracy needs no image."""
+
+ACCURACY = ratio("accuracy", "right", "pairs")
 
 
 def validation_columns(table: ScoreTable, index: Tensor, beta: float) -> Tensor:
@@ -59,10 +61,9 @@ def validation_metrics(values: np.ndarray, groups: Sequence[str], prefix: str = 
         known = ~np.isnan(margins)
         if known.any():
             names = [groups[int(i)] if groups else str(int(i)) for i in index[known]]
-            interval = proportion((margins[known] > 0).astype(float), names)
-            metrics[f"{prefix}_rewards/{name}"] = interval.value
-            metrics[f"{prefix}_rewards/{name}_low"] = interval.low
-            metrics[f"{prefix}_rewards/{name}_high"] = interval.high
+            right = interval(_table(margins[known] > 0, names), ACCURACY)
+            limits = {"": right.value, "_low": right.low, "_high": right.high}
+            metrics |= {f"{prefix}_rewards/{name}{end}": value for end, value in limits.items() if value is not None}
     columns = {
         "rewards/margins": margin,
         "rewards/blind_margins": blind,
@@ -74,3 +75,11 @@ def validation_metrics(values: np.ndarray, groups: Sequence[str], prefix: str = 
     metrics |= {f"{prefix}_{name}": float(np.nanmean(c)) for name, c in columns.items() if not np.isnan(c).all()}
     metrics[f"{prefix}_pairs"] = float((~np.isnan(margin)).sum())
     return metrics
+
+
+def _table(wins: np.ndarray, groups: Sequence[str]) -> Table:
+    """Wins and pairs of each image."""
+    names, place = np.unique(np.asarray(groups), return_inverse=True)
+    values = np.zeros((len(names), 2))
+    np.add.at(values, place, np.stack([wins, np.ones(len(wins))], axis=1))
+    return Table(names.tolist(), ["right", "pairs"], values)

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from torch import Tensor, nn
+from torch import Tensor
 
 TwoWay = Literal["none", "runs", "prefix"]
 
@@ -81,7 +81,7 @@ class Facts:
         return self.window is not None and self.layer_types == {"sliding_attention"}
 
 
-def facts_of(model: nn.Module) -> Facts:
+def facts_of(model: Any) -> Facts:
     """Reads the facts of a loaded Hugging Face model.
 
     Args:
@@ -103,7 +103,7 @@ def facts_of(model: nn.Module) -> Facts:
     reason = None
     if unknown:
         reason = f"layers of type {', '.join(sorted(unknown))} carry a state along the row and take no branch mask"
-    backbone = getattr(model, model.base_model_prefix, model) if hasattr(model, "base_model_prefix") else model
+    backbone = getattr(model, model.base_model_prefix, model)
     media_ids = {
         name: getattr(config, f"{name}_token_id")
         for name in ("image", "video", "audio")

@@ -1,10 +1,9 @@
-"""Loads a model, decides which of its parts train, and puts adapters on exactly those."""
+"""Loads models, tells their parts apart, and puts adapters on exactly the parts that train."""
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,11 +11,7 @@ import torch
 from torch import nn
 
 from mmdpo.errors import ConfigError, ModelError
-from mmdpo.features import FeatureStore
-from mmdpo.models.families import Facts, facts_of
-from mmdpo.scoring import install_scoring
-
-logger = logging.getLogger(__name__)
+from mmdpo.models.families import Facts
 
 Part = Literal["encoder", "projector", "llm"]
 Trainable = Literal["llm", "llm+projector", "all"]
@@ -27,6 +22,8 @@ TRAINS: dict[Trainable, frozenset[Part]] = {
 }
 POLICY, REFERENCE = "default", "reference"
 """Names of the trainable adapter and of its frozen copy."""
+SHIPPED = {"playground": Path(__file__).resolve().parent.parent / "playground" / "weights"}
+"""Models that come with the package, by the name that stands for their path."""
 BASE_CHANGING = {"pissa", "olora", "corda", "loftq", "lora_ga"}
 """LoRA initialisations that change the base weights, so that switching the adapter off is no reference."""
 
@@ -50,38 +47,6 @@ class Lora:
     init: bool | str = True
 
 
-@dataclass
-class LoadedModel:
-    """A model ready to score.
-
-    Args:
-        model: What is trained: the Hugging Face model, or PEFT's wrapper around it.
-        processor: Its processor.
-        facts: Facts of the family.
-        base_changed: Whether the adapter's initialisation changed the base weights.
-        frozen_adapter: Whether a frozen copy of an existing adapter stands beside the trainable one.
-        decisions: What was decided and why, for the manifest.
-    """
-
-    model: nn.Module
-    processor: Any
-    facts: Facts
-    base_changed: bool = False
-    frozen_adapter: bool = False
-    decisions: dict[str, Any] = field(default_factory=dict)
-
-    @property
-    def inner(self) -> Any:
-        """The Hugging Face model inside any adapter wrapper."""
-        return self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
-
-    @property
-    def eos_ids(self) -> list[int]:
-        """Ids that stop generation."""
-        value = self.inner.generation_config.eos_token_id
-        return [] if value is None else [value] if isinstance(value, int) else list(value)
-
-
 def load_pretrained(
     path: str, *, attention: str = "auto", dtype: str = "auto", quantize: Literal["4bit"] | None = None
 ) -> tuple[nn.Module, Any]:
@@ -92,6 +57,7 @@ def load_pretrained(
     """
     import transformers
 
+    path = str(SHIPPED.get(path, path))
     if not Path(path).exists() and (path.startswith((".", "/", "~")) or path.count("/") != 1):
         raise ModelError(
             f"model path {path!r} does not exist",
@@ -115,69 +81,6 @@ def load_pretrained(
             fix="Give a folder with a saved image-text model (config.json, *.safetensors, processor), or a hub name.",
         ) from error
     return model, processor
-
-
-def prepare(
-    model: nn.Module,
-    processor: Any,
-    *,
-    trainable: Trainable = "llm",
-    lora: Lora | None = None,
-    adapter: str | None = None,
-) -> LoadedModel:
-    """Makes a loaded model ready for preference training.
-
-    Args:
-        model: A Hugging Face model.
-        processor: Its processor.
-        trainable: Which parts train.
-        lora: Adapter settings; None trains the parts themselves.
-        adapter: An existing adapter to go on from; it is loaded twice, trainable and frozen (the reference).
-
-    Returns:
-        The model with its adapters and with the scoring keyword.
-    """
-    facts = facts_of(model)
-    silence_dropout(model)
-    trained = TRAINS[trainable]
-    for name, parameter in model.named_parameters():
-        parameter.requires_grad_(lora is None and adapter is None and part_of(name, facts) in trained)
-    wrapped, base_changed = model, False
-    if adapter is not None:
-        wrapped = _with_existing_adapter(model, adapter)
-    elif lora is not None:
-        wrapped, base_changed = _with_lora(model, facts, trained, lora)
-    encode_once(model, facts)
-    names = [name for name, parameter in wrapped.named_parameters() if parameter.requires_grad]
-    if not names:
-        raise ConfigError(
-            "no parameter would be trained",
-            why="The run would end with the model it began with.",
-            fix="Check model.trainable and model.lora.targets.",
-        )
-    count = sum(parameter.numel() for parameter in wrapped.parameters() if parameter.requires_grad)
-    return LoadedModel(
-        wrapped,
-        processor,
-        facts,
-        base_changed=base_changed,
-        frozen_adapter=adapter is not None,
-        decisions={"trainable": trainable, "trainable_parameters": count},
-    )
-
-
-def encode_once(model: nn.Module, facts: Facts) -> None:
-    """Attaches the feature store and the scoring keyword, from which parts train now."""
-    training: set[Part] = {part_of(name, facts) for name, p in model.named_parameters() if p.requires_grad}
-    backbone: nn.Module = getattr(model, model.base_model_prefix)  # type: ignore[arg-type]
-    frozen: Literal["all", "tower", "none"] = "all"
-    if "encoder" in training:
-        frozen = "none"
-    elif "projector" in training:
-        # a tower that holds its own projector (Qwen's merger) cannot run under no_grad as a whole
-        frozen = "none" if any("." in name for name in facts.family.projector) else "tower"
-    tower: Any = backbone.get_encoder(modality="image") if frozen == "tower" else None  # type: ignore[operator]
-    install_scoring(model, FeatureStore(backbone, frozen, tower))
 
 
 def part_of(name: str, facts: Facts) -> Part:
@@ -237,23 +140,39 @@ def lora_targets(model: nn.Module, facts: Facts, trained: frozenset[Part], targe
     return linear
 
 
-def _with_lora(model: nn.Module, facts: Facts, trained: frozenset[Part], lora: Lora) -> tuple[nn.Module, bool]:
+def with_lora(model: Any, facts: Facts, trained: frozenset[Part], lora: Lora) -> tuple[nn.Module, bool]:
+    """Wraps a model with a fresh adapter.
+
+    Args:
+        model: A Hugging Face model.
+        facts: Its facts.
+        trained: Parts that get adapters.
+        lora: Settings.
+
+    Returns:
+        PEFT's wrapper, and whether the initialisation changed the base weights.
+    """
     from peft import LoraConfig, get_peft_model
 
     config = LoraConfig(
         r=lora.r,
-        lora_alpha=lora.alpha,  # type: ignore[arg-type]
+        lora_alpha=lora.alpha,
         lora_dropout=lora.dropout,
         target_modules=lora_targets(model, facts, trained, lora.targets),
-        init_lora_weights=lora.init,  # type: ignore[arg-type]
+        init_lora_weights=lora.init,
         bias="none",
     )
-    wrapped = get_peft_model(model, config, adapter_name=POLICY)  # type: ignore[arg-type]
+    wrapped = get_peft_model(model, config, adapter_name=POLICY)
     changed = isinstance(lora.init, str) and lora.init.split("_niter")[0].lower() in BASE_CHANGING
     return wrapped, changed
 
 
-def _with_existing_adapter(model: nn.Module, adapter: str) -> nn.Module:
+def with_existing_adapter(model: Any, adapter: str) -> nn.Module:
+    """Loads an adapter twice: the one that trains, and its frozen copy, the reference.
+
+    Raises:
+        ModelError: There is no adapter in the folder.
+    """
     from peft import PeftModel
 
     if not (Path(adapter) / "adapter_config.json").is_file():
@@ -262,7 +181,7 @@ def _with_existing_adapter(model: nn.Module, adapter: str) -> nn.Module:
             why="Training would silently start from the base model.",
             fix="Give the adapter/ folder of an earlier run.",
         )
-    wrapped = PeftModel.from_pretrained(model, adapter, adapter_name=POLICY, is_trainable=True)  # type: ignore[arg-type]
+    wrapped = PeftModel.from_pretrained(model, adapter, adapter_name=POLICY, is_trainable=True)
     wrapped.load_adapter(adapter, adapter_name=REFERENCE, is_trainable=False)
     wrapped.set_adapter(POLICY)
     for name, module in wrapped.named_modules():

@@ -38,7 +38,7 @@ CHAT_TEMPLATE: Final = (
     "{% endfor %}"
     "{% if add_generation_prompt %}ASSISTANT:{% endif %}"
 )
-# The usual 0.02 suits widths of thousands; at this width it leaves the tower blind for the first thousands of steps.
+# The usual 0.02 suits widths of thousands; at this width the tower then stays blind for more than a thousand steps.
 _INITIAL_SCALE: Final = WIDTH**-0.5
 _SPACE: Final = "▁"
 _WEIGHTS: Final = Path(__file__).parent / "weights"

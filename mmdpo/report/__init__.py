@@ -1,0 +1,8 @@
+"""Pages, figures and cards about runs and records; everything that people look at is made here."""
+
+from mmdpo.report.card import write_card
+from mmdpo.report.figures import write_figures
+from mmdpo.report.pages import write_report
+from mmdpo.report.quality import write_quality_page, write_records_page
+
+__all__ = ["write_card", "write_figures", "write_quality_page", "write_records_page", "write_report"]

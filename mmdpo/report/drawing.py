@@ -17,7 +17,7 @@ import matplotlib as mpl
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
-INK, MUTED, GRID = "#1b2430", "#667085", "#d5dae1"
+INK, MUTED, GRID, PAGE = "#1b2430", "#667085", "#d5dae1", "#fefefe"
 GREY, BLUE, ORANGE, GREEN, PINK, YELLOW, SKY = (
     "#98a2b3",
     "#0072b2",
@@ -31,6 +31,7 @@ _CSS_VARIABLES = {
     INK: "ink",
     MUTED: "muted",
     GRID: "grid",
+    PAGE: "page",
     GREY: "grey",
     BLUE: "blue",
     ORANGE: "orange",

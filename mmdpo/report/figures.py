@@ -11,8 +11,9 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.ticker import MaxNLocator
 
-from mmdpo.report.drawing import BLUE, GREEN, GREY, INK, ORANGE, PINK, SKY, YELLOW, save_figure, styled
+from mmdpo.report.drawing import BLUE, GREEN, GREY, INK, ORANGE, PAGE, PINK, SKY, YELLOW, save_figure, styled
 from mmdpo.report.measures import format_value
 from mmdpo.report.reading import Change, number, read_run, series
 from mmdpo.report.verdict import displacement
@@ -97,7 +98,7 @@ def _accuracy_panel(axes: Axes, training: Sequence[Mapping[str, Any]], validatio
     axes.axhline(0.5, color=INK, linewidth=1, linestyle=(0, (2, 2)))
     _curve(axes, training, "rewards/accuracies", colour=BLUE, label="training")
     _points(axes, validation, "rewards/accuracies", colour=GREEN, label="validation (95% interval)")
-    _points(axes, validation, "blind_accuracies", colour=ORANGE, label="validation, picture hidden", marker="s")
+    _points(axes, validation, "rewards/blind_accuracies", colour=ORANGE, label="validation, picture hidden", marker="s")
     axes.set_ylim(0, 1.04)
     axes.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.0f}%")
     _legend(axes, loc="lower right")
@@ -242,7 +243,7 @@ def histogram_figure(edges: Sequence[float], counts: Sequence[int], xlabel: str)
         xlabel: What is on the axis, with its unit.
     """
     with styled("histogram"):
-        figure = Figure(figsize=(7.5, 2.8), layout="constrained")
+        figure = Figure(figsize=(6.2, 3.0), layout="constrained")
         axes = figure.subplots()
         axes.bar(
             edges[:-1],
@@ -250,11 +251,12 @@ def histogram_figure(edges: Sequence[float], counts: Sequence[int], xlabel: str)
             [right - left for left, right in itertools.pairwise(edges)],
             align="edge",
             color=BLUE,
-            edgecolor="white",
+            edgecolor=PAGE,
             linewidth=0.8,
         )
         axes.set_xlabel(xlabel)
         axes.set_ylabel("pairs")
+        axes.yaxis.set_major_locator(MaxNLocator(nbins=5, integer=True))
         axes.grid(axis="y")
         axes.tick_params(length=0)
     return figure

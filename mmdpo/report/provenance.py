@@ -11,6 +11,8 @@ import yaml
 
 from mmdpo.report.reading import Run
 
+_COUNTED = {"train": "training records", "validation": "validation records", "trainable": "trained part"}
+
 
 def facts(run: Run) -> list[tuple[str, str]]:
     """What identifies a run, in the order in which a reader asks."""
@@ -53,8 +55,12 @@ def set_aside(run: Run) -> Mapping[str, Any]:
 
 
 def counts(run: Run) -> Mapping[str, Any]:
-    """What was trained on, for example the number of pairs and of pictures."""
-    return _mapping(run.manifest.get("counts"))
+    """What was trained on and how much of the model was trained, with names in words."""
+    trained = _mapping(run.manifest.get("trained"))
+    return {
+        _COUNTED.get(str(name), str(name).replace("_", " ")): f"{count:,}" if isinstance(count, int) else str(count)
+        for name, count in {**_mapping(run.manifest.get("counts")), **trained}.items()
+    }
 
 
 def versions(run: Run) -> Mapping[str, Any]:

@@ -1,0 +1,5 @@
+"""``python -m mmdpo`` is the ``mmdpo`` command."""
+
+from mmdpo.cli import main
+
+main()

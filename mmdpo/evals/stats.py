@@ -1,0 +1,231 @@
+"""Intervals and paired comparisons whose resampling unit is the image.
+
+Questions about one image, and objects named in one caption, stand or fall together, so the image (the *group* of an
+item) is what is drawn at random. Every metric here is a function of sums over groups: accuracy is
+``correct / questions``, CHAIR_i is ``hallucinated / mentions``. One table of sums per group therefore serves all.
+
+* **Intervals**: the delete-one-image jackknife gives the standard error; Wilson's form turns it into limits, with the
+  effective sample size ``value (1 - value) / se**2`` and the t quantile. For independent yes/no items this is Wilson's
+  interval. Measured coverage and that of the alternatives: ``docs/evals.md``.
+* **Differences**: value +- t * se with the jackknife over images of the difference itself; the p-value is from
+  swapping the two models' answers image by image (for one yes/no item per image this is McNemar's exact test).
+* **No variation** (a rate of 0 or 1, or equal answers everywhere): half-width ``q**2 / (n + q**2)``, what Wilson's
+  interval gives at 0 and 1 for n images, so that no interval has width 0.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import scipy.stats
+
+Array = npt.NDArray[np.float64]
+Sums = Mapping[str, Array]
+Better = Literal["higher", "lower", "neither"]
+
+_NO_VARIATION = 1e-12
+
+
+class Counted(Protocol):
+    """What the tables need of an item: the image it belongs to and what it adds to each sum."""
+
+    @property
+    def group(self) -> str:
+        """The resampling unit, normally the image."""
+
+    @property
+    def counts(self) -> Mapping[str, float]:
+        """Name of a sum -> what this item adds to it."""
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A value with its confidence limits.
+
+    Attributes:
+        value: The metric.
+        low: Lower limit; None where one image is all there is and the metric has no bound.
+        high: Upper limit; None likewise.
+        n: What the value is a share of: questions, mentions, captions.
+    """
+
+    value: float
+    low: float | None
+    high: float | None
+    n: int
+
+    def to_json(self) -> dict[str, float | int | None]:
+        """The four numbers by name."""
+        return {"value": self.value, "low": self.low, "high": self.high, "n": self.n}
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A number made of sums over images.
+
+    Attributes:
+        name: As it stands in the result.
+        value: From sums (arrays of one shape) to values of that shape; NaN where the denominator is 0.
+        count: From sums to the denominator.
+        bounds: The values that are possible.
+        better: Which direction is an improvement.
+    """
+
+    name: str
+    value: Callable[[Sums], Array]
+    count: Callable[[Sums], Array]
+    bounds: tuple[float, float] = (0.0, 1.0)
+    better: Better = "higher"
+
+
+def divide(numerator: Array, denominator: Array) -> Array:
+    """Elementwise quotient, NaN where the denominator is 0."""
+    known = denominator != 0
+    return np.where(known, numerator / np.where(known, denominator, 1.0), np.nan)
+
+
+def ratio(
+    name: str,
+    numerator: str,
+    *denominator: str,
+    bounds: tuple[float, float] = (0.0, 1.0),
+    better: Better = "higher",
+) -> Metric:
+    """The metric ``sum of numerator / sum of the denominator columns``."""
+
+    def count(sums: Sums) -> Array:
+        return np.asarray(sum(sums[column] for column in denominator), dtype=np.float64)
+
+    return Metric(name, lambda sums: divide(sums[numerator], count(sums)), count, bounds, better)
+
+
+class Table:
+    """Sums per group.
+
+    Args:
+        groups: Names of the groups.
+        columns: Names of the sums.
+        values: Array [groups, columns].
+    """
+
+    def __init__(self, groups: Sequence[str], columns: Sequence[str], values: Array) -> None:
+        self.groups, self.columns, self.values = list(groups), list(columns), values
+
+    @classmethod
+    def of(cls, items: Iterable[Counted]) -> Table:
+        """The table of some items; a column that an item lacks counts 0 for it."""
+        items = list(items)
+        columns = {column: index for index, column in enumerate(sorted({c for item in items for c in item.counts}))}
+        groups: dict[str, int] = {}
+        values = np.zeros((len({item.group for item in items}), len(columns)))
+        for item in items:
+            row = groups.setdefault(item.group, len(groups))
+            for column, amount in item.counts.items():
+                values[row, columns[column]] += amount
+        return cls(list(groups), list(columns), values)
+
+    def sums(self, values: Array | None = None) -> dict[str, Array]:
+        """Column -> array, of the totals or of other sums [..., columns]."""
+        values = self.values.sum(0) if values is None else values
+        return {column: values[..., index] for index, column in enumerate(self.columns)}
+
+
+def interval(table: Table, metric: Metric, *, level: float = 0.95) -> Interval:
+    """A metric with its confidence interval.
+
+    A metric without a denominator is reported as the lower bound, n = 0, with all possible values as interval.
+
+    Args:
+        table: Sums per image.
+        metric: What to compute.
+        level: Coverage.
+    """
+    sums = table.sums()
+    n = round(float(metric.count(sums)))
+    low, high = metric.bounds
+    value = float(metric.value(sums))
+    if math.isnan(value):
+        return Interval(low, low, high if math.isfinite(high) else None, 0)
+    estimate = jackknife(table.values, lambda values: metric.value(table.sums(values)))
+    informative = int(np.count_nonzero(metric.count(table.sums(table.values))))
+    if informative < 2:
+        return Interval(value, low, high if math.isfinite(high) else None, n)
+    quantile = t_quantile(level, informative)
+    if estimate.error < _NO_VARIATION or not math.isfinite(high):
+        half = half_width(estimate.error, quantile, informative)
+        return Interval(value, max(low, value - half), min(high, value + half), n)
+    return Interval(value, *wilson(value, estimate.error, quantile, metric.bounds), n)
+
+
+def wilson(value: float, error: float, quantile: float, bounds: tuple[float, float] = (0.0, 1.0)) -> tuple[float, float]:
+    """Wilson's limits for a rate with a known standard error (Wilson 1927, with the effective sample size).
+
+    Args:
+        value: The rate.
+        error: Its standard error, above 0.
+        quantile: Of the normal or t distribution.
+        bounds: The values that are possible.
+
+    Returns:
+        Lower and upper limit.
+    """
+    low, width = bounds[0], bounds[1] - bounds[0]
+    rate, error = (value - low) / width, error / width
+    # The guard serves a rate of exactly 0 or 1 whose error is not 0, as functions other than a ratio can have.
+    size = max(rate * (1 - rate) / error**2, 1.0)
+    squared = quantile**2
+    centre = (rate + squared / (2 * size)) / (1 + squared / size)
+    half = quantile / (1 + squared / size) * math.sqrt(rate * (1 - rate) / size + squared / (4 * size**2))
+    return low + width * max(0.0, min(rate, centre - half)), low + width * min(1.0, max(rate, centre + half))
+
+
+def bootstrap_interval(
+    table: Table, metric: Metric, *, level: float = 0.95, draws: int = 2000, seed: int = 0
+) -> Interval:
+    """The percentile bootstrap over images: a check on `interval`, whose coverage is nearer to what it claims.
+
+    Args:
+        table: Sums per image.
+        metric: What to compute.
+        level: Coverage.
+        draws: Bootstrap samples.
+        seed: Of the draws.
+    """
+    sums = table.sums()
+    groups = len(table.groups)
+    weights = np.random.default_rng(seed).multinomial(groups, np.full(groups, 1 / groups), draws)
+    values = metric.value(table.sums(weights @ table.values))
+    tail = (1 - level) / 2
+    low, high = np.nanquantile(values, [tail, 1 - tail])
+    return Interval(float(metric.value(sums)), float(low), float(high), round(float(metric.count(sums))))
+
+
+@dataclass(frozen=True)
+class Estimate:
+    value: float
+    error: float
+
+
+def jackknife(values: Array, statistic: Callable[[Array], Array]) -> Estimate:
+    """The statistic of the sums of ``values`` [groups, columns], and its delete-one-group standard error."""
+    total, groups = values.sum(0), len(values)
+    value = float(statistic(total))
+    without = statistic(total - values)
+    without = np.where(np.isnan(without), value, without)  # the group that held the whole denominator
+    deviations = without - without.mean()
+    return Estimate(value, math.sqrt((groups - 1) / groups * float((deviations**2).sum())))
+
+
+def t_quantile(level: float, groups: int) -> float:
+    return float(scipy.stats.t.ppf(0.5 + level / 2, groups - 1))
+
+
+def half_width(error: float, quantile: float, groups: int) -> float:
+    return quantile * error if error >= _NO_VARIATION else quantile**2 / (groups + quantile**2)
+
+

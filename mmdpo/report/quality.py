@@ -1,0 +1,236 @@
+"""Pages about records: what a builder made of its source, and what single records hold."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from difflib import SequenceMatcher
+from pathlib import Path
+from typing import Any
+
+from markupsafe import Markup, escape
+
+from mmdpo.media import Media, MediaError, open_image
+from mmdpo.records import Record, Records, prompt_text
+from mmdpo.report.drawing import inline_svg
+from mmdpo.report.figures import histogram_figure
+from mmdpo.report.pictures import Thumbnail, embed
+from mmdpo.report.reading import number
+from mmdpo.report.rendering import write_page
+from mmdpo.report.verdict import Verdict
+
+RELIABLE, TENTATIVE = 0.8, 0.667
+"""Krippendorff's customary bounds of alpha (Content Analysis, 2004, section 11.4)."""
+
+_REASONS = {
+    "missing_media": "the picture is not there",
+    "not_selected": "sound, but another pair of the same picture was taken",
+    "no_margin": "as good as every other caption of its picture, or too close",
+    "single_caption": "the only caption of its picture: nothing to compare it with",
+    "too_few_raters": "rated by fewer people than asked for",
+    "not_a_number": "the rating is no number",
+    "out_of_scale": "the rating is outside the scale",
+    "duplicate_row": "says again what an earlier row said",
+    "conflicting_rating": "the same person rated the same caption differently before",
+    "truncated_image": "the picture is damaged or cut off",
+    "not_an_image": "the file is no picture",
+    "decompression_bomb": "the picture claims a size that would exhaust memory",
+    "outside_root": "the path leaves the media folder",
+    "remote_url": "the picture is a URL, and nothing is fetched",
+}
+_ALIKE = 0.4
+"""Captions at least this similar get their different words marked; between others everything differs."""
+
+
+@dataclass(frozen=True)
+class Example:
+    """One record as a page shows it."""
+
+    id: str
+    prompt: str
+    pictures: Sequence[Thumbnail]
+    answers: Sequence[tuple[str, Markup, float | None]]
+
+
+def write_quality_page(
+    quality: Mapping[str, Any], path: Path, *, title: str = "Quality of the records", media_root: Path | None = None
+) -> Path:
+    """Writes ``quality.html`` from what a builder or ``mmdpo quality`` measured.
+
+    Args:
+        quality: The content of ``quality.json``: of a builder (with the account of its source), or of
+            ``data_builders.quality.measure`` alone.
+        path: The file to write.
+        title: Heading of the page.
+        media_root: Folder that the media paths of the examples are relative to.
+
+    Returns:
+        The file written.
+    """
+    records = _mapping(quality.get("records")) or quality
+    histogram = _mapping(_mapping(records.get("margin")).get("histogram"))
+    figure = ""
+    if histogram:
+        drawn = histogram_figure(histogram["edges"], histogram["counts"], "margin of the scores (chosen − rejected)")
+        figure = inline_svg(drawn, "margins", "Histogram of the margins of the pairs")
+    rows, agreement = _mapping(quality.get("rows")), _mapping(quality.get("agreement"))
+    return write_page(
+        path,
+        "quality.html.j2",
+        title=title,
+        quality=quality,
+        records=records,
+        rows=rows,
+        verdict=_verdict(quality, records),
+        set_aside=_explained(_mapping(quality.get("set_aside")), rows.get("read")),
+        set_aside_values=_explained(_mapping(quality.get("set_aside_values")), None),
+        agreement=agreement,
+        alpha=_mapping(agreement.get("alpha_interval")),
+        raters=quality.get("raters") or [],
+        length=_mapping(records.get("length")),
+        margin=_mapping(records.get("margin")),
+        problems=_mapping(records.get("problems")),
+        histogram=figure,
+        examples=[_example(entry, media_root) for entry in records.get("examples") or []],
+    )
+
+
+def write_records_page(records: Records, path: Path, *, title: str = "Records", count: int = 24) -> Path:
+    """Writes a page with the first records as they are stored: media, prompt, candidates.
+
+    Args:
+        records: The records.
+        path: The file to write.
+        title: Heading of the page.
+        count: How many are shown.
+
+    Returns:
+        The file written.
+    """
+    shown = records[:count]
+    return write_page(
+        path,
+        "records.html.j2",
+        title=title,
+        total=len(records),
+        form=records.form,
+        examples=[_record_example(record, records.media_root) for record in shown],
+    )
+
+
+def _verdict(quality: Mapping[str, Any], records: Mapping[str, Any]) -> Verdict:
+    count = int(number(records.get("n")) or 0)
+    rows, media = _mapping(quality.get("rows")), _mapping(records.get("media"))
+    distinct = " and ".join(f"{number_of:,} {name}" for name, number_of in media.items())
+    what = {"pair": "pairs", "unpaired": "rated answers"}.get(str(records.get("form")), "records")
+    headline = f"{count:,} {what}" + (f" on {distinct}" if distinct else "")
+    headline += f", from {rows['read']:,} rows." if "read" in rows else "."
+    findings = [_on_problems(_mapping(records.get("problems"))), _on_agreement(quality), _on_length(records)]
+    sentences = [sentence for sentence, _ in findings if sentence]
+    is_clean = not any(warns for _, warns in findings)
+    return Verdict(headline, " ".join(sentences), "good" if count and is_clean else "mixed")
+
+
+def _on_problems(problems: Mapping[str, Any]) -> tuple[str, bool]:
+    """A sentence, and whether it is a warning; so do the two below."""
+    if not problems:
+        return "", False
+    named = ", ".join(f"{count} × {kind.replace('_', ' ')}" for kind, count in problems.items())
+    return f"Problems in the records: {named}.", True
+
+
+def _on_agreement(quality: Mapping[str, Any]) -> tuple[str, bool]:
+    alpha = _mapping(_mapping(quality.get("agreement")).get("alpha_interval"))
+    value, low = number(alpha.get("value")), number(alpha.get("low"))
+    if value is None:
+        return "", False
+    written = f"Krippendorff's alpha {value:.2f}"
+    if low is not None:
+        written += f", 95% interval {low:.2f} to {alpha['high']:.2f}"
+    if low is not None and low >= RELIABLE:
+        return f"The raters agree well ({written}).", False
+    if value >= TENTATIVE:
+        return f"The raters agree enough for tentative conclusions ({written}).", False
+    return (
+        f"The raters agree little ({written}): single pairs are noisy, and a larger margin or more raters for each "
+        "caption would help."
+    ).replace(" -", " −"), True
+
+
+def _on_length(records: Mapping[str, Any]) -> tuple[str, bool]:
+    share = _mapping(_mapping(records.get("length")).get("longer_is_chosen"))
+    value, low, high = (number(share.get(key)) for key in ("value", "low", "high"))
+    if value is None or low is None or high is None:
+        return "", False
+    written = f"the longer answer is the chosen one in {100 * value:.0f}% ({100 * low:.0f} – {100 * high:.0f})"
+    if low > 0.5:
+        return f"Length bias: {written}, so a model can learn to write more instead of better.", True
+    if high < 0.5:
+        return f"Length bias: {written}, so a model can learn to say less.", True
+    return f"No clear length bias: {written}.", False
+
+
+def _explained(counts: Mapping[str, Any], total: Any) -> list[dict[str, Any]]:
+    """Reason, meaning, count and share of the rows read."""
+    return [
+        {
+            "reason": str(reason).replace("_", " "),
+            "meaning": _REASONS.get(str(reason), ""),
+            "count": count,
+            "share": count / total if total else None,
+        }
+        for reason, count in counts.items()
+    ]
+
+
+def _example(entry: Mapping[str, Any], root: Path | None) -> Example:
+    media = [Media(path) for paths in _mapping(entry.get("media")).values() for path in paths]
+    texts = [str(entry.get("chosen", "")), str(entry.get("rejected", ""))]
+    scores = [number(score) for score in entry.get("scores") or (None, None)]
+    return Example(
+        id=str(entry.get("id", "")),
+        prompt=str(entry.get("prompt", "")),
+        pictures=[_picture(item, root) for item in media],
+        answers=list(zip(("chosen", "rejected"), mark_differences(*texts), scores, strict=True)),
+    )
+
+
+def _record_example(record: Record, root: Path | None) -> Example:
+    texts = [candidate.text for candidate in record.candidates]
+    names = ["chosen", "rejected"] if record.form == "pair" else [f"candidate {n + 1}" for n in range(len(texts))]
+    marked = mark_differences(*texts) if record.form == "pair" else [escape(text) for text in texts]
+    scores = [candidate.score for candidate in record.candidates]
+    return Example(
+        id=record.id,
+        prompt=prompt_text(record),
+        pictures=[_picture(item, root) for name, item in record.media_items() if name == "images"],
+        answers=list(zip(names, marked, scores, strict=True)),
+    )
+
+
+def mark_differences(first: str, second: str) -> list[Markup]:
+    """Both texts, escaped; where they are alike, the words that differ are marked as ``<b>``."""
+    words = first.split(), second.split()
+    matcher = SequenceMatcher(None, *words, autojunk=False)
+    if matcher.ratio() < _ALIKE:
+        return [escape(first), escape(second)]
+    marked: tuple[list[Markup], list[Markup]] = ([], [])
+    for kind, start, end, other_start, other_end in matcher.get_opcodes():
+        for side, span in enumerate((slice(start, end), slice(other_start, other_end))):
+            part = escape(" ".join(words[side][span]))
+            if part:
+                marked[side].append(part if kind == "equal" else Markup("<b>{}</b>").format(part))
+    return [Markup(" ").join(parts) for parts in marked]
+
+
+def _picture(media: Media, root: Path | None) -> Thumbnail:
+    if media.path is None and media.data is None:
+        return Thumbnail(None, missing="embedded in the records")
+    try:
+        return embed(open_image(media, root))
+    except MediaError as error:
+        return Thumbnail(None, missing=error.kind.replace("_", " "))
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}
