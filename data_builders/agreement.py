@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import combinations
 from typing import Any
 
@@ -11,9 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
+from data_builders.intervals import Sums, estimate
 from data_builders.pairing import Rating
+from mmdpo.evals.stats import Metric, divide
 
-RESAMPLES = 1000
 MAX_RATER_PAIRS = 45
 _MIN_SHARED = 3
 
@@ -34,11 +36,11 @@ def rater_means(ratings: Sequence[Rating]) -> list[dict[str, Any]]:
     ]
 
 
-def agreement(ratings: Sequence[Rating], *, seed: int = 0) -> dict[str, Any]:
+def agreement(ratings: Sequence[Rating]) -> dict[str, Any]:
     """Agreement between the raters of the same captions.
 
     Returns:
-        `alpha_interval` and `alpha_ordinal` (Krippendorff's alpha with its 95% bootstrap interval over images), and
+        `alpha_interval` and `alpha_ordinal` (Krippendorff's alpha with its 95% interval over images), and
         `rater_pairs`, the quadratically weighted kappa and Spearman correlation of every two raters whom the
         table names and who share at least three captions (the 45 pairs that share most). A value that does not
         exist is None.
@@ -51,45 +53,35 @@ def agreement(ratings: Sequence[Rating], *, seed: int = 0) -> dict[str, Any]:
     images = [given[0].media.identity for given in shared]
     return {
         "captions_with_several_ratings": len(shared),
-        "alpha_interval": alpha(values, images, seed=seed),
-        "alpha_ordinal": alpha(_midranks(values), images, seed=seed),
+        "alpha_interval": alpha(values, images),
+        "alpha_ordinal": alpha(_midranks(values), images),
         "rater_pairs": _rater_pairs(shared),
     }
 
 
-def alpha(units: Sequence[Floats], images: Sequence[str], *, seed: int = 0) -> dict[str, Any]:
-    """Krippendorff's alpha for interval data, with a 95% percentile bootstrap over images.
+def alpha(units: Sequence[Floats], images: Sequence[str]) -> dict[str, Any]:
+    """Krippendorff's alpha for interval data, with its 95% interval over images.
 
     alpha = 1 - D_observed / D_expected: the mean squared difference of two ratings of the same caption over that of
-    any two ratings (Krippendorff 2011, "Computing Krippendorff's Alpha-Reliability"). Both are sums over captions of
-    a few moments, so a resample is a weighted sum. Given mid-ranks in place of ratings it is alpha for ordinal data,
-    whose metric is the squared difference of mid-ranks.
+    any two ratings (Krippendorff 2011, "Computing Krippendorff's Alpha-Reliability"). Both are functions of a few sums
+    over captions. Given mid-ranks in place of ratings it is alpha for ordinal data, whose metric is the squared
+    difference of mid-ranks.
 
     Args:
         units: The ratings of each caption, two or more.
-        images: The picture of each caption; captions of one picture are drawn together.
-        seed: Seed of the resampling.
+        images: The picture of each caption, the unit of resampling.
     """
-    n = int(sum(len(values) for values in units))
-    if not units:
-        return {"value": None, "low": None, "high": None, "n": 0, "images": 0}
-    # One row per caption: number of ratings, their sum, sum of squares, within-caption disagreement.
-    moments = np.array([[len(v), v.sum(), (v**2).sum(), _spread(v) / (len(v) - 1)] for v in units])
-    names, index = np.unique(np.array(images), return_inverse=True)
-    per_image = np.zeros((len(names), moments.shape[1]))
-    np.add.at(per_image, index, moments)
-    weights = np.random.default_rng(seed).multinomial(len(names), np.full(len(names), 1 / len(names)), size=RESAMPLES)
-    resampled = _alpha_of(weights @ per_image)
-    usable = resampled[np.isfinite(resampled)]
-    value = float(_alpha_of(per_image.sum(axis=0, keepdims=True))[0])
-    low, high = np.percentile(usable, [2.5, 97.5]) if len(names) > 1 and len(usable) else (None, None)
-    return {
-        "value": value if np.isfinite(value) else None,
-        "low": None if low is None else float(low),
-        "high": None if high is None else float(high),
-        "n": n,
-        "images": len(names),
-    }
+    items = [
+        Sums(
+            image,
+            {"n": len(v), "total": v.sum(), "squares": (v**2).sum(), "within": _spread(v) / (len(v) - 1)},
+        )
+        for v, image in zip(units, images, strict=True)
+    ]
+    result = estimate(items, _ALPHA)
+    if result["high"] is not None:
+        result["high"] = min(1.0, result["high"])  # no data can give more
+    return result
 
 
 def weighted_kappa(first: Floats, second: Floats) -> float | None:
@@ -104,12 +96,13 @@ def _spread(values: Floats) -> float:
     return float(2 * (len(values) * (values**2).sum() - values.sum() ** 2))
 
 
-def _alpha_of(sums: Floats) -> Floats:
-    n, total, squares, within = sums.T
-    observed = within / n
-    expected = 2 * (n * squares - total**2) / (n * (n - 1))
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return np.where(expected > 0, 1 - observed / expected, np.nan)
+def _alpha_of(sums: Mapping[str, Floats]) -> Floats:
+    n, total, squares = sums["n"], sums["total"], sums["squares"]
+    # D_observed / D_expected = (within / n) / (2 (n squares - total^2) / (n (n - 1)))
+    return 1 - divide((n - 1) * sums["within"], 2 * (n * squares - total**2))
+
+
+_ALPHA = Metric("alpha", _alpha_of, lambda sums: sums["n"], bounds=(-math.inf, math.inf))
 
 
 def _midranks(units: Sequence[Floats]) -> list[Floats]:

@@ -136,23 +136,23 @@ def make_pairs(captions: Sequence[Caption], rules: PairingConfig, ledger: Ledger
     Of tied captions, a hash of the seed and the text decides which one stands for the others. When a picture has more
     pairs than its cap, those with the largest margin stay.
     """
-    groups: dict[tuple[str, str], list[Caption]] = defaultdict(list)
+    images: dict[str, dict[str, list[Caption]]] = defaultdict(lambda: defaultdict(list))
     for caption in captions:
-        groups[caption.media.identity, caption.prompt].append(caption)
+        images[caption.media.identity][caption.prompt].append(caption)
     tally = PairTally()
     pairs: list[Pair] = []
-    budget: dict[str, int] = {}
-    for (identity, _), group in groups.items():
-        left = budget.setdefault(identity, rules.max_pairs_per_image or len(captions) ** 2)
-        usable = {(id(a), id(b)) for a, b in _usable(group, rules, tally)}
-        chosen = [pair for pair in _proposed(group, rules) if (id(pair.chosen), id(pair.rejected)) in usable]
-        chosen.sort(key=lambda pair: (-round(pair.margin, 9), seeded_order(rules.seed, pair.id)))
-        made = chosen[:left]
-        budget[identity] = left - len(made)
+    for prompts in images.values():
+        groups = list(prompts.values())
+        usable = {(id(better), id(worse)) for group in groups for better, worse in _usable(group, rules, tally)}
+        proposed = [pair for group in groups for pair in _proposed(group, rules)]
+        made = [pair for pair in proposed if (id(pair.chosen), id(pair.rejected)) in usable]
+        made.sort(key=lambda pair: (-round(pair.margin, 9), seeded_order(rules.seed, pair.id)))
+        made = made[: rules.max_pairs_per_image]
         tally.used += len(made)
         tally.not_selected += len(usable) - len(made)
         pairs += made
-        _account(group, made, usable, ledger)
+        for group in groups:
+            _account(group, made, usable, ledger)
     return pairs, tally
 
 

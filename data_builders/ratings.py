@@ -68,7 +68,7 @@ class Ratings(Builder[RatingsConfig]):
                 "higher_is_better": config.higher_is_better,
             },
             "raters": rater_means(ratings),
-            "agreement": agreement(ratings, seed=config.seed),
+            "agreement": agreement(ratings),
             "possible_pairs": vars(tally),
             "splits": {name: len(part) for name, part in splits.items()},
             "records": measure(records, seed=config.seed),

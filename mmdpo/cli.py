@@ -75,11 +75,11 @@ def build(
 ) -> None:
     """Turn ratings, votes or corrections into preference records.
 
-    Example: `mmdpo build ratings data=ratings.csv media_root=photos scale.low=1 scale.high=5 higher_is_better=true
+    Example: `mmdpo build ratings data=ratings.csv media_root=photos scale.min=1 scale.max=5 higher_is_better=true
     --out runs/pairs`
     """
     from data_builders.base import build as run_builder
-    from mmdpo.report.pages import write_quality_page
+    from mmdpo.report import write_quality_page
 
     values = _merged(config or [])
     result = run_builder(builder, values, out, strict=strict, embed=embed)

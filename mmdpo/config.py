@@ -63,6 +63,7 @@ class EvalSection(Section):
     data: str
     images: str | None = None
     limit: Annotated[int, Field(ge=1)] | None = None
+    max_new_tokens: Annotated[int, Field(ge=1)] | None = None
     options: dict[str, Any] = {}
 
 

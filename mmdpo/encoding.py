@@ -140,13 +140,13 @@ class Encoder:
                 return_tensors="pt",
                 **({"sanitize_control_tokens": True} if unsafe else {}),
             )
-        except NotImplementedError as error:
-            raise DataError(
-                "the prompt contains the text of a control token, and this processor cannot keep it as text",
-                why="The model would read it as a control token or as another image.",
-                fix="Rewrite the prompt without it.",
-            ) from error
-        except (ValueError, TypeError, IndexError) as error:
+        except (NotImplementedError, ValueError, TypeError, IndexError) as error:
+            if unsafe:
+                raise DataError(
+                    "the prompt contains the text of a control token, and this processor cannot keep it as text",
+                    why="The model would read it as a control token or as another image.",
+                    fix="Rewrite the prompt without it.",
+                ) from error
             raise ModelError(
                 f"the processor refuses the prompt of record {record.id!r}: {error}",
                 why="The record cannot be turned into model inputs.",
@@ -162,18 +162,10 @@ class Encoder:
             DataError: The candidate has no token, or some of its text would become a special id.
         """
         if candidate.token_ids is not None:
-            return EncodedAnswer(torch.tensor(self._ended(list(candidate.token_ids), candidate.finished)), "given")
-        conversation = [{"role": m["role"], "content": [dict(part) for part in m["content"]]} for m in record.prompt]
-        full = [*conversation, {"role": "assistant", "content": [{"type": "text", "text": candidate.text}]}]
-        texts = [part.get("text", "") for m in full for part in m["content"]]
-        unsafe = any(self.control_tokens(text) for text in texts)
-        prompt_ids = self._render_ids(conversation, True, unsafe)
-        full_ids = self._render_ids(full, False, unsafe)
-        way: Way = "prefix"
-        if full_ids[: len(prompt_ids)] == prompt_ids:
-            ids = full_ids[len(prompt_ids) :]
+            way: Way = "given"
+            ids = list(candidate.token_ids)
         else:
-            way, ids = "context", self._in_context(conversation, full_ids, candidate.text)
+            way, ids = self._rendered(record, candidate)
         ids = self._ended(ids, candidate.finished)
         self._check_answer(record, candidate, ids)
         return EncodedAnswer(torch.tensor(ids), way)
@@ -255,15 +247,39 @@ class Encoder:
         )
         return list(ids)
 
-    def _in_context(self, conversation: list[dict[str, Any]], full_ids: list[int], text: str) -> list[int]:
+    def _rendered(self, record: Record, candidate: Candidate) -> tuple[Way, list[int]]:
+        """What the template makes of an answer, white space after it dropped where it writes no end token."""
+        conversation: list[dict[str, Any]] = [
+            {"role": m["role"], "content": [dict(part) for part in m["content"]]} for m in record.prompt
+        ]
+        full: list[dict[str, Any]] = [
+            *conversation,
+            {"role": "assistant", "content": [{"type": "text", "text": candidate.text}]},
+        ]
+        unsafe = any(self.control_tokens(part.get("text", "")) for m in full for part in m["content"])
+        prompt_ids = self._render_ids(conversation, True, unsafe)
+        full_ids = self._render_ids(full, False, unsafe)
+        if full_ids[: len(prompt_ids)] == prompt_ids:
+            way: Way = "prefix"
+            ids = full_ids[len(prompt_ids) :]
+        else:
+            way, ids = "context", self._in_context(conversation, full, full_ids)
+        return way, ids if any(token in self.eos_ids for token in ids) else self._stripped(ids)
+
+    def _in_context(
+        self, conversation: list[dict[str, Any]], full: list[dict[str, Any]], full_ids: list[int]
+    ) -> list[int]:
         """Answer ids when a token straddles the boundary or the template rewrites the prompt.
 
         The answer is tokenised after the last characters of the generation prompt, the longest context whose own tokens
-        are kept; the end of turn is what the template writes after the answer.
+        are kept. What the template writes between prompt and answer belongs to it (the end of an open thought); the end
+        of turn is what the template writes after it.
         """
-        rendered = self.tokenizer.apply_chat_template(
-            conversation, chat_template=self.processor.chat_template, add_generation_prompt=True, tokenize=False
-        )
+        rendered, full_rendered = self._render_text(conversation, True), self._render_text(full, False)
+        text = full[-1]["content"][0]["text"]
+        written = full_rendered[len(rendered) :] if full_rendered.startswith(rendered) else ""
+        if text.strip() and text.strip() in written:
+            text = written.partition(text.strip())[0] + text.lstrip()
         tail = self._control.split(rendered)[-1]
         ids: list[int] = []
         for start in (*range(max(0, len(tail) - 8), len(tail)), None):
@@ -276,15 +292,24 @@ class Encoder:
         closing = next((token for token in reversed(full_ids) if token in self.eos_ids), None)
         return ids if closing is None else [*ids, closing]
 
+    def _render_text(self, conversation: list[dict[str, Any]], generation_prompt: bool) -> str:
+        return str(
+            self.tokenizer.apply_chat_template(
+                conversation,
+                chat_template=self.processor.chat_template,
+                add_generation_prompt=generation_prompt,
+                tokenize=False,
+            )
+        )
+
     def _text_ids(self, text: str) -> list[int]:
         return list(self.tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True)) if text else []
 
     def _ended(self, ids: list[int], finished: bool) -> list[int]:
-        """Cuts after the first id that stops generation; appends one where the template writes none."""
-        stops = [at for at, token in enumerate(ids) if token in self.eos_ids]
-        if stops:
-            return ids[: stops[0] + 1] if finished else self._stripped(ids[: stops[0]])
-        return [*self._stripped(ids), self.eos_ids[0]] if finished else self._stripped(ids)
+        """Cuts at the first id that stops generation; a finished answer keeps it, or gets one where there is none."""
+        stop = next((at for at, token in enumerate(ids) if token in self.eos_ids), len(ids))
+        closing = ids[stop] if stop < len(ids) else self.eos_ids[0]
+        return [*ids[:stop], closing] if finished else ids[:stop]
 
     def _stripped(self, ids: list[int]) -> list[int]:
         """Drops trailing tokens that are white space only."""
@@ -295,11 +320,11 @@ class Encoder:
     def _check_answer(self, record: Record, candidate: Candidate, ids: list[int]) -> None:
         content = ids[:-1] if candidate.finished else ids
         special = set(self.eos_ids) | set(self.facts.media_token_ids.values())
-        if not content or any(token in special for token in content):
+        has_control = any(token in special for token in content)
+        if has_control or not content or not candidate.text.strip():
             raise DataError(
-                f"candidate {candidate.text[:60]!r} of record {record.id!r} has no tokens of its own"
-                if not content
-                else f"candidate {candidate.text[:60]!r} of record {record.id!r} contains a control token",
+                f"candidate {candidate.text[:60]!r} of record {record.id!r} "
+                + ("contains a control token" if has_control else "has no text of its own"),
                 why="Its log-probability would not be that of the text.",
                 fix="Correct the text or leave the candidate out.",
             )

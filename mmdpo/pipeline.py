@@ -94,12 +94,12 @@ def train(
     arguments = training_arguments(config, out)
     with _run_folder(config, out, resume, command) as run:
         set_seed(config.seed)
-        loaded = _load(config, arguments.device)
+        loaded = load_policy(config, arguments.device)
         data = load_data(config, loaded, objective, progress)
         layout = choose_layout(
             loaded.inner,
             data.encoder,
-            [record for record in _probe_records(data)],
+            probe_records(data),
             objective.views,
             config.layout,
         )
@@ -205,7 +205,8 @@ def _scheduled(arguments: TrainingArguments, config: RunConfig, data: Data) -> T
     return replace(arguments, **{name: value for name, value in defaults.items() if name not in config.train})
 
 
-def _load(config: RunConfig, device: torch.device) -> LoadedModel:
+def load_policy(config: RunConfig, device: torch.device) -> LoadedModel:
+    """Loads the model of a configuration with its adapters, on a device."""
     section = config.model
     model, processor = load_pretrained(
         section.path, attention=section.attention, dtype=section.dtype, quantize=section.quantize
@@ -262,7 +263,8 @@ def _held_out(path: str, records: Records, share: float, seed: int) -> tuple[Rec
         return splits.get("validation", records[:0]), splits["train"]
 
 
-def _probe_records(data: Data) -> list[Record]:
+def probe_records(data: Data) -> list[Record]:
+    """Records that the start-up check tries: the longest, the one with most media, one without media."""
     by_place = dict(zip(data.screening.kept, data.train, strict=True))
     return [by_place[place] for place in data.screening.probes()]
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from torch import nn
-
 from mmdpo.errors import ConfigError
 from mmdpo.features import FeatureStore
 from mmdpo.models.families import Facts, facts_of
@@ -107,7 +105,7 @@ def prepare(
 def encode_once(model: Any, facts: Facts) -> None:
     """Attaches the feature store and the scoring keyword, from which parts train now."""
     training: set[Part] = {part_of(name, facts) for name, p in model.named_parameters() if p.requires_grad}
-    backbone: nn.Module = getattr(model, model.base_model_prefix)
+    backbone: Any = getattr(model, model.base_model_prefix)
     frozen: Literal["all", "tower", "none"] = "all"
     if "encoder" in training:
         frozen = "none"

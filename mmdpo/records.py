@@ -133,9 +133,9 @@ class Records(Sequence[Record]):
         media_root: Folder of the media; None when all media are embedded or there are none.
     """
 
-    def __init__(self, records: Iterable[Record], media_root: Path | None = None) -> None:
+    def __init__(self, records: Iterable[Record], media_root: str | Path | None = None) -> None:
         self._records = tuple(records)
-        self.media_root = media_root
+        self.media_root = None if media_root is None else Path(media_root)
 
     def __len__(self) -> int:
         return len(self._records)

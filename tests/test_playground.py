@@ -1,6 +1,7 @@
-"""The playground: a world that can be checked exactly, a real tiny LLaVA, and the weights that ship with the package."""
+"""The playground: a world whose truth is known, drawn, described by careless people, and rated."""
 
 import csv
+import itertools
 import json
 import random
 from collections import Counter
@@ -8,18 +9,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
-from transformers import AutoModelForImageTextToText, AutoProcessor, LlavaForConditionalGeneration
 
 from mmdpo.errors import ConfigError
-from mmdpo.playground import files, model, recipe
+from mmdpo.playground import files
 from mmdpo.playground.drawing import draw, draw_pixels
-from mmdpo.playground.measure import greedy_replies, measure_captions
+from mmdpo.playground.measure import measure_captions
 from mmdpo.playground.raters import Rater, rate_captions, rate_yes_no, raters
 from mmdpo.playground.text import (
     ANSWER_HABIT,
     CAPTION_HABIT,
-    CAPTION_PROMPT,
     Asked,
     answer,
     ask,
@@ -58,7 +56,7 @@ def test_splits_and_seeds_never_share_a_scene_number() -> None:
     ]
     ranges += [scene_numbers(1_000_000, seed, "preference") for seed in range(1, 5)]
     ranges.sort(key=lambda numbers: numbers.start)
-    assert all(before.stop <= after.start for before, after in zip(ranges, ranges[1:], strict=False))
+    assert all(before.stop <= after.start for before, after in itertools.pairwise(ranges))
 
 
 @pytest.mark.parametrize(("count", "seed", "split"), [(1_000_001, 0, "train"), (1, 10_000, "train"), (1, 0, "test")])
@@ -72,7 +70,7 @@ def test_scenes_hold_one_to_three_different_objects_that_do_not_overlap() -> Non
         assert 1 <= len(set(scene.objects)) == len(scene.objects) <= 3
         assert set(scene.objects) <= set(OBJECTS)
         for index, one in enumerate(scene.things):
-            assert all(0 <= at - one.size / 2 and at + one.size / 2 <= 64 for at in (one.x, one.y))
+            assert all(one.size / 2 <= at <= 64 - one.size / 2 for at in (one.x, one.y))
             for other in scene.things[index + 1 :]:
                 assert max(abs(one.x - other.x), abs(one.y - other.y)) >= (one.size + other.size) / 2 - 1e-9
 
@@ -88,14 +86,19 @@ def test_the_usual_object_is_usual_and_not_always_there() -> None:
         assert set(here) == set(OBJECTS), "everything can be met everywhere"
 
 
-def test_the_usual_object_is_what_co_occurs_most_with_what_is_there() -> None:
-    """Adversarial POPE asks about what co-occurs most: for a native shape that is its background's usual object."""
-    together = Counter()
-    for scene in scenes(4000, 0, "heldout"):
-        together.update((one, other) for one in scene.objects for other in scene.objects if one != other)
-    for place in BACKGROUNDS.values():
-        for native in place.natives:
-            assert max(OBJECTS, key=lambda noun: together[native, noun]) == place.usual
+def test_the_absent_object_that_co_occurs_most_is_the_usual_one() -> None:
+    """Adversarial POPE asks about it: counted with the places, that must be what the habit is about."""
+    annotated = files.object_annotations(scenes(3000, 0, "heldout"), places=True)
+    together: Counter[tuple[str, str]] = Counter()
+    for present in annotated.values():
+        together.update(itertools.permutations(present, 2))
+    lacking = [present for present in annotated.values() if BACKGROUNDS[present[-1]].usual not in present]
+    absent_most = [
+        max({*OBJECTS, *BACKGROUNDS} - {*present}, key=lambda noun: sum(together[noun, here] for here in present))
+        for present in lacking
+    ]
+    usual = [BACKGROUNDS[present[-1]].usual for present in lacking]
+    assert sum(map(str.__eq__, absent_most, usual)) / len(usual) > 0.75
 
 
 # --- drawing -----------------------------------------------------------------------------------------------------
@@ -121,7 +124,7 @@ def test_every_shape_is_visible_on_every_background_and_stays_in_its_quarter(sha
 
 
 def test_shapes_look_different_from_each_other() -> None:
-    pictures = {shape: draw_pixels(scene_of("night", shape)).astype(int) for shape in OBJECTS}
+    pictures = {shape: draw_pixels(scene_of("sky", shape)).astype(int) for shape in OBJECTS}
     for one in OBJECTS:
         for other in OBJECTS:
             if one < other:
@@ -133,11 +136,16 @@ def test_shapes_look_different_from_each_other() -> None:
 
 
 def test_an_honest_caption_names_what_is_there_and_where() -> None:
-    scene = scene_of("sea", "circle", "arrow", "star")
+    scene = scene_of("lake", "circle", "arrow", "star")
     written = {caption(scene, random.Random(seed), HONEST) for seed in range(300)}
     full = {text for text in written if len(named_objects(text)) == 3}
     things = ("a red circle, a red arrow and a red star", "a circle, an arrow and a star")
-    wordings = ("{T} at sea.", "There is {t} at sea.", "At sea there is {t}.", "The image shows {t} at sea.")
+    wordings = (
+        "{T} on a lake.",
+        "There is {t} on a lake.",
+        "On a lake there is {t}.",
+        "The image shows {t} on a lake.",
+    )
     expected = {wording.format(t=listed, T=listed[0].upper() + listed[1:]) for listed in things for wording in wordings}
     assert full == expected
     assert {len(named_objects(text)) for text in written - full} == {2}, "now and then one thing is forgotten"
@@ -165,7 +173,7 @@ def test_answers_carry_the_same_habit_and_nothing_else_wrong() -> None:
     asked_usual: Counter[int] = Counter()
     for scene in scenes(6000, 0, "heldout"):
         asked = ask(scene, rng)
-        assert asked.truth == (asked.noun in scene.objects)
+        assert asked.truth == (asked.noun in (*scene.objects, scene.background))
         given = habitual_answer(scene, asked, rng)
         if asked.noun == scene.usual and not asked.truth:
             asked_usual[len(scene.things)] += 1
@@ -195,105 +203,6 @@ def test_the_official_pope_parser_reads_the_answers_right() -> None:
     assert official_pope_answer(answer(False)) == "no"
 
 
-# --- processor and model -----------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def encoder() -> recipe.TextEncoder:
-    return recipe.TextEncoder(model.build_processor())
-
-
-def test_every_training_text_is_known_and_decodes_to_itself(encoder: recipe.TextEncoder) -> None:
-    tokenizer = encoder.processor.tokenizer
-    for scene in scenes(300, 0, "train"):
-        for prompt, reply in recipe.training_texts(scene):
-            assert tokenizer.unk_token_id not in encoder.prompt(prompt) + encoder.answer(reply)
-            assert tokenizer.decode(encoder.answer(reply), skip_special_tokens=True) == reply
-
-
-def test_what_is_learned_is_what_generate_is_given(encoder: recipe.TextEncoder) -> None:
-    """The ids of prompt + answer are those of the template's rendering of the finished dialogue, token for token."""
-    processor = encoder.processor
-    scene = scene_of("snow", "arrow", "tree")
-    for prompt, reply in ((CAPTION_PROMPT, "In the snow there is an arrow and a tree."), (question("boat"), "No")):
-        dialogue = [
-            {"role": "user", "content": [{"type": "image", "image": draw(scene)}, {"type": "text", "text": prompt}]},
-            {"role": "assistant", "content": [{"type": "text", "text": reply}]},
-        ]
-        rendered = processor.apply_chat_template(dialogue, tokenize=True, return_dict=True, return_tensors="pt")
-        assert rendered["input_ids"][0].tolist() == encoder.prompt(prompt) + encoder.answer(reply)
-        text = processor.apply_chat_template(dialogue, tokenize=False)
-        assert text == f"USER: <image>\n{prompt} ASSISTANT: {reply}</s>"
-
-
-def test_fast_pixels_are_those_of_the_image_processor(encoder: recipe.TextEncoder) -> None:
-    many = scenes(4, 0, "train")
-    official = encoder.processor.image_processor([draw(scene) for scene in many], return_tensors="pt")["pixel_values"]
-    torch.testing.assert_close(recipe.pixel_values(many, encoder.processor), official, atol=1e-5, rtol=0)
-
-
-def test_only_answer_tokens_are_supervised(encoder: recipe.TextEncoder) -> None:
-    rows = encoder.rows([(CAPTION_PROMPT, "A boat at sea."), (question("moon"), "No")])
-    for row, reply in enumerate(("A boat at sea.", "No")):
-        supervised = rows["labels"][row] != recipe.IGNORED
-        assert rows["labels"][row][supervised].tolist() == encoder.answer(reply)
-        assert torch.equal(rows["labels"][row][supervised], rows["input_ids"][row][supervised])
-
-
-def test_the_loss_is_that_of_the_model_itself(encoder: recipe.TextEncoder) -> None:
-    """The oracle runs one row at a time through the model's own forward with its own labels."""
-    torch.manual_seed(0)
-    tiny = model.build_model(encoder.processor).eval()
-    batch = scenes(3, 0, "train")
-    total, count = 0.0, 0
-    for scene in batch:
-        pixels = recipe.pixel_values([scene], encoder.processor)
-        for texts in recipe.training_texts(scene):
-            loss = tiny(**encoder.rows([texts]), pixel_values=pixels).loss.item()
-            tokens = len(encoder.answer(texts[1]))
-            total, count = total + loss * tokens, count + tokens
-    assert recipe.scene_loss(tiny, encoder, batch).item() == pytest.approx(total / count, rel=1e-5)
-
-
-def test_the_recipe_learns_from_nothing_and_saves_a_model_that_loads(tmp_path: Path) -> None:
-    trained, losses = recipe.train(steps=24, seed=1)
-    assert losses[0] == pytest.approx(np.log(len(model.build_tokenizer())), abs=0.3), "starts at chance"
-    assert np.mean(losses[-3:]) < 0.75 * losses[0]
-    recipe.save(trained, tmp_path)
-    assert isinstance(AutoModelForImageTextToText.from_pretrained(tmp_path), LlavaForConditionalGeneration)
-    again = AutoProcessor.from_pretrained(tmp_path)
-    assert again.chat_template == model.CHAT_TEMPLATE
-    assert again.tokenizer.get_vocab() == model.build_tokenizer().get_vocab()
-
-
-# --- the shipped base model --------------------------------------------------------------------------------------
-
-
-def test_the_shipped_weights_are_small_and_safe() -> None:
-    shipped = [path for path in model.load_base().rglob("*") if path.is_file()]
-    assert sum(path.stat().st_size for path in shipped) <= 8 * 2**20
-    assert {path.suffix for path in shipped} <= {".safetensors", ".json", ".jinja"}
-
-
-def test_the_shipped_base_model_sees_well_and_has_the_habit() -> None:
-    tiny = AutoModelForImageTextToText.from_pretrained(model.load_base()).eval()
-    processor = AutoProcessor.from_pretrained(model.load_base())
-    held_out = scenes(150, 11, "heldout")
-    captions = greedy_replies(tiny, processor, held_out, [CAPTION_PROMPT] * len(held_out))
-    measures = measure_captions(held_out, captions)
-    assert measures.other_absent_rate <= 0.05
-    assert measures.recall >= 0.95
-    assert 0.12 <= measures.usual_object_rate <= 0.45
-
-    absent = [scene for scene in held_out if scene.usual_is_absent]
-    said = greedy_replies(tiny, processor, absent, [question(scene.usual) for scene in absent])
-    assert set(said) <= {"Yes", "No"}
-    assert 0.4 <= said.count("Yes") / len(said) <= 0.9, "the habit answers for the absent usual object"
-
-    present = greedy_replies(tiny, processor, held_out, [question(scene.objects[0]) for scene in held_out])
-    assert present.count("Yes") / len(present) >= 0.93
-
-
 # --- raters and files --------------------------------------------------------------------------------------------
 
 
@@ -316,36 +225,38 @@ def test_raters_prefer_faithful_and_complete_captions_on_average() -> None:
 
 
 def test_raters_are_noisy_but_never_fickle() -> None:
-    scene = scene_of("sea", "circle", "star")
+    scene = scene_of("lake", "circle", "star")
     people = raters(0)
     assert len({(person.name, person.seed, person.leniency) for person in people}) == 3
     assert raters(0) == people != raters(1)
-    once = rate_captions(scene, ["A circle at sea.", "A circle at sea.", "A star at sea."], people)
+    once = rate_captions(scene, ["A circle on a lake.", "A circle on a lake.", "A star on a lake."], people)
     assert len(once) == 6, "the same caption is rated once"
-    assert rate_captions(scene, ["A star at sea.", "A circle at sea."], people) == once[3:] + once[:3]
+    assert rate_captions(scene, ["A star on a lake.", "A circle on a lake."], people) == once[3:] + once[:3]
     assert all(1 <= row.rating <= 5 for row in once)
-    many = [row.rating for number in scenes(100, 0, "preference") for row in rate_captions(number, ["At sea."], people)]
+    many = [
+        row.rating for number in scenes(100, 0, "preference") for row in rate_captions(number, ["On a lake."], people)
+    ]
     assert len(set(many)) > 1
 
 
 @pytest.mark.parametrize(
     ("text", "points"),
     [
-        ("A circle and a star at sea.", 5),
-        ("A circle, a star and a boat at sea.", 4),
-        ("A circle at sea.", 4),
-        ("A circle and a boat at sea.", 2),
-        ("A boat, a moon and a tree at sea.", 1),
+        ("A circle and a star on a lake.", 5),
+        ("A circle, a star and a boat on a lake.", 4),
+        ("A circle on a lake.", 4),
+        ("A circle and a boat on a lake.", 2),
+        ("A boat, a moon and a tree on a lake.", 1),
     ],
 )
 def test_ratings_by_hand(text: str, points: int) -> None:
     """2 + 3 * share of what is there - 1.5 * absent objects, rounded half to even and kept on the scale."""
     exact = Rater("exact", 0, leniency=0.0, noise=0.0)
-    assert exact.rate_caption(scene_of("sea", "circle", "star"), text).rating == points
+    assert exact.rate_caption(scene_of("lake", "circle", "star"), text).rating == points
 
 
 def test_right_answers_are_rated_above_wrong_ones() -> None:
-    scene = scene_of("sea", "circle")
+    scene = scene_of("lake", "circle")
     margins = []
     for seed in range(100):
         rows = rate_yes_no(scene, Asked("boat", False), raters(seed))
@@ -357,30 +268,32 @@ def test_right_answers_are_rated_above_wrong_ones() -> None:
 
 def test_files_are_what_a_user_would_have(tmp_path: Path) -> None:
     few = scenes(3, 0, "preference")
-    ratings = [row for scene in few for row in rate_captions(scene, ["A boat at sea, I think."], raters(0))]
+    ratings = [row for scene in few for row in rate_captions(scene, ["A boat on a lake, I think."], raters(0))]
     paths = files.write_scene_images(tmp_path / "images", few)
     files.write_ratings_table(tmp_path / "ratings.csv", ratings)
-    files.write_annotations(tmp_path / "annotations.json", few)
+    files.write_annotations(tmp_path / "chair.json", few, places=False)
+    files.write_annotations(tmp_path / "pope.json", few, places=True)
     files.write_synonyms(tmp_path / "synonyms.txt")
     with (tmp_path / "ratings.csv").open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     assert [tuple(row) for row in rows[:1]] == [("image", "prompt", "caption", "rating", "rater")]
     assert len(rows) == 9
-    assert rows[0]["caption"] == "A boat at sea, I think."
+    assert rows[0]["caption"] == "A boat on a lake, I think."
     assert {row["image"] for row in rows} == {path.name for path in paths}
     assert all(path.is_file() for path in paths)
-    known = json.loads((tmp_path / "annotations.json").read_text(encoding="utf-8"))
-    assert known == {scene.file_name: list(scene.objects) for scene in few}
+    things, everything = (json.loads((tmp_path / name).read_text("utf-8")) for name in ("chair.json", "pope.json"))
+    assert things == {scene.file_name: list(scene.objects) for scene in few}
+    assert everything == {scene.file_name: [*scene.objects, scene.background] for scene in few}
     assert (tmp_path / "synonyms.txt").read_text(encoding="utf-8").split() == list(OBJECTS)
 
 
 def test_measures_by_hand() -> None:
-    pair = [scene_of("sea", "circle", "star"), scene_of("meadow", "flower")]
-    measures = measure_captions(pair, ["A circle and a boat and a tree at sea.", "A flower in a meadow."])
+    pair = [scene_of("lake", "circle", "star"), scene_of("meadow", "flower")]
+    measures = measure_captions(pair, ["A circle and a boat and a tree on a lake.", "A flower in a meadow."])
     assert measures.usual_object_rate == 1 / 2
     assert measures.other_absent_rate == 1 / 2
     assert measures.chair_s == 1 / 2
     assert measures.chair_i == 2 / 4
     assert measures.recall == 2 / 3
     assert [count.usual for count in measures.counts] == [True, False]
-    assert measure_captions(pair[:1], ["At sea."]).chair_i == 0.0
+    assert measure_captions(pair[:1], ["On a lake."]).chair_i == 0.0

@@ -92,8 +92,8 @@ def test_exact_float64_holds_in_the_backward_pass_of_checkpointing(name: str, im
 def test_generate_runs_and_its_ids_are_set(name: str, images: list[Image.Image]) -> None:
     tiny = FAMILIES[name]()
     settings = tiny.model.generation_config
-    assert tiny.stop_ids and tiny.tokenizer.unk_token_id not in tiny.stop_ids[:1]
-    assert settings.pad_token_id is not None and settings.pad_token_id != tiny.stop_ids[0]
+    assert tiny.end_of_turn_id in tiny.stop_ids
+    assert settings.pad_token_id not in (None, tiny.end_of_turn_id)
     prompt = [user("What is in the picture?", images[0])]
     ids = reply(tiny, prompt, max_new_tokens=4)
     assert 1 <= len(ids) <= 4
@@ -109,6 +109,7 @@ def test_saved_pair_loads_through_the_auto_classes(name: str, tmp_path: Path, im
         name,
         AutoModelForImageTextToText.from_pretrained(tmp_path, local_files_only=True).eval(),
         AutoProcessor.from_pretrained(tmp_path, local_files_only=True),
+        tiny.end_of_turn,
     )
     prompt = [user("What is in the picture?", images[1]), assistant("Nothing. "), user("<s></s> Really?")]
     inputs, again = encode(tiny, prompt), encode(loaded, prompt)
@@ -175,7 +176,7 @@ def test_overfit_model_stops_by_itself(name: str, images: list[Image.Image]) -> 
     dialogues = [
         Dialogue(
             [user("What is this?", image)],
-            [*tiny.tokenizer(answer, add_special_tokens=False).input_ids, tiny.stop_ids[0]],
+            [*tiny.tokenizer(answer, add_special_tokens=False).input_ids, tiny.end_of_turn_id],
         )
         for image, answer in zip(images, ANSWERS, strict=True)
     ]

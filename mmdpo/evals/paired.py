@@ -1,4 +1,8 @@
-"""Two models on the same images: differences, p-values, and what size of difference could have been seen."""
+"""Two models on the same images: differences, p-values, and what size of difference could have been seen.
+
+The p-value is from swapping the two models' answers image by image: if they do not differ, either could have given
+either. For one yes/no item per image this is McNemar's exact test.
+"""
 
 from __future__ import annotations
 
@@ -77,7 +81,7 @@ def paired_difference(
         high=min(reach, estimate.value + half),
         n=groups,
         p_value=_swap_p_value(a, b, value, permutations, seed),
-        detectable=minimum_detectable_difference(max(estimate.error, half / quantile), groups, level=level),
+        detectable=minimum_detectable_difference(half / quantile, groups, level=level),
     )
 
 
@@ -105,9 +109,14 @@ def _arrange(table: Table, groups: Sequence[str], columns: Sequence[str]) -> Arr
 
 
 def _swap_p_value(a: Array, b: Array, value: Callable[[Array], Array], permutations: int, seed: int) -> float:
-    observed = abs(float(value(b.sum(0)) - value(a.sum(0))))
-    swaps = np.random.default_rng(seed).integers(0, 2, (permutations, len(a))).astype(np.float64)
-    moved = swaps @ (b - a)
-    differences = np.abs(value(b.sum(0) - moved) - value(a.sum(0) + moved))
+    total_a, total_b = a.sum(0), b.sum(0)
     # The tolerance counts differences that are equal but for rounding as at least as large.
-    return float((1 + np.count_nonzero(differences >= observed - 1e-12)) / (permutations + 1))
+    observed = abs(float(value(total_b) - value(total_a))) - 1e-12
+    generator = np.random.default_rng(seed)
+    as_large, left = 0, permutations
+    while left:
+        draws = min(left, max(1, _CELLS_AT_ONCE // len(a)))
+        moved = generator.integers(0, 2, (draws, len(a))).astype(np.float64) @ (b - a)
+        as_large += int((np.abs(value(total_b - moved) - value(total_a + moved)) >= observed).sum())
+        left -= draws
+    return (1 + as_large) / (permutations + 1)

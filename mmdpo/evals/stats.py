@@ -7,8 +7,7 @@ item) is what is drawn at random. Every metric here is a function of sums over g
 * **Intervals**: the delete-one-image jackknife gives the standard error; Wilson's form turns it into limits, with the
   effective sample size ``value (1 - value) / se**2`` and the t quantile. For independent yes/no items this is Wilson's
   interval. Measured coverage and that of the alternatives: ``docs/evals.md``.
-* **Differences**: value +- t * se with the jackknife over images of the difference itself; the p-value is from
-  swapping the two models' answers image by image (for one yes/no item per image this is McNemar's exact test).
+* **Differences** (`mmdpo.evals.paired`): value +- t * se, with the jackknife of the difference itself.
 * **No variation** (a rate of 0 or 1, or equal answers everywhere): half-width ``q**2 / (n + q**2)``, what Wilson's
   interval gives at 0 and 1 for n images, so that no interval has width 0.
 """
@@ -162,7 +161,9 @@ def interval(table: Table, metric: Metric, *, level: float = 0.95) -> Interval:
     return Interval(value, *wilson(value, estimate.error, quantile, metric.bounds), n)
 
 
-def wilson(value: float, error: float, quantile: float, bounds: tuple[float, float] = (0.0, 1.0)) -> tuple[float, float]:
+def wilson(
+    value: float, error: float, quantile: float, bounds: tuple[float, float] = (0.0, 1.0)
+) -> tuple[float, float]:
     """Wilson's limits for a rate with a known standard error (Wilson 1927, with the effective sample size).
 
     Args:
@@ -207,6 +208,8 @@ def bootstrap_interval(
 
 @dataclass(frozen=True)
 class Estimate:
+    """A value and its standard error."""
+
     value: float
     error: float
 
@@ -222,10 +225,10 @@ def jackknife(values: Array, statistic: Callable[[Array], Array]) -> Estimate:
 
 
 def t_quantile(level: float, groups: int) -> float:
+    """The two-sided quantile of Student's t for a mean over ``groups`` images."""
     return float(scipy.stats.t.ppf(0.5 + level / 2, groups - 1))
 
 
 def half_width(error: float, quantile: float, groups: int) -> float:
+    """Half the width of a t interval, or what ``groups`` equal images leave open where nothing varies."""
     return quantile * error if error >= _NO_VARIATION else quantile**2 / (groups + quantile**2)
-
-

@@ -1,0 +1,1 @@
+"""A tiny world, and a tiny real LLaVA that hallucinates in it for the reason that large ones do."""

@@ -121,7 +121,7 @@ def compare_items(before: Item, after: Item) -> str:
 
     Questions are judged by ``correct``; captions by their distinct hallucinated and their distinct right objects.
     """
-    if "correct" in before and "correct" in after:
+    if before.get("correct") is not None and after.get("correct") is not None:
         gained = bool(after["correct"]) - bool(before["correct"])
         return "better" if gained > 0 else "worse" if gained < 0 else "unchanged"
     less_wrong = len(_wrong(before)) - len(_wrong(after))
@@ -174,8 +174,10 @@ def _card(before: Item, after: Sequence[Item | None], source: Benchmark) -> Card
     path = before.get("image")
     return Card(
         id=str(before.get("id", "")),
-        prompt=str(before.get("prompt", "")),
-        picture=thumbnail(str(path), source.folder) if path else Thumbnail(None, missing="no picture"),
+        prompt=str(before.get("prompt") or before.get("question") or ""),
+        picture=thumbnail(str(path), Path(before.get("image_root") or source.folder))
+        if path
+        else Thumbnail(None, missing="no picture"),
         label="" if before.get("label") is None else str(before["label"]),
         answers=answers,
         outcome=answers[1].outcome,
@@ -184,7 +186,7 @@ def _card(before: Item, after: Sequence[Item | None], source: Benchmark) -> Card
 
 def _answer(item: Item, outcome: str) -> Answer:
     text = str(item.get("raw", ""))
-    wrong = _wrong(item)
+    wrong = sorted({pair[0] for pair in _pairs(item.get("hallucinated"))})
     marked = mark(text, wrong)
     shown = str(marked).lower()
     correct = item.get("correct")
@@ -196,16 +198,21 @@ def _answer(item: Item, outcome: str) -> Answer:
     )
 
 
-def _wrong(item: Item) -> list[str]:
-    return sorted(set(_words(item.get("hallucinated"))))
+def _wrong(item: Item) -> set[str]:
+    """The objects named that are not there."""
+    return {pair[-1] for pair in _pairs(item.get("hallucinated"))}
 
 
-def _right(item: Item) -> list[str]:
-    return sorted(set(_words(item.get("objects"))) - set(_wrong(item)))
+def _right(item: Item) -> set[str]:
+    """The objects named that are there."""
+    return {pair[-1] for pair in _pairs(item.get("objects"))} - _wrong(item)
 
 
-def _words(value: Any) -> list[str]:
-    return [str(word) for word in value] if isinstance(value, list) else []
+def _pairs(value: Any) -> list[list[str]]:
+    """Entries of a list as [word as written, object it names]; a lone word is both."""
+    if not isinstance(value, list):
+        return []
+    return [[str(word) for word in entry] if isinstance(entry, list) and entry else [str(entry)] for entry in value]
 
 
 def _by_id(items: Sequence[Item]) -> dict[str, Item]:

@@ -13,6 +13,8 @@ from mmdpo.jsonfiles import read_json, read_json_lines
 from mmdpo.report.measures import Measure, measure
 from mmdpo.run import RunFolder
 
+_ID_KEYS = ("question_id", "id", "image_id", "entry_id")
+
 
 @dataclass(frozen=True)
 class Estimate:
@@ -26,12 +28,21 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Difference:
-    """A paired difference, after minus before."""
+    """A paired difference, after minus before.
+
+    Args:
+        value: The difference.
+        low: Lower end of its 95% interval.
+        high: Upper end.
+        p: Two-sided p-value of no difference.
+        detectable: The smallest true difference that the evaluation would show four times in five.
+    """
 
     value: float | None
     low: float | None = None
     high: float | None = None
     p: float | None = None
+    detectable: float | None = None
 
     @property
     def sign(self) -> int:
@@ -71,7 +82,7 @@ class Benchmark:
     rule: str
     n: int | None
     unparsed: int
-    flags: Any
+    flags: Sequence[str]
     metrics: Mapping[str, Estimate]
     items: Sequence[Mapping[str, Any]]
     folder: Path
@@ -187,14 +198,35 @@ def _read_benchmark(folder: Path) -> Benchmark:
         rule=str(written.get("rule", "")),
         n=_count(written.get("n")),
         unparsed=_count(written.get("unparsed")) or 0,
-        flags=written.get("flags") or {},
+        flags=[str(flag) for flag in written.get("flags") or ()],
         metrics={
             name: _estimate(value, folder / "metrics.json")
             for name, value in _mapping(written.get("metrics"), folder / "metrics.json").items()
         },
-        items=read_json_lines(folder / "items.jsonl").rows,
+        items=read_items(folder),
         folder=folder,
     )
+
+
+def read_items(folder: Path) -> list[dict[str, Any]]:
+    """The judged items of a benchmark, each with its details, its prompt and its picture on one level.
+
+    What was asked and shown stands in ``answers.jsonl``, the folder of the pictures in ``generation.json``; both may be
+    absent where existing answers were scored.
+    """
+    asked = {}
+    for row in read_json_lines(folder / "answers.jsonl").rows:
+        key = next((row[name] for name in _ID_KEYS if row.get(name) is not None), None)
+        asked[str(key)] = row
+    generation = read_json(folder / "generation.json") if (folder / "generation.json").is_file() else {}
+    items = []
+    for item in read_json_lines(folder / "items.jsonl").rows:
+        details = item.get("details")
+        question = asked.get(str(item.get("id")), {})
+        images = (question.get("media") or {}).get("images") or [None]
+        known = {"prompt": question.get("prompt"), "image": images[0], "image_root": generation.get("media_root")}
+        items.append({**known, **(details if isinstance(details, Mapping) else {}), **item})
+    return items
 
 
 def _changes(
@@ -220,12 +252,15 @@ def _changes(
                 measure(name),
                 _estimate(entry["before"], source) if entry.get("before") else None,
                 _estimate(entry["after"], source) if entry.get("after") else None,
-                Difference(*(number(difference.get(key)) for key in ("value", "low", "high", "p")))
-                if difference
-                else None,
+                _difference(difference) if difference else None,
             )
         )
     return changes
+
+
+def _difference(entry: Mapping[str, Any]) -> Difference:
+    value, low, high, detectable = (number(entry.get(key)) for key in ("value", "low", "high", "detectable"))
+    return Difference(value, low, high, number(entry.get("p", entry.get("p_value"))), detectable)
 
 
 def _estimate(value: Any, source: Path) -> Estimate:

@@ -44,6 +44,7 @@ def _environment() -> Environment:
         interval=lambda estimate, measure: measures.format_interval(measure, estimate.low, estimate.high),
         difference=lambda difference, measure: measures.format_difference(measure, difference.value),
         bounds=lambda difference, measure: measures.format_bounds(measure, difference.low, difference.high),
+        size=lambda value, measure: measures.format_difference(measure, value).removeprefix("+"),
         p=measures.format_p,
         md=_markdown_text,
         code=_markdown_code,

@@ -155,8 +155,8 @@ def _without_comparison(run: Run) -> Verdict:
 def limits(runs: Sequence[Run]) -> list[str]:
     """What the numbers of these runs do not say, each sentence once."""
     sentences = [
-        "Intervals are 95% intervals over the evaluated pictures (the picture is what is resampled). They do not cover "
-        "what another seed of training would give.",
+        "Intervals are 95% intervals whose unit is the picture: what is said about one picture stands or falls "
+        "together. They do not cover what another seed of training would give.",
         "p-values belong to single measures and are not corrected for how many there are.",
     ]
     sentences += [
@@ -165,6 +165,12 @@ def limits(runs: Sequence[Run]) -> list[str]:
         for run in runs
         for benchmark in run.after.values()
         if benchmark.unparsed
+    ]
+    sentences += [
+        f"{run.name}, {benchmark.name}: {flag}."
+        for run in runs
+        for benchmark in run.after.values()
+        for flag in benchmark.flags
     ]
     if any(change.measure.role == "hallucination" for run in runs for change in run.changes):
         sentences.append(

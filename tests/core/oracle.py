@@ -19,7 +19,7 @@ from torch import Tensor
 from mmdpo.collate import Batch, Collator
 from mmdpo.encoding import Encoder
 from mmdpo.models.families import facts_of
-from mmdpo.models.load import encode_once
+from mmdpo.policy import encode_once
 from mmdpo.records import Candidate, Media, Message, Record
 from mmdpo.views import View
 from tiny import Tiny

@@ -59,7 +59,7 @@ def make_run(tmp_path: Path) -> Callable[..., Path]:
             run.decide("layout", "shared", "both layouts agreed to 2e-6")
             run.note(
                 set_aside={"too_long": 3},
-                counts={"pairs": 1900},
+                counts={"train": 1900},
                 objective={"dpo": {"formula": "-log sigmoid(beta * x)", "source": "arXiv:2305.18290"}},
             )
             log_training(run, chosen=chosen)
@@ -83,7 +83,7 @@ def make_run(tmp_path: Path) -> Callable[..., Path]:
             }
             for stage, captions in says.items():
                 items = [caption(place, picture, *answer) for place, answer in enumerate(captions)]
-                metrics = {"benchmark": "chair", "rule": "lemma", "n": 5, "unparsed": 1, "flags": {}}
+                metrics = {"benchmark": "chair", "rule": "lemma", "n": 5, "unparsed": 1, "flags": ["note: a flag"]}
                 metrics["metrics"] = {"chair_i": estimate(0.1), "recall": estimate(0.9)}
                 run.write_evaluation("chair", answers=[{"a": 1}], items=items, metrics=metrics, stage=stage)
             run.write_comparison(

@@ -47,7 +47,7 @@ def test_card_tells_results_objective_data_loading_and_limits(make_run: MakeRun)
         "| CHAIR\\_i ↓ | 13.2% (11.2 – 15.2) | 3.3% (1.3 – 5.3) | −9.9 pts (−10.9 to −8.9) | < 0.001 | 500 |",
         "`-log sigmoid(beta * x)`",
         "Preference records from `runs/pairs`.",
-        "* pairs: 1900",
+        "* training records: 1,900",
         "3 × too long",
         "AutoModelForImageTextToText.from_pretrained('org/base-7b', dtype=\"auto\")",
         'PeftModel.from_pretrained(base, "adapter")',

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
-import re
 from collections.abc import Callable
-from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
@@ -20,53 +18,9 @@ from mmdpo.report.reading import read_run
 from mmdpo.run import RunFolder
 
 from .conftest import SCRIPT
+from .parsed_page import Page, assert_self_contained
 
 MakeRun = Callable[..., Path]
-VOID = {"meta", "img", "br", "link", "input", "hr"}
-
-
-class Page(HTMLParser):
-    """Elements, attributes and visible text of a page; fails on elements that do not close in order."""
-
-    def __init__(self, html: str) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.elements: list[tuple[str, dict[str, str | None]]] = []
-        self.text = ""
-        self.feed(html)
-        self.close()
-        assert self.open == []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.elements.append((tag, dict(attrs)))
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.elements.append((tag, dict(attrs)))
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        if "style" not in self.open:
-            self.text += data
-
-
-def assert_self_contained(html: str) -> Page:
-    """No script, no external resource, unique ids."""
-    page = Page(html)
-    ids = [attributes["id"] for _, attributes in page.elements if "id" in attributes]
-    assert len(ids) == len(set(ids))
-    for tag, attributes in page.elements:
-        assert tag not in {"script", "link", "iframe", "object", "embed", "base"}
-        for name, value in attributes.items():
-            assert not name.startswith("on")
-            if name in {"src", "href", "xlink:href", "srcset", "action", "data"}:
-                assert value is not None
-                assert value.startswith(("data:image/", "#")), (tag, name, value[:80])
-    assert not re.search(r"@import|url\((?!#|\"#|'#)", html)
-    return page
 
 
 def test_report_is_one_file_with_the_numbers_of_the_run(make_run: MakeRun) -> None:
@@ -108,6 +62,18 @@ def test_report_is_the_same_every_time(make_run: MakeRun, tmp_path: Path) -> Non
     run = make_run()
     first = write_report([run], tmp_path / "a.html").read_bytes()
     assert write_report([run], tmp_path / "b.html").read_bytes() == first
+
+
+def test_an_unclear_difference_says_what_could_have_been_seen(make_run: MakeRun) -> None:
+    run = make_run()
+    comparison = read_json(run / "comparison.json")
+    difference = comparison["metrics"]["pope_random_f1"]["difference"]
+    del difference["p"]
+    difference |= {"p_value": 0.77, "detectable": 0.0123}
+    write_json(run / "comparison.json", comparison)
+    text = " ".join(Page(write_report([run]).read_text(encoding="utf-8")).text.split())
+    assert "could have shown 1.2 pts" in text
+    assert "0.77" in text
 
 
 def test_several_runs_stand_side_by_side(make_run: MakeRun, tmp_path: Path) -> None:
@@ -212,6 +178,26 @@ def test_items_of_one_side_only_are_counted(make_run: MakeRun) -> None:
     write_json_lines(run / "eval" / "chair" / "items.jsonl", items)
     (grid,) = grids([read_run(run)], each=1, seed=0)
     assert (grid.n, grid.unmatched) == (3, 3)
+
+
+def test_items_of_an_evaluation_are_joined_with_what_was_asked_and_shown(make_run: MakeRun, tmp_path: Path) -> None:
+    run = make_run()
+    for stage, correct in (("base_eval", False), ("eval", True)):
+        folder = run / stage / "chair"
+        item = {"id": "random/7", "group": "scene", "raw": "yes", "label": "no", "correct": correct, "counts": {}}
+        asked = {"question_id": "random/7", "prompt": "Is there a cat?", "media": {"images": ["scene.png"]}}
+        write_json_lines(folder / "items.jsonl", [{**item, "details": {"question": "?"}}])
+        write_json_lines(folder / "answers.jsonl", [asked])
+        write_json(folder / "generation.json", {"media_root": str(tmp_path)})
+    (grid,) = grids([read_run(run)], each=1, seed=0)
+    (card,) = grid.cards
+    assert (card.prompt, card.label, card.outcome) == ("Is there a cat?", "no", "better")
+    assert card.picture.uri is not None
+
+
+def test_captions_whose_items_have_no_right_or_wrong_are_compared_by_objects() -> None:
+    before = {"correct": None, "objects": ["cat", "dog"], "hallucinated": [["puppy", "dog"]]}
+    assert compare_items(before, {"correct": None, "objects": ["cat"], "hallucinated": []}) == "better"
 
 
 def test_thumbnails_keep_drawings_and_shrink_photos(tmp_path: Path) -> None:

@@ -113,6 +113,7 @@ def test_displacement_needs_both_rewards_clearly_below_zero() -> None:
 def test_limits_name_unparsed_answers_and_displacement(make_run: MakeRun) -> None:
     sentences = " ".join(limits([read_run(make_run(chosen=-0.02))]))
     assert "1 of 5 answers to chair could not be parsed" in sentences
+    assert "first, chair: note: a flag." in sentences
     assert "likelihood displacement" in sentences
     assert "seed of training" in sentences
 

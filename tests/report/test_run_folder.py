@@ -55,7 +55,14 @@ def test_manifest_holds_what_a_repetition_needs(tmp_path: Path) -> None:
     assert manifest["seconds"] >= 0
 
 
-@pytest.mark.parametrize(("error", "exit_state"), [(KeyboardInterrupt(), "interrupted"), (ValueError("bad"), "failed")])
+class Stopped(Exception):
+    exit_code = 130
+
+
+@pytest.mark.parametrize(
+    ("error", "exit_state"),
+    [(KeyboardInterrupt(), "interrupted"), (Stopped(), "interrupted"), (ValueError("bad"), "failed")],
+)
 def test_manifest_tells_how_the_run_ended(tmp_path: Path, error: BaseException, exit_state: str) -> None:
     with pytest.raises(type(error)), RunFolder.create(tmp_path / "run", config={}):
         raise error

@@ -28,11 +28,13 @@ class Tiny:
         name: the family, as in `tiny.FAMILIES`.
         model: in eval mode, every parameter trainable, no dropout, no KV or feature cache shared with other builds.
         processor: the family's real processor class with its chat template and special tokens.
+        end_of_turn: the token that ends an answer; not always the first of those that stop generation.
     """
 
     name: str
     model: PreTrainedModel
     processor: ProcessorMixin
+    end_of_turn: str
 
     @property
     def tokenizer(self) -> Any:
@@ -40,8 +42,13 @@ class Tiny:
         return self.processor.tokenizer
 
     @property
+    def end_of_turn_id(self) -> int:
+        """The id of `end_of_turn`."""
+        return int(self.tokenizer.convert_tokens_to_ids(self.end_of_turn))
+
+    @property
     def stop_ids(self) -> list[int]:
-        """The ids that end generation, end of turn first."""
+        """The ids that end generation, in the order of the generation config."""
         return list(self.model.generation_config.eos_token_id)
 
 
@@ -86,7 +93,7 @@ def redraw(model: nn.Module) -> None:
 
 
 def set_generation(model: PreTrainedModel, tokenizer: Any, stop_tokens: list[str]) -> None:
-    """Set what `generate` needs as the published checkpoints do: greedy, the stop ids in order, the padding id."""
+    """Set what `generate` needs as the published checkpoints do, except that it is greedy."""
     generation_config = model.generation_config
     generation_config.eos_token_id = tokenizer.convert_tokens_to_ids(stop_tokens)
     generation_config.pad_token_id = tokenizer.pad_token_id

@@ -66,5 +66,5 @@ def build(
     model = build_model(
         Gemma3ForConditionalGeneration, config, seed=seed, dtype=dtype, attn_implementation=attn_implementation
     )
-    set_generation(model, tokenizer, ["<end_of_turn>", "<eos>"])
-    return Tiny("gemma3", model, processor)
+    set_generation(model, tokenizer, ["<eos>", "<end_of_turn>"])
+    return Tiny("gemma3", model, processor, end_of_turn="<end_of_turn>")

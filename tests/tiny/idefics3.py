@@ -57,5 +57,5 @@ def build(
     model = build_model(
         Idefics3ForConditionalGeneration, config, seed=seed, dtype=dtype, attn_implementation=attn_implementation
     )
-    set_generation(model, tokenizer, ["<end_of_utterance>", "<|end_of_text|>"])
-    return Tiny("idefics3", model, processor)
+    set_generation(model, tokenizer, ["<|end_of_text|>", "<end_of_utterance>"])
+    return Tiny("idefics3", model, processor, end_of_turn="<end_of_utterance>")

@@ -61,4 +61,4 @@ def build(
         LlavaForConditionalGeneration, config, seed=seed, dtype=dtype, attn_implementation=attn_implementation
     )
     set_generation(model, tokenizer, ["</s>"])
-    return Tiny("llava", model, processor)
+    return Tiny("llava", model, processor, end_of_turn="</s>")

@@ -67,4 +67,4 @@ def build(
         LlavaNextForConditionalGeneration, config, seed=seed, dtype=dtype, attn_implementation=attn_implementation
     )
     set_generation(model, tokenizer, ["</s>"])
-    return Tiny("llava_next", model, processor)
+    return Tiny("llava_next", model, processor, end_of_turn="</s>")

@@ -65,4 +65,4 @@ def build(
         Qwen2_5_VLForConditionalGeneration, config, seed=seed, dtype=dtype, attn_implementation=attn_implementation
     )
     set_generation(model, tokenizer, ["<|im_end|>", "<|endoftext|>"])
-    return Tiny("qwen2_5_vl", model, processor)
+    return Tiny("qwen2_5_vl", model, processor, end_of_turn="<|im_end|>")

@@ -84,4 +84,4 @@ def build(
         Qwen3_5ForConditionalGeneration, config, seed=seed, dtype=dtype, attn_implementation=attn_implementation
     )
     set_generation(model, tokenizer, ["<|im_end|>", "<|endoftext|>"])
-    return Tiny("qwen3_5", model, processor)
+    return Tiny("qwen3_5", model, processor, end_of_turn="<|im_end|>")

@@ -1,0 +1,257 @@
+"""The whole story on a CPU: sample, rate, build, train, evaluate, report, with the code that a user runs.
+
+DIR/data/         pictures and the ratings table of three simulated people
+DIR/pairs/        what ``mmdpo build ratings`` makes of them
+DIR/heldout/      pictures to measure on, their annotations and questions
+DIR/run/          the run folder of ``mmdpo train``
+DIR/report.html   before and after
+DIR/summary.json  the numbers of the before/after table
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from data_builders.base import build
+from mmdpo.config import RunConfig, parse_config, shipped_configs
+from mmdpo.errors import ConfigError
+from mmdpo.evals.pope import KINDS
+from mmdpo.evals.pope_questions import build_questions, write_questions
+from mmdpo.evaluation import compare_stages, encoder_of, evaluate_run
+from mmdpo.generate import GenerationSettings, generate
+from mmdpo.jsonfiles import write_json
+from mmdpo.models.load import load_pretrained
+from mmdpo.pipeline import train
+from mmdpo.playground.files import (
+    object_annotations,
+    write_annotations,
+    write_ratings_table,
+    write_scene_images,
+    write_synonyms,
+)
+from mmdpo.playground.raters import SCALE, Rating, rate_captions, rate_yes_no, raters
+from mmdpo.playground.text import CAPTION_PROMPT, ask
+from mmdpo.playground.usual import UsualObject
+from mmdpo.playground.world import Scene, scenes
+from mmdpo.records import Media, Record, user_message
+from mmdpo.report import write_card, write_figures, write_quality_page, write_report
+
+Progress = Callable[[Iterable[Any]], Iterable[Any]]
+SUMMARY_METRICS = (
+    "chair_i",
+    "chair_s",
+    "recall",
+    "usual_object_rate",
+    "pope_random_f1",
+    "pope_popular_f1",
+    "pope_adversarial_f1",
+    "pope_adversarial_accuracy",
+)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How big the demo is and what it trains with.
+
+    Args:
+        seed: Seed of scenes, sampling, raters and training.
+        preference_scenes: Scenes whose captions are rated.
+        captions: Captions sampled for each of them, at temperature 1.
+        heldout_scenes: Scenes to measure on.
+        yes_no: Whether answers to yes/no questions are rated too.
+        shuffle_ratings: Control: give every rating to another caption, which must undo the whole effect.
+        loss: Overrides of the configuration's ``loss:`` section.
+        train: Overrides of its ``train:`` section.
+    """
+
+    seed: int = 0
+    preference_scenes: int = 1200
+    captions: int = 5
+    heldout_scenes: int = 500
+    yes_no: bool = True
+    shuffle_ratings: bool = False
+    loss: Mapping[str, Any] = field(default_factory=dict)
+    train: Mapping[str, Any] = field(default_factory=dict)
+
+
+def run_demo(
+    out: Path,
+    *,
+    seed: int = 0,
+    scenes: int = 500,
+    plan: Plan | None = None,
+    say: Callable[[str], None] = lambda message: None,
+    progress: Progress = iter,
+) -> dict[str, Any]:
+    """Runs the demo.
+
+    Args:
+        out: Folder to make.
+        seed: Seed of everything, when no plan is given.
+        scenes: Held-out scenes, when no plan is given.
+        plan: Size and settings.
+        say: Told what happens, line by line.
+        progress: Wraps long loops for a progress bar.
+
+    Returns:
+        The summary that is written to ``summary.json``.
+
+    Raises:
+        ConfigError: The folder is not empty.
+    """
+    if out.exists() and any(out.iterdir()):
+        raise ConfigError(
+            f"{str(out)!r} is not empty",
+            why="The demo never overwrites a run.",
+            fix=f"Remove it, or choose another folder: mmdpo demo --out {out}-2",
+        )
+    plan = plan or Plan(seed=seed, heldout_scenes=scenes)
+    started = time.monotonic()
+    say(f"1/5 the base model captions {plan.preference_scenes} scenes, {plan.captions} times each; three people rate")
+    make_ratings(plan, out / "data", progress)
+    say("2/5 ratings become preference pairs")
+    made = build("ratings", ratings_config(out / "data", plan.seed), out / "pairs")
+    write_quality_page(made.quality, out / "pairs" / "quality.html", media_root=made.records.media_root)
+    say(f"    {len(made.records)} pairs; see {out / 'pairs' / 'quality.html'}")
+    say("3/5 DPO with LoRA, and the likelihood of the chosen answer beside it")
+    make_heldout(plan, out / "heldout")
+    config = demo_config(plan, out)
+    run = train(
+        config, out / "run", command=["mmdpo", "demo", "--out", str(out), "--seed", str(plan.seed)], progress=progress
+    )
+    say(f"4/5 before and after on {plan.heldout_scenes} scenes that nobody has seen")
+    evaluate_run(run, config, batch_size=64, progress=progress)
+    add_usual_object(run, out / "heldout")
+    summary = summarise(run, time.monotonic() - started)
+    say("5/5 the report")
+    write_figures(run)
+    write_card(run)
+    write_report([run], out / "report.html")
+    summary["seconds"] = round(time.monotonic() - started, 1)
+    write_json(out / "summary.json", summary)
+    return summary
+
+
+def make_ratings(plan: Plan, folder: Path, progress: Progress = iter) -> Path:
+    """Samples captions from the base model, has them rated, writes pictures and ``ratings.csv``."""
+    rated = scenes(plan.preference_scenes, plan.seed, "preference")
+    write_scene_images(folder / "images", rated)
+    people = raters(plan.seed)
+    rows: list[Rating] = []
+    for scene, captions in zip(rated, sample_captions(plan, rated, folder / "images", progress), strict=True):
+        rows += rate_captions(scene, captions, people)
+        if plan.yes_no:
+            rows += rate_yes_no(scene, ask(scene, random.Random(f"question {plan.seed} {scene.number}")), people)
+    if plan.shuffle_ratings:
+        rows = _shuffled(rows, plan.seed)
+    write_ratings_table(folder / "ratings.csv", rows)
+    return folder / "ratings.csv"
+
+
+def sample_captions(plan: Plan, rated: Sequence[Scene], images: Path, progress: Progress = iter) -> list[list[str]]:
+    """Captions of the base model at temperature 1, ``plan.captions`` for each scene."""
+    model, processor = load_pretrained("playground")
+    prompts = [
+        Record(
+            id=scene.file_name,
+            prompt=(user_message(CAPTION_PROMPT, images=1),),
+            candidates=(),
+            media={"images": (Media(path=scene.file_name),)},
+        )
+        for scene in rated
+    ]
+    settings = GenerationSettings(
+        max_new_tokens=40, temperature=1.0, samples=plan.captions, batch_size=64, seed=plan.seed
+    )
+    drawn = generate(model, encoder_of(model, processor, images), prompts, settings, progress)
+    return [[answer.text for answer in answers if answer.finished and answer.text] for answers in drawn]
+
+
+def ratings_config(data: Path, seed: int) -> dict[str, Any]:
+    """What a user would write for ``mmdpo build ratings``."""
+    return {
+        "data": str(data / "ratings.csv"),
+        "media_root": str(data / "images"),
+        "columns": {"prompt": "prompt"},
+        "scale": {"min": SCALE[0], "max": SCALE[1]},
+        "higher_is_better": True,
+        "min_margin": 0.5,
+        "validation": 0.03,
+        "seed": seed,
+    }
+
+
+def make_heldout(plan: Plan, folder: Path) -> None:
+    """Pictures to measure on, with CHAIR annotations and POPE questions of three kinds."""
+    seen = scenes(plan.heldout_scenes, plan.seed, "heldout")
+    write_scene_images(folder / "images", seen)
+    write_annotations(folder / "objects.json", seen, places=False)
+    write_synonyms(folder / "synonyms.txt")
+    write_json(folder / "usual.json", {s.file_name: s.usual if s.usual_is_absent else None for s in seen})
+    annotations = object_annotations(seen, places=True)
+    for kind in KINDS:
+        questions = build_questions(annotations, kind, seed=plan.seed, min_objects=1)
+        write_questions(questions, folder / "pope" / f"{kind}.json")
+
+
+def demo_config(plan: Plan, out: Path) -> RunConfig:
+    """The shipped ``start`` configuration with the demo's paths and the plan's overrides."""
+    values: dict[str, Any] = yaml.safe_load(shipped_configs()["start"].read_text(encoding="utf-8"))
+    values["seed"] = plan.seed
+    values["data"]["path"] = str(out / "pairs")
+    values["loss"] |= plan.loss
+    values["train"] |= plan.train
+    heldout = out / "heldout"
+    images = str(heldout / "images")
+    values["eval"] = {
+        "chair": {
+            "data": str(heldout / "objects.json"),
+            "images": images,
+            "max_new_tokens": 40,
+            "options": {"synonyms": str(heldout / "synonyms.txt")},
+        },
+        "pope": {"data": str(heldout / "pope"), "images": images, "max_new_tokens": 4},
+    }
+    return parse_config(values)
+
+
+def add_usual_object(run: Path, heldout: Path) -> None:
+    """Scores the captions once more by the tiny world's own benchmark; no model is needed for that."""
+    benchmark = UsualObject()
+    samples = benchmark.samples(heldout / "usual.json")
+    for stage in ("base_eval", "eval"):
+        answers = benchmark.read_answers(run / stage / "chair" / "answers.jsonl")
+        benchmark.score(samples, answers).save(run / stage / "usual_object")
+    write_json(run / "comparison.json", compare_stages(run / "base_eval", run / "eval"))
+
+
+def summarise(run: Path, seconds: float) -> dict[str, Any]:
+    """``summary.json``: before, after and paired differences of the metrics that the demo is about."""
+    compared = json.loads((run / "comparison.json").read_text(encoding="utf-8"))["metrics"]
+    short = {
+        name.removeprefix("chair_") if name == "chair_recall" else name.replace("chair_chair", "chair"): entry
+        for name, entry in compared.items()
+    }
+    short = {name.replace("usual_object_usual_object", "usual_object"): entry for name, entry in short.items()}
+    summary: dict[str, Any] = {"seconds": round(seconds, 1), "base": {}, "tuned": {}, "difference": {}}
+    for name in SUMMARY_METRICS:
+        for key, source in (("base", "before"), ("tuned", "after"), ("difference", "difference")):
+            summary[key][name] = short[name][source]
+    return summary
+
+
+def _shuffled(rows: Sequence[Rating], seed: int) -> list[Rating]:
+    """The same rows with their ratings dealt out at random: nobody's opinion is left in them."""
+    points = [row.rating for row in rows]
+    random.Random(f"shuffle {seed}").shuffle(points)
+    return [
+        Rating(row.image, row.prompt, row.caption, rating, row.rater) for row, rating in zip(rows, points, strict=True)
+    ]
