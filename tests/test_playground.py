@@ -14,6 +14,7 @@ from mmdpo.errors import ConfigError
 from mmdpo.playground import files
 from mmdpo.playground.drawing import draw, draw_pixels
 from mmdpo.playground.measure import measure_captions
+from mmdpo.playground.questions import Kind, pope_questions
 from mmdpo.playground.raters import Rater, rate_captions, rate_yes_no, raters
 from mmdpo.playground.text import (
     ANSWER_HABIT,
@@ -86,19 +87,23 @@ def test_the_usual_object_is_usual_and_not_always_there() -> None:
         assert set(here) == set(OBJECTS), "everything can be met everywhere"
 
 
-def test_the_absent_object_that_co_occurs_most_is_the_usual_one() -> None:
-    """Adversarial POPE asks about it: counted with the places, that must be what the habit is about."""
-    annotated = files.object_annotations(scenes(3000, 0, "heldout"), places=True)
-    together: Counter[tuple[str, str]] = Counter()
-    for present in annotated.values():
-        together.update(itertools.permutations(present, 2))
-    lacking = [present for present in annotated.values() if BACKGROUNDS[present[-1]].usual not in present]
-    absent_most = [
-        max({*OBJECTS, *BACKGROUNDS} - {*present}, key=lambda noun: sum(together[noun, here] for here in present))
-        for present in lacking
-    ]
-    usual = [BACKGROUNDS[present[-1]].usual for present in lacking]
-    assert sum(map(str.__eq__, absent_most, usual)) / len(usual) > 0.75
+@pytest.mark.parametrize("kind", ["random", "popular", "adversarial"])
+def test_pope_questions_are_balanced_and_true(kind: Kind) -> None:
+    few = scenes(50, 0, "heldout")
+    rows = pope_questions(few, kind, seed=0)
+    assert [row["question_id"] for row in rows] == list(range(1, 101))
+    assert pope_questions(few, kind, seed=0) == rows != pope_questions(few, kind, seed=1)
+    for scene, pair in zip(few, itertools.batched(rows, 2), strict=True):
+        assert [row["image"] for row in pair] == [scene.file_name] * 2
+        assert [row["label"] for row in pair] == ["yes", "no"]
+        assert [named_objects(row["text"])[0] in scene.objects for row in pair] == [True, False]
+
+
+def test_adversarial_questions_are_about_the_usual_object_where_it_is_absent() -> None:
+    many = scenes(1000, 0, "heldout")
+    negatives = [named_objects(row["text"])[0] for row in pope_questions(many, "adversarial", seed=0)[1::2]]
+    for scene, noun in zip(many, negatives, strict=True):
+        assert noun == scene.usual or not scene.usual_is_absent
 
 
 # --- drawing -----------------------------------------------------------------------------------------------------
@@ -271,8 +276,7 @@ def test_files_are_what_a_user_would_have(tmp_path: Path) -> None:
     ratings = [row for scene in few for row in rate_captions(scene, ["A boat on a lake, I think."], raters(0))]
     paths = files.write_scene_images(tmp_path / "images", few)
     files.write_ratings_table(tmp_path / "ratings.csv", ratings)
-    files.write_annotations(tmp_path / "chair.json", few, places=False)
-    files.write_annotations(tmp_path / "pope.json", few, places=True)
+    files.write_annotations(tmp_path / "annotations.json", few)
     files.write_synonyms(tmp_path / "synonyms.txt")
     with (tmp_path / "ratings.csv").open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
@@ -281,9 +285,8 @@ def test_files_are_what_a_user_would_have(tmp_path: Path) -> None:
     assert rows[0]["caption"] == "A boat on a lake, I think."
     assert {row["image"] for row in rows} == {path.name for path in paths}
     assert all(path.is_file() for path in paths)
-    things, everything = (json.loads((tmp_path / name).read_text("utf-8")) for name in ("chair.json", "pope.json"))
-    assert things == {scene.file_name: list(scene.objects) for scene in few}
-    assert everything == {scene.file_name: [*scene.objects, scene.background] for scene in few}
+    known = json.loads((tmp_path / "annotations.json").read_text(encoding="utf-8"))
+    assert known == {scene.file_name: list(scene.objects) for scene in few}
     assert (tmp_path / "synonyms.txt").read_text(encoding="utf-8").split() == list(OBJECTS)
 
 

@@ -21,7 +21,7 @@ __all__ = ["Answer", "Benchmark", "Interval", "Item", "Metric", "Result", "Sampl
 
 
 class Benchmark(ABC):
-    """Base of all benchmarks. A subclass is a dataclass whose fields are its options.
+    """Base of all benchmarks. A subclass is a dataclass; its fields, all with defaults, are its options.
 
     Class attributes:
         name: Registered name.

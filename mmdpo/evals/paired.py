@@ -31,7 +31,7 @@ class Difference(Interval):
 
     def to_json(self) -> dict[str, float | int | None]:
         """The numbers by name."""
-        return super().to_json() | {"p_value": self.p_value, "detectable": self.detectable}
+        return super().to_json() | {"p": self.p_value, "detectable": self.detectable}
 
 
 def paired_difference(

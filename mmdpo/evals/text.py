@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 
 # Order matters: runs of dots before single ones, quotes before clitics.
 _SPLITS = [
@@ -77,11 +77,6 @@ def singular(word: str, vocabulary: Collection[str]) -> str:
         if stem != word and stem + replacement in vocabulary:
             return stem + replacement
     return word
-
-
-def replace_all(words: list[str], readings: Mapping[str, str]) -> list[str]:
-    """Each word's reading, or the word itself."""
-    return [readings.get(word, word) for word in words]
 
 
 def strip_punctuation(text: str) -> str:

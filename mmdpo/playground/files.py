@@ -35,21 +35,10 @@ def write_ratings_table(path: Path, ratings: Sequence[Rating]) -> None:
         writer.writerows(asdict(rating) for rating in ratings)
 
 
-def object_annotations(scenes: Sequence[Scene], *, places: bool) -> dict[str, list[str]]:
-    """What is in each image, by image file name.
-
-    Args:
-        scenes: The images.
-        places: Whether the place counts as an object. POPE asks about what co-occurs with what is there, and what
-            the usual object co-occurs with is its place; CHAIR counts things alone.
-    """
-    return {scene.file_name: [*scene.objects, *([scene.background] if places else [])] for scene in scenes}
-
-
-def write_annotations(path: Path, scenes: Sequence[Scene], *, places: bool) -> None:
-    """Writes `object_annotations` as JSON, ``{image: [objects]}``."""
+def write_annotations(path: Path, scenes: Sequence[Scene]) -> None:
+    """Writes what is in each image as JSON, ``{image file name: [objects]}``."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(object_annotations(scenes, places=places)) + "\n", encoding="utf-8")
+    path.write_text(json.dumps({scene.file_name: scene.objects for scene in scenes}) + "\n", encoding="utf-8")
 
 
 def write_synonyms(path: Path) -> None:

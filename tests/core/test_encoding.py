@@ -1,8 +1,9 @@
-"""Records to ids: the prompt that `generate` gets, the answer that the model would have to emit, text that stays text."""
+"""Records to ids: the prompt that `generate` gets, the answer that the model would emit, text that stays text."""
 
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import lru_cache
 from typing import Any
 
 import pytest
@@ -36,9 +37,14 @@ MARKS_NO_END = {"llava"}
 IMAGE = picture(1)
 
 
-def encoder_of(name: str, **overrides: Any) -> tuple[Encoder, Tiny]:
+def fresh_encoder(name: str, **overrides: Any) -> tuple[Encoder, Tiny]:
+    """For tests that change the template or the weights."""
     tiny = FAMILIES[name](**overrides)
     return setup(tiny).encoder, tiny
+
+
+encoder_of = lru_cache(fresh_encoder)
+"""For all others."""
 
 
 def answer_ids(encoder: Encoder, text: str, question: str = "What is it?", **fields: Any) -> list[int]:
@@ -67,7 +73,7 @@ TEXTS = [
     pytest.param("two spaces after  ", id="trailing spaces"),
     pytest.param("\n\nline feeds\nwithin and after\n\n", id="line feeds"),
     pytest.param("Ünï ✓ 🙂 {{ x }} {% y %} 鳥", id="unicode and braces"),
-    pytest.param("▁Ġ", id="marks of tokenizers"),
+    pytest.param("Ġa Ċ", id="marks of tokenizers"),
 ]
 
 
@@ -76,8 +82,6 @@ TEXTS = [
 @pytest.mark.parametrize("finished", [True, False])
 def test_answers_decode_to_their_text(name: str, text: str, finished: bool) -> None:
     encoder, tiny = encoder_of(name)
-    if "▁" in text and name in ("llava", "llava_next", "gemma3"):
-        pytest.skip("SentencePiece writes a space with this character and cannot tell the two")
     ids = answer_ids(encoder, text, finished=finished)
     if finished:
         assert tiny.tokenizer.convert_ids_to_tokens(ids.pop()) == END_OF_TURN[name]
@@ -98,7 +102,7 @@ def test_an_answer_without_text_is_refused(name: str, text: str, finished: bool)
 @every_family
 def test_only_the_last_turn_of_a_dialogue_is_scored(name: str) -> None:
     """Three turns with images in the first and the third."""
-    encoder, tiny = encoder_of(name)
+    _, tiny = encoder_of(name)
     images = picture(1), picture(2, 40, 20)
     with_image, text = {"type": "image"}, "And this?"
     of = Record(
@@ -158,7 +162,7 @@ def test_sampled_ids_with_a_placeholder_are_refused(name: str) -> None:
 
 
 def test_a_token_that_straddles_the_boundary() -> None:
-    """`assistant\\n` and an answer that begins with line feeds: the run would be one token, which the prompt has not."""
+    """`assistant\\n` and an answer that begins with line feeds, whose run would be one token."""
     encoder, tiny = encoder_of("qwen2_5_vl")
     of = record("r", "What is it?", ["\n\nYes.", "Yes."])
     answer, plain = (encoder.answer(of, candidate) for candidate in of.candidates)
@@ -176,7 +180,7 @@ def test_the_context_keeps_spaces_where_they_are() -> None:
         "{% endfor %}{% endfor %}"
         "{% if add_generation_prompt %}{{ ' ' }}{% endif %}"
     )
-    encoder, tiny = encoder_of("qwen2_5_vl")
+    encoder, tiny = fresh_encoder("qwen2_5_vl")
     encoder.processor.chat_template = template
     of = record("r", "Is there a dog in the image?", ["There is."])
     answer = encoder.answer(of, of.candidates[0])
@@ -321,7 +325,7 @@ TEXTS_ALONE = (
 
 @every_family
 def test_a_template_that_loses_text_or_images_is_refused(name: str) -> None:
-    encoder, _ = encoder_of(name)
+    encoder, _ = fresh_encoder(name)
     encoder.processor.chat_template = STRINGS_ALONE
     with pytest.raises(ModelError, match="loses the text 'Hello'"):
         encoder.prompt(record("r", "Hello", ["x"]))
@@ -337,7 +341,7 @@ def test_a_second_text_that_the_template_drops_is_noticed() -> None:
     parts = [{"type": "text", "text": "A cat."}, {"type": "text", "text": "I am sure."}]
     of = record("r", "What is it?", ["x"])
     turns = (*of.prompt, {"role": "assistant", "content": parts}, *of.prompt)
-    with pytest.raises(ModelError, match="loses the text 'I am sure.'"):
+    with pytest.raises(ModelError, match=r"loses the text 'I am sure\.'"):
         encoder.prompt(replace(of, prompt=turns))
 
 
@@ -360,7 +364,7 @@ PUBLISHED = ("llava", "llava_next", "qwen2_5_vl", "idefics3", "gemma3")
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_a_model_that_learnt_four_answers_stops_by_itself(name: str) -> None:
     """Trained on the encoder's ids by the family's own loss; the reply depends on the image alone."""
-    encoder, tiny = encoder_of(name)
+    encoder, tiny = fresh_encoder(name)
     records = [record(str(n), "What is this?", [answer], picture(n)) for n, answer in enumerate(ANSWERS)]
     dialogues = [Dialogue(conversation(of), encoder.answer(of, of.candidates[0]).ids.tolist()) for of in records]
     overfit(tiny, dialogues, steps=45)
@@ -371,7 +375,7 @@ def test_a_model_that_learnt_four_answers_stops_by_itself(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", [name if name == "gemma3" else pytest.param(name, marks=pytest.mark.slow) for name in PUBLISHED]
+    "name", ["llava", "gemma3", *(pytest.param(name, marks=pytest.mark.slow) for name in PUBLISHED[1:4])]
 )
 def test_a_model_trained_through_branches_says_what_it_was_trained_on(name: str) -> None:
     """The same through our own scoring, all answers of a record as branches: the likeliest one is generated."""
@@ -387,9 +391,6 @@ def test_a_model_trained_through_branches_says_what_it_was_trained_on(name: str)
         torch.nn.utils.clip_grad_norm_(tiny.model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()
-    chosen = [
-        ids[mask].tolist()
-        for ids, mask, k in zip(batch["targets"], batch["mask"], batch["candidate"], strict=True)
-        if k == 0
-    ]
+    first = batch["candidate"] == 0
+    chosen = [ids[mask].tolist() for ids, mask in zip(batch["targets"][first], batch["mask"][first], strict=True)]
     assert [reply(tiny, conversation(of)) for of in records] == chosen

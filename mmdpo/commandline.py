@@ -1,0 +1,86 @@
+"""Reads what the command line says: overrides, ``NAME=VALUE`` pairs, a benchmark's own options, ``--processes``."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from mmdpo.errors import ConfigError
+
+
+def run_config(config: Path, overrides: list[str] | None) -> Any:
+    """The configuration of a run."""
+    from mmdpo.config import load_config
+
+    return load_config(config, overrides or [])
+
+
+def merged(words: list[str]) -> dict[str, Any]:
+    """One YAML file (or none) and overrides, as plain values."""
+    from mmdpo.config import read_yaml, shipped_configs
+
+    files = [word for word in words if "=" not in word]
+    if len(files) > 1:
+        raise ConfigError(
+            f"two configuration files were given: {', '.join(files)}",
+            why="It is not known which one counts.",
+            fix="Give one file, and settings as key=value.",
+        )
+    path = None if not files else Path(files[0])
+    if path is not None and not path.exists():
+        path = shipped_configs().get(files[0], path)
+    return read_yaml(path, [word for word in words if "=" in word])
+
+
+def eval_sections(benchmarks: list[str], data: list[str], images: list[str], limit: int | None) -> dict[str, Any]:
+    """Sections of a configuration from ``--data`` and ``--images``."""
+    from mmdpo.config import EvalSection
+
+    paths, folders = by_name(data, "--data"), by_name(images, "--images")
+    missing = [name for name in benchmarks if name not in paths]
+    if missing:
+        raise ConfigError(
+            f"no --data for {', '.join(missing)}",
+            why="A benchmark needs its questions.",
+            fix=f"Add --data {missing[0]}=PATH",
+        )
+    return {name: EvalSection(data=paths[name], images=folders.get(name), limit=limit) for name in benchmarks}
+
+
+def by_name(pairs: list[str], option: str) -> dict[str, str]:
+    """``NAME=VALUE`` pairs of an option."""
+    for pair in pairs:
+        if "=" not in pair:
+            raise ConfigError(
+                f"{option} {pair!r} has no benchmark name",
+                why="It is not known which benchmark it belongs to.",
+                fix=f"Write {option} BENCH=PATH.",
+            )
+    return dict(pair.split("=", 1) for pair in pairs)
+
+
+def options(words: list[str]) -> dict[str, Any]:
+    """``--name value`` and ``--name=value`` pairs of a benchmark's own options."""
+    flat = [piece for word in words for piece in (word.split("=", 1) if word.startswith("--") else [word])]
+    if len(flat) % 2 or any(not name.startswith("--") for name in flat[::2]):
+        raise ConfigError(
+            f"options {' '.join(words)!r} are not pairs of --name value",
+            why="The benchmark's own options take one value each.",
+            fix="Write --name value.",
+        )
+    return {name[2:].replace("-", "_"): value for name, value in zip(flat[::2], flat[1::2], strict=True)}
+
+
+def relaunch(processes: int) -> None:
+    """Runs the same command under ``accelerate launch``; does not return."""
+    import subprocess
+
+    words, skip = [], False
+    for word in sys.argv[1:]:
+        if skip or word == "--processes":
+            skip = not skip
+        elif not word.startswith("--processes="):
+            words.append(word)
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes", str(processes), "-m", "mmdpo"]
+    sys.exit(subprocess.run([*command, *words], check=False).returncode)

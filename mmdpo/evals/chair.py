@@ -1,0 +1,242 @@
+"""CHAIR: which objects does a caption name that are not in the image?
+
+Paper: Rohrbach et al., "Object Hallucination in Image Captioning", EMNLP 2018 (arXiv:1809.02156).
+Official code: github.com/LisaAnne/Hallucination, BSD-2-Clause; recall from Maxlinn/CHAIR-metric-standalone; the data
+    are COCO annotations, CC BY 4.0.
+Official rule: words in the singular; pairs such as "traffic light" joined; names mapped to categories by a synonym
+    table. chair_i = mentions of absent objects / all mentions, repeats counted; chair_s = captions with such a mention
+    / all captions; recall = different present objects named / present objects. Present are the objects annotated and
+    those that the reference captions name.
+Two lineages differ by up to a point: `pattern`, the original, takes singulars from the library of that name, here from
+    a table of its output; `lemma`, that of OPERA and most papers since 2023, takes WordNet lemmas by part of speech,
+    here from rules without a tagger (see `LEMMA_READINGS`). docs/evals.md has their numbers on real captions.
+Known quirks: with `pattern` "bus" is never found, "buses" is; "seat" is dropped beside "toilet"; names of three words
+    are never joined; an image may have several captions, and each counts. The script divides by zero where no caption
+    names an object.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from mmdpo.errors import ConfigError, DataError, did_you_mean
+from mmdpo.evals.base import Answer, Benchmark, Item, Metric, Sample
+from mmdpo.evals.coco import read_coco
+from mmdpo.evals.files import read_json, read_text
+from mmdpo.evals.objects import ObjectNames
+from mmdpo.evals.stats import ratio
+from mmdpo.evals.text import singular, tokens
+from mmdpo.registry import benchmarks
+
+LINEAGES = ("lemma", "pattern")
+PROMPT = "Please describe this image in detail."
+"""The prompt of most published LLaVA-type results; a shorter one names fewer objects and lowers both rates."""
+
+LEMMA_READINGS: Mapping[str, str] = {
+    "biking": "bike",
+    "boating": "boat",
+    "canoeing": "canoe",
+    "kayaking": "kayak",
+    "seated": "seat",
+    "skateboarding": "skateboard",
+    "skiing": "ski",
+    "snowboarding": "snowboard",
+    "tied": "tie",
+    "vases": "vas",
+}
+"""What WordNet's lemmas read where a singular would not: verbs ("a person seated" names a seat), and "vas", which is
+shorter than "vase". The tagger's other choices are not followed: "potted" is an adjective here."""
+_COCO_ID = re.compile(r"(?:COCO_[a-z]+\d{4}_)?0*(\d+)")
+_IMAGE_FILE = re.compile(r"\.(jpe?g|png|webp|bmp|gif|tiff?)$", re.IGNORECASE)
+
+
+@benchmarks.register("chair")
+@dataclass(frozen=True)
+class Chair(Benchmark):
+    """Objects named in captions.
+
+    Args:
+        lineage: How words become singular, ``lemma`` or ``pattern``.
+        synonyms: Table of names (`ObjectNames.load`); None is our own for the 80 COCO categories.
+        singulars: Table of the singulars of `pattern`, JSON ``{"singular_of": {token: singular}}``.
+        prompt: What the model is asked.
+        lemmatize: Takes the place of the rules of the lemma lineage: from a caption to its lower-case lemmas.
+        image_name: File name of an image, made from its ``{id}``, such as ``COCO_val2014_{id:0>12}.jpg``; None takes
+            what the data say.
+    """
+
+    lineage: str = "lemma"
+    synonyms: str | Path | None = None
+    singulars: str | Path | None = None
+    prompt: str = PROMPT
+    lemmatize: Callable[[str], Sequence[str]] | None = None
+    image_name: str | None = None
+    name = "chair"
+    max_new_tokens = 512
+    id_keys = ("image_id", "image")
+    text_keys = ("caption", "text", "answer")
+    one_answer_each = False
+
+    def __post_init__(self) -> None:
+        if self.lineage not in LINEAGES:
+            raise ConfigError(
+                f"unknown lineage {self.lineage!r} for chair",
+                why=did_you_mean(self.lineage, LINEAGES),
+                fix="lemma is the default; pattern is the original and needs --singulars.",
+            )
+        if (self.lineage == "pattern") != (self.singulars is not None):
+            raise ConfigError(
+                f"lineage {self.lineage!r} with singulars {str(self.singulars)!r}",
+                why="The pattern lineage takes every singular from a table, the lemma lineage none.",
+                fix="Give --lineage pattern and --singulars FILE together.",
+            )
+
+    @property
+    def rule(self) -> str:
+        """Lineage, and the tables and tools where they are not our own."""
+        tables = {"synonyms": self.synonyms, "singulars": self.singulars}
+        parts = [self.lineage, *(f"{name} {Path(path).name}" for name, path in tables.items() if path)]
+        return "; ".join([*parts, *(["given lemmatizer"] if self.lemmatize else [])])
+
+    @cached_property
+    def names(self) -> ObjectNames:
+        """The table of names in use."""
+        return ObjectNames.load(None if self.synonyms is None else Path(self.synonyms))
+
+    def samples(self, data: Path) -> list[Sample]:
+        """One sample per image of a JSON file ``{image_id: [objects]}`` or a folder of COCO annotations."""
+        if data.is_dir():
+            return self._coco_samples(data)
+        table = read_json(data)
+        if not isinstance(table, dict) or not table:
+            raise DataError(
+                f"{str(data)!r} is no table of images",
+                why="Objects are looked up by image.",
+                fix='Write {"image_id": ["dog", "car"]}, or give a folder with COCO instances and captions.',
+            )
+        return [self._sample(image, entry, str(data)) for image, entry in table.items()]
+
+    def sample_id(self, raw: Any) -> str:
+        """The bare id: 42 for 42, "000000000042.jpg" and "COCO_val2014_000000000042.jpg"."""
+        bare = _IMAGE_FILE.sub("", str(raw))
+        coco = _COCO_ID.fullmatch(bare)
+        return coco[1] if coco else bare
+
+    def read_answers(self, path: Path) -> list[Answer]:
+        """The captions of JSON lines, a JSON list, or the official form ``{"imgToEval": {id: {caption}}}``."""
+        if '"imgToEval"' in read_text(path):
+            return self.answers(read_json(path)["imgToEval"].values(), str(path))
+        return super().read_answers(path)
+
+    def item(self, item_id: str, sample: Sample, answer: Answer) -> Item:
+        """Finds the objects that a caption names and those of them that are absent."""
+        mentions = self.names.mentions(self._singular_words(answer.text))
+        present = set(sample.target)
+        wrong = [mention for mention in mentions if mention.category not in present]
+        counts = {
+            "captions": 1.0,
+            "wrong_captions": float(bool(wrong)),
+            "mentions": float(len(mentions)),
+            "wrong_mentions": float(len(wrong)),
+            "present": float(len(present)),
+            "found": float(len(present & {mention.category for mention in mentions})),
+        }
+        if "usual" in sample.meta:
+            counts["usual_captions"] = float(any(mention.category in sample.meta["usual"] for mention in wrong))
+        return Item(
+            id=item_id,
+            group=sample.group,
+            raw=answer.text,
+            parsed=[mention.category for mention in mentions] if answer.text.strip() else None,
+            label=list(sample.target),
+            correct=None,
+            counts=counts,
+            details={
+                "prompt": sample.prompt,
+                "image": sample.media["images"][0],
+                "objects": [mention.word for mention in mentions],
+                "hallucinated": [mention.word for mention in wrong],
+            },
+        )
+
+    def metrics(self, columns: Collection[str]) -> list[Metric]:
+        """chair_s, chair_i, recall, objects_per_caption; usual_object_rate where the data name usual objects."""
+        metrics = [
+            ratio("chair_s", "wrong_captions", "captions", better="lower"),
+            ratio("chair_i", "wrong_mentions", "mentions", better="lower"),
+            ratio("recall", "found", "present"),
+            ratio("objects_per_caption", "mentions", "captions", bounds=(0.0, math.inf), better="neither"),
+        ]
+        if "usual_captions" in columns:
+            metrics.append(ratio("usual_object_rate", "usual_captions", "captions", better="lower"))
+        return metrics
+
+    def notes(self, items: Sequence[Item]) -> list[str]:
+        """Counts further captions of an image, and objects of the data that no name in the table stands for."""
+        again = sum("#" in item.id for item in items)
+        unknown = sorted({name for item in items for name in item.label} - set(self.names.category_of.values()))
+        return [
+            *([f"repeated_images: {again} captions are further ones of their image; each counts"] if again else []),
+            *(
+                [f"unknown_objects: {len(unknown)} objects of the data cannot be named: {unknown[:10]}"]
+                if unknown
+                else []
+            ),
+        ]
+
+    def _singular_words(self, text: str) -> list[str]:
+        if self.lemmatize is not None:
+            return list(self.lemmatize(text))
+        words = tokens(text.lower())
+        if self.lineage == "pattern":
+            # A word that the table lacks is none of CHAIR's; the empty string is in no table of names.
+            return [self._pattern_singulars.get(word, "") for word in words]
+        return [LEMMA_READINGS.get(word) or singular(word, self.names.words) for word in words]
+
+    @cached_property
+    def _pattern_singulars(self) -> Mapping[str, str]:
+        path = Path(str(self.singulars))
+        table = read_json(path)
+        table = table.get("singular_of", table) if isinstance(table, dict) else None
+        if not isinstance(table, dict) or not all(isinstance(value, str) for value in table.values()):
+            raise DataError(
+                f"{str(path)!r} is no table of singulars",
+                why="The pattern lineage needs the singular of every word.",
+                fix='Write {"singular_of": {"dogs": "dog"}}.',
+            )
+        return table
+
+    def _sample(self, image: str, entry: Any, origin: str, file: str | None = None) -> Sample:
+        fields = entry if isinstance(entry, dict) else {"objects": entry}
+        named = {key: fields[key] for key in ("objects", "usual") if key in fields}
+        if "objects" not in named or not all(
+            isinstance(names, list) and all(isinstance(name, str) for name in names) for names in named.values()
+        ):
+            raise DataError(
+                f"image {image!r} of {origin} has no list of object names: {str(entry)[:80]}",
+                why="Every object that its captions name would count as hallucinated.",
+                fix="Write a list of names, which may be empty.",
+            )
+        sample_id = self.sample_id(image)
+        categories = {
+            key: sorted({self.names.category_of.get(name, name) for name in names}) for key, names in named.items()
+        }
+        if self.image_name is not None:
+            file = self.image_name.format(id=sample_id)
+        meta = {"usual": categories["usual"]} if "usual" in categories else {}
+        return Sample(sample_id, self.prompt, {"images": [file or image]}, categories["objects"], sample_id, meta)
+
+    def _coco_samples(self, folder: Path) -> list[Sample]:
+        """Objects that are annotated, and those that the reference captions name by this same rule."""
+        samples = []
+        for image, annotated in read_coco(folder).items():
+            named = (self.names.mentions(self._singular_words(caption)) for caption in annotated.captions)
+            objects = annotated.categories | {mention.category for mentions in named for mention in mentions}
+            samples.append(self._sample(image, sorted(objects), str(folder), annotated.file_name))
+        return samples

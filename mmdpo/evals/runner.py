@@ -1,0 +1,112 @@
+"""The ways into the evals: make a benchmark, score existing answers, compare two results."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from mmdpo.errors import ConfigError, DataError, did_you_mean
+from mmdpo.evals.base import Benchmark, Item, Metric, Result
+from mmdpo.evals.paired import Difference, paired_difference
+from mmdpo.registry import benchmarks
+
+
+def make_benchmark(name: str, **options: Any) -> Benchmark:
+    """A registered benchmark with its options.
+
+    Raises:
+        ConfigError: The name or an option is unknown, or an option has a value that it cannot have.
+    """
+    kind = benchmarks.get(name)
+    known = [field.name for field in fields(kind)]
+    for option in options:
+        if option not in known:
+            raise ConfigError(
+                f"unknown option {option!r} of the benchmark {name!r}",
+                why=did_you_mean(option, known),
+                fix=f"{name} takes: {', '.join(known) or 'no options'}.",
+            )
+    benchmark: Benchmark = kind(**options)
+    return benchmark
+
+
+def score(benchmark: str, data: str | Path, answers: str | Path, **options: Any) -> Result:
+    """Scores existing answers without a model.
+
+    Args:
+        benchmark: Registered name.
+        data: The questions or annotations in the official form.
+        answers: The answers in the official form.
+        options: The benchmark's own, such as ``parser`` or ``lineage``.
+
+    Raises:
+        ConfigError: As for `make_benchmark`.
+        DataError: A file is not of its form, or the answers do not belong to the data.
+    """
+    made = make_benchmark(benchmark, **options)
+    return made.score(made.samples(Path(data)), made.read_answers(Path(answers)))
+
+
+def compare(before: Result, after: Result, *, level: float = 0.95, seed: int = 0) -> dict[str, dict[str, Any]]:
+    """Paired differences of two models on the answers that both gave.
+
+    Args:
+        before: The first model's result.
+        after: The second model's, scored by the same rule.
+        level: Coverage of the intervals.
+        seed: Of the p-values' random swaps.
+
+    Returns:
+        Metric -> ``before`` and ``after`` (value, low, high, n as scored), and ``difference`` (value, low, high, n,
+        p, detectable, verdict).
+
+    Raises:
+        DataError: The results are of different benchmarks, rules or labels, or share fewer than two images.
+    """
+    if (before.benchmark, before.rule) != (after.benchmark, after.rule):
+        raise DataError(
+            f"{before.benchmark} by {before.rule!r} cannot be compared with {after.benchmark} by {after.rule!r}",
+            why="Two rules read the same answer differently.",
+            fix="Score both models' answers by the same rule with mmdpo score.",
+        )
+    first, second = _shared(before, after)
+    columns = {column for item in first for column in item.counts}
+    comparison = {}
+    for metric in make_benchmark(before.benchmark).metrics(columns):
+        gap = paired_difference(first, second, metric, level=level, seed=seed)
+        comparison[metric.name] = {
+            "before": before.metrics[metric.name].to_json(),
+            "after": after.metrics[metric.name].to_json(),
+            "difference": {**gap.to_json(), "verdict": verdict(metric, gap)},
+        }
+    return comparison
+
+
+def verdict(metric: Metric, gap: Difference) -> str:
+    """What a difference means, in words: only an interval without 0 is called a difference."""
+    if gap.low is None or gap.high is None or gap.low <= 0 <= gap.high:
+        return f"no difference shown (one of {gap.detectable:.3f} would be, four times in five)"
+    rises = gap.value > 0
+    if metric.better == "neither":
+        return "higher" if rises else "lower"
+    return "better" if rises == (metric.better == "higher") else "worse"
+
+
+def _shared(before: Result, after: Result) -> tuple[list[Item], list[Item]]:
+    by_id = {item.id: item for item in after.items}
+    pairs = [(item, by_id[item.id]) for item in before.items if item.id in by_id]
+    other = next((item.id for item, twin in pairs if item.label != twin.label or item.group != twin.group), None)
+    if other is not None:
+        raise DataError(
+            f"the two results have different labels or images for {other!r}",
+            why="They were scored on different data.",
+            fix="Score both models' answers on the same data.",
+        )
+    if len({item.group for item, _ in pairs}) < 2:
+        raise DataError(
+            f"the two results share {len(pairs)} answers on fewer than two images",
+            why="A paired difference needs the same questions on several images.",
+            fix="Score both models on the same data.",
+        )
+    return [item for item, _ in pairs], [twin for _, twin in pairs]

@@ -1,0 +1,84 @@
+"""What people see in a terminal: results on stdout, everything else on stderr."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from mmdpo.errors import MMDPOError
+
+notes = Console(stderr=True, soft_wrap=True)
+results = Console(soft_wrap=True)
+
+
+def print_error(error: MMDPOError) -> None:
+    """The three parts of an error, on stderr."""
+    notes.print(f"[bold red]error:[/bold red] {escape(error.what)}", highlight=False)
+    for line in (error.why, error.fix):
+        if line:
+            notes.print(f"       {escape(line)}", highlight=False)
+
+
+def say(message: str) -> None:
+    """One line on stderr."""
+    notes.print(escape(message), highlight=False)
+
+
+def progress(items: Iterable[Any]) -> Iterable[Any]:
+    """A progress bar on stderr, when it is a terminal."""
+    from tqdm import tqdm
+
+    return tqdm(items, file=sys.stderr, leave=False, disable=not sys.stderr.isatty())
+
+
+def closing(what: str, where: Path, following: str) -> None:
+    """What was made, where, and what to do next."""
+    notes.print(f"[green]done:[/green] {escape(what)}", highlight=False)
+    notes.print(f"      {escape(str(where))}", highlight=False)
+    notes.print(f"next: {escape(following)}", highlight=False)
+
+
+def percent(value: float) -> str:
+    """A fraction as percent with one decimal."""
+    return f"{100 * value:.1f}"
+
+
+def metric_table(result: dict[str, Any]) -> Table:
+    """Metrics of one benchmark."""
+    table = Table("metric", "%", "95% interval", "n", title=f"{result['benchmark']} ({result['rule']})", box=None)
+    for name, entry in result["metrics"].items():
+        table.add_row(
+            name, percent(entry["value"]), f"{percent(entry['low'])} to {percent(entry['high'])}", str(entry["n"])
+        )
+    return table
+
+
+def comparison_table(comparison: dict[str, Any]) -> Table:
+    """Paired differences of two models."""
+    table = Table("metric", "A %", "B %", "difference (95% interval)", "p", "verdict", box=None, header_style="bold")
+    for name, entry in comparison["metrics"].items():
+        gap = entry["difference"]
+        table.add_row(
+            name,
+            percent(entry["before"]["value"]),
+            percent(entry["after"]["value"]),
+            f"{100 * gap['value']:+.1f} ({100 * gap['low']:+.1f} to {100 * gap['high']:+.1f})",
+            f"{gap['p']:.3g}",
+            gap.get("verdict", ""),
+        )
+    return table
+
+
+def difference_table(summary: dict[str, Any]) -> Table:
+    """Before and after, from the demo's summary."""
+    metrics = {
+        name: {"before": summary["base"][name], "after": summary["tuned"][name], "difference": gap}
+        for name, gap in summary["difference"].items()
+    }
+    return comparison_table({"metrics": metrics})
