@@ -73,8 +73,8 @@ def options(words: list[str]) -> dict[str, Any]:
 
 
 def relaunch(processes: int) -> None:
-    """Runs the same command under ``accelerate launch``; does not return."""
-    import subprocess
+    """Runs the same command in several processes; does not return."""
+    from mmdpo.launch import launch
 
     words, skip = [], False
     for word in sys.argv[1:]:
@@ -82,5 +82,4 @@ def relaunch(processes: int) -> None:
             skip = not skip
         elif not word.startswith("--processes="):
             words.append(word)
-    command = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes", str(processes), "-m", "mmdpo"]
-    sys.exit(subprocess.run([*command, *words], check=False).returncode)
+    sys.exit(launch(words, processes))

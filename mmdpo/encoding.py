@@ -152,7 +152,6 @@ class Encoder:
                 why="The record cannot be turned into model inputs.",
                 fix="Compare its content parts with its media lists.",
             ) from error
-        self._check_rendering(record, conversation)
         return self._split(dict(encoded), items)
 
     def answer(self, record: Record, candidate: Candidate) -> EncodedAnswer:
@@ -329,20 +328,16 @@ class Encoder:
                 fix="Correct the text or leave the candidate out.",
             )
 
-    def _check_rendering(self, record: Record, conversation: list[dict[str, Any]]) -> None:
-        """A template that drops the user's text would train on answers to nothing."""
+    def check_rendering(self, record: Record) -> None:
+        """Refuses a template that loses some of the prompt's text.
+
+        Raises:
+            ModelError: Naming the text: the model would be trained on answers to a question it never sees.
+        """
         rendered = self.processor.apply_chat_template(
-            [
-                {
-                    "role": m["role"],
-                    "content": [{k: v for k, v in p.items() if k in ("type", "text")} for p in m["content"]],
-                }
-                for m in conversation
-            ],
-            add_generation_prompt=True,
-            tokenize=False,
+            [dict(message) for message in record.prompt], add_generation_prompt=True, tokenize=False
         )
-        for message in conversation:
+        for message in record.prompt:
             for part in message["content"]:
                 if part["type"] == "text" and part["text"].strip() not in rendered:
                     raise ModelError(

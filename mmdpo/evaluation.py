@@ -99,6 +99,7 @@ def answer_and_score(
         }
         for sample, text in zip(samples, texts, strict=True)
     ]
+    folder.mkdir(parents=True, exist_ok=True)
     write_json_lines(folder / "answers.jsonl", rows)
     write_json(folder / "generation.json", {**asdict(settings), "media_root": str(root.resolve()), "data": section.data})
     result = benchmark.score(samples, benchmark.answers(rows))

@@ -54,14 +54,17 @@ class Reference:
     @contextlib.contextmanager
     def _switched(self) -> Iterator[None]:
         if self.kind == "adapter_off":
-            with self.policy.disable_adapter():
-                yield
-            return
-        self.policy.base_model.set_adapter(REFERENCE, inference_mode=True)
+            # as peft's disable_adapter(), without its status report of the whole model in every step
+            self.policy.base_model.disable_adapter_layers()
+        else:
+            self.policy.base_model.set_adapter(REFERENCE, inference_mode=True)
         try:
             yield
         finally:
-            self.policy.base_model.set_adapter(POLICY)
+            if self.kind == "adapter_off":
+                self.policy.base_model.enable_adapter_layers()
+            else:
+                self.policy.base_model.set_adapter(POLICY)
 
 
 def make_reference(loaded: LoadedModel, kind: Literal["auto", "adapter_off", "copy"] = "auto") -> Reference:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import inspect
 import types
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -181,19 +181,29 @@ def install_scoring(model: Any, features: FeatureStore) -> ScoringState:
     """
     state = ScoringState(facts_of(model), features)
     model.mmdpo_scoring = state
-    plain = type(model).forward
+    head = head_of(model, state.facts)
+    _add_keyword(model, "score_batch", _score)
+    # the head has one too, because FSDP2 shards it alone and gathers its weight around its forward only
+    rows = functools.partial(_score_rows, scale=head.scale, softcap=head.softcap)
+    _add_keyword(model.get_output_embeddings(), "score_targets", rows)
+    return state
+
+
+def _add_keyword(module: Any, name: str, computation: Callable[..., Any]) -> None:
+    """Gives a module's ``forward`` a keyword that selects another computation: ``computation(module, ..., value)``."""
+    plain = type(module).forward
 
     @functools.wraps(plain)
-    def forward(self: nn.Module, *args: Any, score_batch: Batch | None = None, **kwargs: Any) -> Any:
-        return plain(self, *args, **kwargs) if score_batch is None else _score(self, score_batch)
+    def forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        value = kwargs.pop(name, None)
+        return plain(self, *args, **kwargs) if value is None else computation(self, *args, value)
 
     signature = inspect.signature(plain)
-    keyword = inspect.Parameter("score_batch", inspect.Parameter.KEYWORD_ONLY, default=None)
+    keyword = inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None)
     parameters = [p for p in signature.parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
     rest = [p for p in signature.parameters.values() if p.kind is inspect.Parameter.VAR_KEYWORD]
     forward.__signature__ = signature.replace(parameters=[*parameters, keyword, *rest])  # type: ignore[attr-defined]
-    model.forward = types.MethodType(forward, model)
-    return state
+    module.forward = types.MethodType(forward, module)
 
 
 def score(model: nn.Module, batch: Batch) -> Tensor:
@@ -230,8 +240,12 @@ def _score(model: Any, batch: Batch) -> Tensor:
     hidden = backbone(**inputs).last_hidden_state
     mask = batch["mask"]
     rows = hidden.flatten(0, 1)[batch["hidden_index"][mask]]
-    logp = head_logprobs(rows, head_of(model, state.facts), batch["targets"][mask])
+    logp = model.get_output_embeddings()(rows, score_targets=batch["targets"][mask])
     return logp.new_zeros(mask.shape).masked_scatter(mask, logp)
+
+
+def _score_rows(layer: Any, hidden: Tensor, targets: Tensor, scale: float, softcap: float | None) -> Tensor:
+    return head_logprobs(hidden, Head(layer.weight, layer.bias, scale, softcap), targets)
 
 
 def shared_masks(batch: Mapping[str, Tensor], facts: Facts, dtype: torch.dtype) -> Any:

@@ -88,6 +88,7 @@ def screen(
         try:
             reason, message = _problem(record, candidates)
             if not reason:
+                encoder.check_rendering(record)
                 prompt = len(encoder.prompt(record, CLEAN).input_ids)
                 answers = [encoder.answer(record, record.candidates[k]) for k in candidates]
                 length = prompt + max(len(answer.ids) for answer in answers)

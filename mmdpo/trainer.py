@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
@@ -16,13 +15,14 @@ from mmdpo.collate import Batch, Collator, Layout, table_of
 from mmdpo.diagnostics import Meter, pair_statistics, reward_beta, step_metrics
 from mmdpo.encoding import Encoder
 from mmdpo.errors import ConfigError, ParityError
+from mmdpo.models.load import layer_classes
 from mmdpo.objectives import Objective
 from mmdpo.policy import LoadedModel
 from mmdpo.records import Record
 from mmdpo.reference import Reference
 from mmdpo.scoring import score
 from mmdpo.two_pass import FirstPass, Generators, first_pass, gather_tables
-from mmdpo.validation import BLIND, validation_columns, validation_metrics
+from mmdpo.validation import BLIND, first_time, validation_columns, validation_metrics
 from mmdpo.views import CHOSEN, CLEAN, REJECTED, ScoreTable, View
 
 REFUSED = {
@@ -114,6 +114,9 @@ class PreferenceTrainer(Trainer):
         # the loss is divided by counts over the whole optimizer step, so Trainer must not divide it again
         self.loss_is_scaled_for_ga = True
         self.model_accepts_loss_kwargs = False
+        if self.is_fsdp_enabled:
+            plugin = self.accelerator.state.fsdp_plugin
+            plugin.transformer_cls_names_to_wrap = plugin.transformer_cls_names_to_wrap or layer_classes(loaded.inner)
         if reference is not None and reference.frozen is not None:
             reference.frozen.mmdpo_scoring.layout = layout
             if self.is_fsdp_enabled:
@@ -232,23 +235,26 @@ class PreferenceTrainer(Trainer):
         was_training = model.training
         model.eval()
         columns: list[Tensor] = []
+        seen: set[int] = set()
         totals = torch.zeros(2, len(self.objective.terms), device=self.args.device)
         for batch in dataloader:
             self.loaded.inner.mmdpo_scoring.features.clear()
             inputs = self._prepare_inputs(batch)
             with torch.no_grad(), self.compute_loss_context_manager():
                 table = self._table(model, inputs, self.validation_collator)
-            self._add_totals(totals, table)
-            columns.append(self.accelerator.gather(validation_columns(table, inputs["index"], self.beta)))
+            gathered = self.accelerator.gather(validation_columns(table, inputs["index"], self.beta))
+            fresh = torch.tensor(first_time(gathered[:, 0].long().tolist(), seen), device=gathered.device)
+            columns.append(gathered[fresh])
+            own = fresh.view(-1, len(inputs["index"]))[self.accelerator.process_index]
+            self._add_totals(totals, table.select(own[table.example]))
         self.loaded.inner.mmdpo_scoring.features.clear()
         model.train(was_training)
         values = torch.cat(columns).double().cpu().numpy()
-        _, first = np.unique(values[:, 0], return_index=True)  # the sampler repeats records to fill the last batch
-        metrics = validation_metrics(values[first], self.groups, metric_key_prefix)
+        metrics = validation_metrics(values, self.groups, metric_key_prefix)
         sums, counts = self.accelerator.reduce(totals, reduction="sum")
         weights = torch.tensor([term.weight for term in self.objective.terms.values()], device=sums.device)
         metrics[f"{metric_key_prefix}_loss"] = float((weights * sums / counts.clamp(min=1)).sum())
-        return EvalLoopOutput(predictions=None, label_ids=None, metrics=metrics, num_samples=len(first))
+        return EvalLoopOutput(predictions=None, label_ids=None, metrics=metrics, num_samples=len(values))
 
     def _add_totals(self, totals: Tensor, table: ScoreTable) -> None:
         """Adds every term's sum and count of one batch, for the objective's value on the held-out records."""

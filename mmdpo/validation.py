@@ -43,6 +43,18 @@ def validation_columns(table: ScoreTable, index: Tensor, beta: float) -> Tensor:
     return result
 
 
+def first_time(indices: Sequence[int], seen: set[int]) -> list[bool]:
+    """Which places of the data set come up for the first time; adds them to ``seen``.
+
+    The sampler repeats records so that all processes get batches of the same size.
+    """
+    fresh = []
+    for index in indices:
+        fresh.append(index not in seen)
+        seen.add(index)
+    return fresh
+
+
 def validation_metrics(values: np.ndarray, groups: Sequence[str], prefix: str = "eval") -> dict[str, float]:
     """Metrics of all held-out records.
 

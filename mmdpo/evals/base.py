@@ -83,8 +83,8 @@ class Benchmark(ABC):
         """
         answers = []
         for number, row in enumerate(rows, 1):
-            text = next((row[key] for key in self.text_keys if key in row), ...)
-            if not isinstance(text, str | None):
+            text_key = next((key for key in self.text_keys if key in row), None)
+            if text_key is None or not isinstance(row[text_key], str | None):
                 keys = " or ".join(repr(key) for key in self.text_keys)
                 raise DataError(
                     f"entry {number} of {origin} has no text under {keys}; its keys are {sorted(row)}",
@@ -93,7 +93,7 @@ class Benchmark(ABC):
                 )
             raw_id = next((row[key] for key in self.id_keys if row.get(key) is not None), None)
             question = next((row[key] for key in ("question", "prompt") if isinstance(row.get(key), str)), None)
-            answers.append(Answer(None if raw_id is None else self.sample_id(raw_id), text or "", question))
+            answers.append(Answer(None if raw_id is None else self.sample_id(raw_id), row[text_key] or "", question))
         without = sum(answer.sample_id is None for answer in answers)
         if 0 < without < len(answers):
             raise DataError(
@@ -136,6 +136,13 @@ class Benchmark(ABC):
         if answers[0].sample_id is None:
             return _match_by_order(samples, answers)
         known = {sample.id: sample for sample in samples}
+        if len(known) < len(samples):
+            repeated = Counter(sample.id for sample in samples).most_common(1)[0][0]
+            raise DataError(
+                f"the data has the id {repeated!r} more than once",
+                why="An answer could belong to either sample.",
+                fix="Give every sample an id of its own, or score the files one by one.",
+            )
         pairs: list[tuple[Sample, Answer]] = []
         answered: set[str] = set()
         unknown = duplicate = 0
@@ -155,15 +162,11 @@ class Benchmark(ABC):
                 fix=f"The data's ids look like {next(iter(known), None)!r}.",
             )
         missing = len(known) - len(answered) if self.one_answer_each else 0
-        flags = [
-            *([f"unknown_ids: {unknown} answers have an id that is not in the data; set aside"] if unknown else []),
-            *(
-                [f"duplicate_answers: {duplicate} further answers to the same id; the first counts"]
-                if duplicate
-                else []
-            ),
-            *([f"missing_answers: {missing} of {len(known)} samples have no answer; set aside"] if missing else []),
-        ]
+        flags = _counted(
+            (unknown, "unknown_ids: {} answers have an id that is not in the data; set aside"),
+            (duplicate, "duplicate_answers: {} further answers to an id that has one; the first counts"),
+            (missing, "missing_answers: {} " + f"of {len(known)} samples have no answer; set aside"),
+        )
         return pairs, flags + (_answer_flags(pairs) if self.one_answer_each else [])
 
 
@@ -184,7 +187,11 @@ def _match_by_order(
 def _answer_flags(pairs: Sequence[tuple[Sample, Answer]]) -> list[str]:
     empty = sum(not answer.text.strip() for _, answer in pairs)
     other = sum(answer.question is not None and sample.prompt not in answer.question for sample, answer in pairs)
-    return [
-        *([f"empty_answers: {empty} answers are empty; the rule is applied to them as they are"] if empty else []),
-        *([f"other_question_text: {other} answers repeat another question than the data's"] if other else []),
-    ]
+    return _counted(
+        (empty, "empty_answers: {} answers are empty; the rule is applied to them as they are"),
+        (other, "other_question_text: {} answers repeat another question than that of the data"),
+    )
+
+
+def _counted(*flags: tuple[int, str]) -> list[str]:
+    return [sentence.format(count) for count, sentence in flags if count]

@@ -214,23 +214,22 @@ class Chair(Benchmark):
 
     def _sample(self, image: str, entry: Any, origin: str, file: str | None = None) -> Sample:
         fields = entry if isinstance(entry, dict) else {"objects": entry}
-        named = {key: fields[key] for key in ("objects", "usual") if key in fields}
-        if "objects" not in named or not all(
-            isinstance(names, list) and all(isinstance(name, str) for name in names) for names in named.values()
-        ):
+        place = f"image {image!r} of {origin}"
+        objects = self._categories(fields.get("objects"), place)
+        meta = {"usual": self._categories(fields["usual"], place)} if "usual" in fields else {}
+        sample_id = self.sample_id(image)
+        if self.image_name is not None:
+            file = self.image_name.format(id=sample_id)
+        return Sample(sample_id, self.prompt, {"images": [file or image]}, objects, sample_id, meta)
+
+    def _categories(self, names: Any, place: str) -> list[str]:
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
             raise DataError(
-                f"image {image!r} of {origin} has no list of object names: {str(entry)[:80]}",
+                f"{place} has no list of object names: {str(names)[:80]}",
                 why="Every object that its captions name would count as hallucinated.",
                 fix="Write a list of names, which may be empty.",
             )
-        sample_id = self.sample_id(image)
-        categories = {
-            key: sorted({self.names.category_of.get(name, name) for name in names}) for key, names in named.items()
-        }
-        if self.image_name is not None:
-            file = self.image_name.format(id=sample_id)
-        meta = {"usual": categories["usual"]} if "usual" in categories else {}
-        return Sample(sample_id, self.prompt, {"images": [file or image]}, categories["objects"], sample_id, meta)
+        return sorted({str(self.names.category_of.get(name, name)) for name in names})
 
     def _coco_samples(self, folder: Path) -> list[Sample]:
         """Objects that are annotated, and those that the reference captions name by this same rule."""

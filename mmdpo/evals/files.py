@@ -71,7 +71,8 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
     if text.lstrip().startswith("["):
         rows = _parse(text, path)
     else:
-        rows = [_parse(line, path, number) for number, line in enumerate(text.splitlines(), 1) if line.strip()]
+        # Not splitlines: it also splits at U+2028 and the like, which answers may hold.
+        rows = [_parse(line, path, number) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
     for number, row in enumerate(rows, 1):
         if not isinstance(row, dict):
             raise DataError(

@@ -124,9 +124,9 @@ class Result:
     def save(self, folder: Path) -> None:
         """Writes ``metrics.json`` and ``items.jsonl`` into a folder, which is made if needed."""
         folder.mkdir(parents=True, exist_ok=True)
-        lines = (json.dumps(item.to_json(), ensure_ascii=False) + "\n" for item in self.items)
+        lines = (json.dumps(item.to_json()) + "\n" for item in self.items)
         (folder / "items.jsonl").write_text("".join(lines), encoding="utf-8")
-        summary = json.dumps(self.to_json(), indent=2, ensure_ascii=False) + "\n"
+        summary = json.dumps(self.to_json(), indent=2) + "\n"
         (folder / "metrics.json").write_text(summary, encoding="utf-8")
 
     @classmethod

@@ -4,9 +4,9 @@ Questions about one image, and objects named in one caption, stand or fall toget
 item) is what is drawn at random. Every metric here is a function of sums over groups: accuracy is
 ``correct / questions``, CHAIR_i is ``hallucinated / mentions``. One table of sums per group therefore serves all.
 
-* **Intervals**: the delete-one-image jackknife gives the standard error; Wilson's form turns it into limits, with the
-  effective sample size ``value (1 - value) / se**2`` and the t quantile. For independent yes/no items this is Wilson's
-  interval. Measured coverage and that of the alternatives: ``docs/evals.md``.
+* **Intervals**: one yes or no per image has Wilson's interval. Otherwise the delete-one-image jackknife gives the
+  standard error, and Wilson's form turns it into limits, with the effective sample size ``value (1 - value) / se**2``
+  and the t quantile. Measured coverage, also of the alternatives: ``docs/evals.md``.
 * **Differences** (`mmdpo.evals.paired`): value +- t * se, with the jackknife of the difference itself.
 * **No variation** (a rate of 0 or 1, or equal answers everywhere): half-width ``q**2 / (n + q**2)``, what Wilson's
   interval gives at 0 and 1 for n images, so that no interval has width 0.
@@ -150,15 +150,22 @@ def interval(table: Table, metric: Metric, *, level: float = 0.95) -> Interval:
     value = float(metric.value(sums))
     if math.isnan(value):
         return Interval(low, low, high if math.isfinite(high) else None, 0)
-    estimate = jackknife(table.values, lambda values: metric.value(table.sums(values)))
-    informative = int(np.count_nonzero(metric.count(table.sums(table.values))))
-    if informative < 2:
+    counts = metric.count(table.sums(table.values))
+    groups = int(np.count_nonzero(counts))
+    if groups < 2:
         return Interval(value, low, high if math.isfinite(high) else None, n)
-    quantile = t_quantile(level, informative)
-    if estimate.error < _NO_VARIATION or not math.isfinite(high):
-        half = half_width(estimate.error, quantile, informative)
+    each = metric.value(table.sums(table.values))[counts != 0]
+    single = n == groups and math.isfinite(high) and bool(np.isin(each, metric.bounds).all())
+    if single and math.isclose(value, each.mean(), abs_tol=1e-12):
+        # One yes or no per image: the rate gives its own error, and nothing is left for t to make up for.
+        error, quantile = math.sqrt((value - low) * (high - value) / n), float(scipy.stats.norm.ppf(0.5 + level / 2))
+    else:
+        error = jackknife(table.values, lambda values: metric.value(table.sums(values))).error
+        quantile = t_quantile(level, groups)
+    if error < _NO_VARIATION or not math.isfinite(high):
+        half = half_width(error, quantile, groups)
         return Interval(value, max(low, value - half), min(high, value + half), n)
-    return Interval(value, *wilson(value, estimate.error, quantile, metric.bounds), n)
+    return Interval(value, *wilson(value, error, quantile, metric.bounds), n)
 
 
 def wilson(

@@ -93,6 +93,16 @@ def part_of(name: str, facts: Facts) -> Part:
     return "encoder"
 
 
+def layer_classes(model: Any) -> list[str]:
+    """Names of the layer classes that stay whole when the model is sharded.
+
+    A family names the layers of every tower it may have (LLaVA also those of CLIP's text tower); accelerate stops at a
+    name that this model lacks, so only those that it has are listed.
+    """
+    present = {type(module).__name__ for module in model.modules()}
+    return sorted(present & set(model._no_split_modules or ()))
+
+
 def silence_dropout(model: nn.Module) -> None:
     """Switches off every source of noise of the loaded model: policy and reference must differ by training alone."""
     for module in model.modules():

@@ -24,19 +24,19 @@ from data_builders.base import build
 from mmdpo.config import RunConfig, parse_config, shipped_configs
 from mmdpo.errors import ConfigError
 from mmdpo.evals.pope import KINDS
-from mmdpo.evals.pope_questions import build_questions, write_questions
+from mmdpo.evals.pope_questions import write_questions
 from mmdpo.evaluation import compare_stages, encoder_of, evaluate_run
 from mmdpo.generate import GenerationSettings, generate
 from mmdpo.jsonfiles import write_json
 from mmdpo.models.load import load_pretrained
 from mmdpo.pipeline import train
 from mmdpo.playground.files import (
-    object_annotations,
     write_annotations,
     write_ratings_table,
     write_scene_images,
     write_synonyms,
 )
+from mmdpo.playground.questions import pope_questions
 from mmdpo.playground.raters import SCALE, Rating, rate_captions, rate_yes_no, raters
 from mmdpo.playground.text import CAPTION_PROMPT, ask
 from mmdpo.playground.usual import UsualObject
@@ -193,30 +193,28 @@ def make_heldout(plan: Plan, folder: Path) -> None:
     """Pictures to measure on, with CHAIR annotations and POPE questions of three kinds."""
     seen = scenes(plan.heldout_scenes, plan.seed, "heldout")
     write_scene_images(folder / "images", seen)
-    write_annotations(folder / "objects.json", seen, places=False)
+    write_annotations(folder / "objects.json", seen)
     write_synonyms(folder / "synonyms.txt")
     write_json(folder / "usual.json", {s.file_name: s.usual if s.usual_is_absent else None for s in seen})
-    annotations = object_annotations(seen, places=True)
     for kind in KINDS:
-        questions = build_questions(annotations, kind, seed=plan.seed, min_objects=1)
-        write_questions(questions, folder / "pope" / f"{kind}.json")
+        write_questions(pope_questions(seen, kind, plan.seed), folder / "pope" / f"{kind}.json")
 
 
-def demo_config(plan: Plan, out: Path) -> RunConfig:
+def demo_config(plan: Plan, out: Path, heldout: Path | None = None) -> RunConfig:
     """The shipped ``start`` configuration with the demo's paths and the plan's overrides."""
     values: dict[str, Any] = yaml.safe_load(shipped_configs()["start"].read_text(encoding="utf-8"))
     values["seed"] = plan.seed
     values["data"]["path"] = str(out / "pairs")
     values["loss"] |= plan.loss
     values["train"] |= plan.train
-    heldout = out / "heldout"
+    heldout = heldout or out / "heldout"
     images = str(heldout / "images")
     values["eval"] = {
         "chair": {
             "data": str(heldout / "objects.json"),
             "images": images,
             "max_new_tokens": 40,
-            "options": {"synonyms": str(heldout / "synonyms.txt")},
+            "options": {"synonyms": str(heldout / "synonyms.txt"), "prompt": CAPTION_PROMPT},
         },
         "pope": {"data": str(heldout / "pope"), "images": images, "max_new_tokens": 4},
     }

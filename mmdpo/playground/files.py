@@ -36,9 +36,9 @@ def write_ratings_table(path: Path, ratings: Sequence[Rating]) -> None:
 
 
 def write_annotations(path: Path, scenes: Sequence[Scene]) -> None:
-    """Writes what is in each image as JSON, ``{image file name: [objects]}``."""
+    """Writes what is in each picture as JSON, ``{image file name: [objects]}``."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps({scene.file_name: scene.objects for scene in scenes}) + "\n", encoding="utf-8")
+    path.write_text(json.dumps({scene.file_name: list(scene.objects) for scene in scenes}) + "\n", encoding="utf-8")
 
 
 def write_synonyms(path: Path) -> None:

@@ -18,9 +18,11 @@ from typing import Final
 import torch
 from transformers import AutoModelForImageTextToText, AutoProcessor, PreTrainedModel, ProcessorMixin
 
+from mmdpo.evals.pope import KINDS
 from mmdpo.playground.drawing import draw
 from mmdpo.playground.model import load_base
-from mmdpo.playground.text import CAPTION_PROMPT, named_objects
+from mmdpo.playground.questions import pope_questions
+from mmdpo.playground.text import CAPTION_PROMPT, answer, named_objects
 from mmdpo.playground.world import Scene, scenes
 
 logger = logging.getLogger(__name__)
@@ -125,6 +127,18 @@ def greedy_replies(
     return replies
 
 
+def question_accuracy(
+    model: PreTrainedModel, processor: ProcessorMixin, of_scenes: Sequence[Scene], kind: str
+) -> float:
+    """Share of the POPE questions of this kind that the model answers right, word for word."""
+    rows = pope_questions(of_scenes, kind, seed=0)
+    by_image = {scene.file_name: scene for scene in of_scenes}
+    shown = [by_image[row["image"]] for row in rows]
+    replies = greedy_replies(model, processor, shown, [row["text"] for row in rows])
+    right = (reply == answer(row["label"] == "yes") for reply, row in zip(replies, rows, strict=True))
+    return sum(right) / len(rows)
+
+
 def main() -> None:
     """Command line: measures a base model on held-out scenes."""
     parser = argparse.ArgumentParser(description="Measure a playground model on held-out scenes.")
@@ -140,6 +154,8 @@ def main() -> None:
     measures = measure_captions(held_out, greedy_replies(model, processor, held_out, [CAPTION_PROMPT] * len(held_out)))
     for name in ("usual_object_rate", "other_absent_rate", "chair_i", "chair_s", "recall"):
         logger.info("%-20s %.4f", name, getattr(measures, name))
+    for kind in KINDS:
+        logger.info("%-20s %.4f", f"pope_{kind}", question_accuracy(model, processor, held_out, kind))
 
 
 if __name__ == "__main__":

@@ -173,7 +173,7 @@ def main() -> None:
     """Command line of the recipe."""
     parser = argparse.ArgumentParser(description="Train the playground's base model from nothing.")
     parser.add_argument("--out", type=Path, required=True, help="folder for the model")
-    parser.add_argument("--steps", type=int, default=9000)
+    parser.add_argument("--steps", type=int, default=4000)
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")

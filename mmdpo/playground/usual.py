@@ -30,7 +30,7 @@ class UsualObject(Benchmark):
     def samples(self, data: Path) -> list[Sample]:
         """One sample a picture, from JSON ``{image: absent usual object or null}``."""
         return [
-            Sample(id=image, prompt=CAPTION_PROMPT, media={"images": [image]}, target=absent, group=image)
+            Sample(id=Path(image).stem, prompt=CAPTION_PROMPT, media={"images": [image]}, target=absent, group=image)
             for image, absent in read_json(data).items()
         ]
 

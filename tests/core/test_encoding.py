@@ -1,56 +1,27 @@
-"""Records to ids: the prompt that `generate` gets, the answer that the model would emit, text that stays text."""
+"""Answers to ids: what the model would have to emit, ending in one end of turn; text that stays text."""
 
 from __future__ import annotations
 
-from dataclasses import replace
-from functools import lru_cache
 from typing import Any
 
 import pytest
 import torch
 
-from core.oracle import conversation, generation_inputs, opened, picture, record, setup
-from mmdpo.encoding import Encoder
-from mmdpo.errors import DataError, ModelError
+from core.encoders import (
+    END_OF_TURN,
+    IMAGE,
+    MARKS_NO_END,
+    TRIMS,
+    WRITTEN_BEFORE,
+    answer_ids,
+    encoder_of,
+    every_family,
+    fresh_encoder,
+)
+from core.oracle import generation_inputs, picture, record, setup
+from mmdpo.errors import DataError
 from mmdpo.records import Candidate, Record
-from mmdpo.scoring import score
-from tiny import FAMILIES, Tiny
-from tiny.overfit import Dialogue, overfit, reply
-
-every_family = pytest.mark.parametrize("name", FAMILIES)
-
-END_OF_TURN = {
-    "llava": "</s>",
-    "llava_next": "</s>",
-    "qwen2_5_vl": "<|im_end|>",
-    "qwen3_5": "<|im_end|>",
-    "gemma3": "<end_of_turn>",
-    "idefics3": "<end_of_utterance>",
-}
-WRITTEN_BEFORE = {"idefics3": " "}
-"""What the template writes between the prompt and an answer, and the model has to emit."""
-TRIMS = {"gemma3", "qwen3_5"}
-"""Families whose template trims the answer."""
-MARKS_NO_END = {"llava"}
-"""Families whose template writes no end token, so that white space at the end is not told from the template's own."""
-
-IMAGE = picture(1)
-
-
-def fresh_encoder(name: str, **overrides: Any) -> tuple[Encoder, Tiny]:
-    """For tests that change the template or the weights."""
-    tiny = FAMILIES[name](**overrides)
-    return setup(tiny).encoder, tiny
-
-
-encoder_of = lru_cache(fresh_encoder)
-"""For all others."""
-
-
-def answer_ids(encoder: Encoder, text: str, question: str = "What is it?", **fields: Any) -> list[int]:
-    of = record("r", question, [text], IMAGE)
-    return encoder.answer(of, replace(of.candidates[0], **fields)).ids.tolist()
-
+from tiny import Tiny
 
 # --- answers --------------------------------------------------------------------------------------------------------
 
@@ -265,132 +236,3 @@ def test_qwen_keeps_control_text_in_prompts() -> None:
     for token in ("<|im_end|>", "<|vision_start|>", "<|image_pad|>"):
         assert encoder.control_tokens(token) == [token]
         encoder.prompt(record("r", f"What does {token} mean?", ["Nothing."], IMAGE))
-
-
-# --- prompts --------------------------------------------------------------------------------------------------------
-
-
-@every_family
-@pytest.mark.parametrize("count", [0, 1, 2])
-def test_prompts_are_what_generate_is_given(name: str, count: int) -> None:
-    encoder, tiny = encoder_of(name)
-    of = record("r", "What is in the picture?", ["x"], *(picture(n, 24 + 8 * n, 24) for n in range(count)))
-    prompt, expected = encoder.prompt(of), generation_inputs(tiny, of)
-    assert prompt.input_ids.tolist() == expected["input_ids"][0].tolist()
-    assert sum(unit.items for unit in prompt.units) == count
-    for field, values in prompt.fields.items():
-        assert torch.equal(values, expected[field][0])
-    if count:
-        pixels = torch.cat([unit.inputs["pixel_values"].flatten() for unit in prompt.units])
-        assert torch.equal(pixels, expected["pixel_values"].flatten())
-
-
-@every_family
-def test_equal_images_have_equal_keys(name: str) -> None:
-    """The key is of the encoder inputs: it does not depend on the record, the file or the other images of a prompt."""
-    encoder, _ = encoder_of(name)
-    first, second = picture(1), picture(2)
-    alone = encoder.prompt(record("a", "What?", ["x"], first)).units
-    again = encoder.prompt(record("b", "Why?", ["y"], picture(1))).units
-    other = encoder.prompt(record("c", "What?", ["x"], second)).units
-    assert [unit.key for unit in alone] == [unit.key for unit in again]
-    assert [unit.key for unit in alone] != [unit.key for unit in other]
-    if name not in ("llava_next", "idefics3"):  # whose inputs are padded to the prompt's largest image
-        pair = encoder.prompt(record("d", "What?", ["x"], second, first)).units
-        assert [unit.key for unit in pair] == [other[0].key, alone[0].key]
-
-
-def test_a_media_variant_is_the_same_every_time_and_another_item() -> None:
-    encoder, tiny = encoder_of("llava")
-    of = record("r", "What is it?", ["x"], IMAGE)
-    clean, blank, again = encoder.prompt(of), encoder.prompt(of, "blank"), encoder.prompt(of, "blank")
-    assert clean.units[0].key != blank.units[0].key == again.units[0].key
-    assert torch.equal(clean.input_ids, blank.input_ids)
-    grey = tiny.processor.image_processor(opened(IMAGE, "blank"), return_tensors="pt")["pixel_values"]
-    assert torch.equal(blank.units[0].inputs["pixel_values"], grey)
-
-
-# A template that reads string content alone, as many text models have it, renders lists of parts as nothing.
-STRINGS_ALONE = (
-    "{% for message in messages %}{{ message['role'] }}: "
-    "{% if message['content'] is string %}{{ message['content'] }}{% endif %}{% endfor %}"
-    "{% if add_generation_prompt %}assistant: {% endif %}"
-)
-TEXTS_ALONE = (
-    "{% for message in messages %}{{ message['role'] }}: "
-    "{% for part in message['content'] if part['type'] == 'text' %}{{ part['text'] }}{% endfor %}{% endfor %}"
-    "{% if add_generation_prompt %}assistant: {% endif %}"
-)
-
-
-@every_family
-def test_a_template_that_loses_text_or_images_is_refused(name: str) -> None:
-    encoder, _ = fresh_encoder(name)
-    encoder.processor.chat_template = STRINGS_ALONE
-    with pytest.raises(ModelError, match="loses the text 'Hello'"):
-        encoder.prompt(record("r", "Hello", ["x"]))
-    encoder.processor.chat_template = TEXTS_ALONE
-    encoder.prompt(record("r", "Hello", ["x"]))
-    with pytest.raises(ModelError, match="refuses the prompt of record 'r'"):
-        encoder.prompt(record("r", "Hello", ["x"], IMAGE))
-
-
-def test_a_second_text_that_the_template_drops_is_noticed() -> None:
-    """LLaVA-NeXT reads only the first part of an earlier answer."""
-    encoder, _ = encoder_of("llava_next")
-    parts = [{"type": "text", "text": "A cat."}, {"type": "text", "text": "I am sure."}]
-    of = record("r", "What is it?", ["x"])
-    turns = (*of.prompt, {"role": "assistant", "content": parts}, *of.prompt)
-    with pytest.raises(ModelError, match=r"loses the text 'I am sure\.'"):
-        encoder.prompt(replace(of, prompt=turns))
-
-
-def test_what_an_encoder_needs() -> None:
-    tiny = FAMILIES["llava"]()
-    facts = setup(tiny).encoder.facts
-    with pytest.raises(ModelError, match="eos_token_id"):
-        Encoder(tiny.processor, facts, [])
-    tiny.processor.chat_template = None
-    with pytest.raises(ModelError, match="no chat template"):
-        Encoder(tiny.processor, facts, tiny.stop_ids)
-
-
-# --- the whole way: what is scored is what is generated -------------------------------------------------------------
-
-ANSWERS = ["There is a red bird.", "No, there is not.", "Two small dogs", "A blue car on the beach."]
-PUBLISHED = ("llava", "llava_next", "qwen2_5_vl", "idefics3", "gemma3")
-
-
-@pytest.mark.parametrize("name", PUBLISHED)
-def test_a_model_that_learnt_four_answers_stops_by_itself(name: str) -> None:
-    """Trained on the encoder's ids by the family's own loss; the reply depends on the image alone."""
-    encoder, tiny = fresh_encoder(name)
-    records = [record(str(n), "What is this?", [answer], picture(n)) for n, answer in enumerate(ANSWERS)]
-    dialogues = [Dialogue(conversation(of), encoder.answer(of, of.candidates[0]).ids.tolist()) for of in records]
-    overfit(tiny, dialogues, steps=45)
-    assert [reply(tiny, dialogue.prompt) for dialogue in dialogues] == [dialogue.answer_ids for dialogue in dialogues]
-    assert [
-        tiny.tokenizer.decode(dialogue.answer_ids, skip_special_tokens=True).strip() for dialogue in dialogues
-    ] == ANSWERS
-
-
-@pytest.mark.parametrize(
-    "name", ["llava", "gemma3", *(pytest.param(name, marks=pytest.mark.slow) for name in PUBLISHED[1:4])]
-)
-def test_a_model_trained_through_branches_says_what_it_was_trained_on(name: str) -> None:
-    """The same through our own scoring, all answers of a record as branches: the likeliest one is generated."""
-    tiny = FAMILIES[name]()
-    built = setup(tiny, candidates=2)
-    records = [record(str(n), "What is this?", [answer, "A cat."], picture(n)) for n, answer in enumerate(ANSWERS)]
-    batch = built.collator(list(enumerate(records)))
-    sign = torch.where(batch["candidate"] == 0, 1.0, 0.02)  # the second one is hardly wanted
-    optimizer = torch.optim.AdamW(tiny.model.parameters(), lr=3e-3, weight_decay=0.0)
-    for _ in range(60):
-        loss = -(score(tiny.model, batch).sum(1) * sign).sum() / 40
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(tiny.model.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad()
-    first = batch["candidate"] == 0
-    chosen = [ids[mask].tolist() for ids, mask in zip(batch["targets"][first], batch["mask"][first], strict=True)]
-    assert [reply(tiny, conversation(of)) for of in records] == chosen

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from transformers import LlavaConfig, LlavaForConditionalGeneration, MistralConfig, Qwen2Config
 
 from core.oracle import Layout, Setup, Side, oracle_logprobs, setup, varied_records
 from mmdpo import scoring
@@ -16,6 +17,7 @@ from mmdpo.collate import Batch
 from mmdpo.models.families import facts_of
 from mmdpo.scoring import score
 from tiny import FAMILIES, exact_float64
+from tiny.base import build_model
 
 RECORDS = varied_records()
 RECURRENT = {"qwen3_5"}
@@ -175,3 +177,45 @@ def test_qwen3_5_has_a_reason_for_plain_rows() -> None:
 @every_branching
 def test_no_other_family_has_a_reason_for_plain_rows(name: str) -> None:
     assert facts_of(FAMILIES[name]().model).plain_reason is None
+
+
+# --- facts that no tiny family has ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("side", ["right", "left"])
+@pytest.mark.parametrize("layer_types", [None, ["sliding_attention", "full_attention", "sliding_attention"]])
+def test_windows_of_other_language_models(side: Side, layer_types: list[str] | None) -> None:
+    """Mistral has one window for all layers and takes one mask; Qwen2 may mix, and takes a mask by layer type."""
+    tiny = FAMILIES["llava"]()
+    text = tiny.model.config.text_config.to_dict()
+    kept = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
+    fields = {name: text[name] for name in (*kept, "num_key_value_heads", "max_position_embeddings", "pad_token_id")}
+    if layer_types is None:
+        config: Any = MistralConfig(**fields, sliding_window=8)
+    else:
+        config = Qwen2Config(**fields, sliding_window=8, use_sliding_window=True, layer_types=layer_types)
+    model = build_model(
+        LlavaForConditionalGeneration,
+        LlavaConfig(
+            text_config=config,
+            vision_config=tiny.model.config.vision_config,
+            image_token_index=tiny.model.config.image_token_id,
+            image_seq_length=tiny.model.config.image_seq_length,
+        ),
+        seed=0,
+        dtype=torch.float64,
+        attn_implementation="sdpa",
+    )
+    model.generation_config.eos_token_id = tiny.model.generation_config.eos_token_id
+    built = setup(replace(tiny, model=model), side=side, records_per_row=2)
+    facts = facts_of(model)
+    assert facts.window == 8 and facts.plain_reason is None
+    batch = built.collator(list(enumerate(RECORDS)))
+    with exact_float64(), torch.no_grad():
+        ours, expected = score(model, batch), oracle_logprobs(built, RECORDS, batch)
+    rows = [row[mask] for row, mask in zip(ours, batch["mask"], strict=True)]
+    assert difference(rows, expected) < 1e-9
+    model.mmdpo_scoring.facts = replace(facts, window=None)  # power: the window binds on these records
+    with torch.no_grad():
+        wide = score(model, batch)
+    assert difference([row[mask] for row, mask in zip(wide, batch["mask"], strict=True)], expected) > 0.1

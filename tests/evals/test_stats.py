@@ -1,0 +1,248 @@
+"""Intervals and comparisons: worked values, independent oracles, and coverage by simulation."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import pytest
+import scipy.stats
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mmdpo.evals.paired import minimum_detectable_difference, paired_difference
+from mmdpo.evals.stats import Metric, Table, bootstrap_interval, divide, interval, jackknife, ratio, wilson
+
+RATE = ratio("rate", "hits", "trials")
+COUNT = ratio("count", "hits", "trials", bounds=(0.0, math.inf))
+
+
+@dataclass
+class Row:
+    group: str
+    counts: dict[str, float] = field(default_factory=dict)
+
+
+def rows(hits: Sequence[float], trials: Sequence[float]) -> list[Row]:
+    return [Row(str(i), {"hits": h, "trials": t}) for i, (h, t) in enumerate(zip(hits, trials, strict=True))]
+
+
+def table(hits: Sequence[float], trials: Sequence[float]) -> Table:
+    return Table([str(i) for i in range(len(hits))], ["hits", "trials"], np.stack([hits, trials], 1).astype(float))
+
+
+def test_wilson_is_the_textbook_interval() -> None:
+    oracle = scipy.stats.binomtest(7, 40).proportion_ci(method="wilson")
+    error = math.sqrt(7 / 40 * 33 / 40 / 40)
+    assert wilson(7 / 40, error, scipy.stats.norm.ppf(0.975)) == pytest.approx((oracle.low, oracle.high))
+
+
+def test_one_answer_per_image_has_wilsons_interval() -> None:
+    oracle = scipy.stats.binomtest(12, 50).proportion_ci(method="wilson")
+    measured = interval(table([1] * 12 + [0] * 38, [1] * 50), RATE)
+    assert (measured.value, measured.n) == (0.24, 50)
+    assert (measured.low, measured.high) == pytest.approx((oracle.low, oracle.high))
+
+
+def test_jackknife_of_a_mean_is_its_standard_error() -> None:
+    values = np.array([[3.0, 1], [5, 1], [10, 1], [2, 1]])
+    estimate = jackknife(values, lambda sums: divide(sums[..., 0], sums[..., 1]))
+    assert estimate.value == 5
+    assert estimate.error == pytest.approx(np.std([3, 5, 10, 2], ddof=1) / 2)
+
+
+def test_answers_of_one_image_count_as_one_when_they_agree() -> None:
+    sixfold = interval(table([6] * 30 + [0] * 20, [6] * 50), RATE)
+    alone = wilson(0.6, math.sqrt(0.6 * 0.4 / 49), scipy.stats.t.ppf(0.975, 49))
+    assert (sixfold.low, sixfold.high) == pytest.approx(alone)
+    assert sixfold.n == 300
+
+
+@pytest.mark.parametrize(("hits", "value"), [(0, 0.0), (1, 1.0)])
+def test_rates_of_zero_and_one_have_wilsons_width(hits: int, value: float) -> None:
+    measured = interval(table([hits] * 50, [1] * 50), RATE)
+    reach = (squared := scipy.stats.norm.ppf(0.975) ** 2) / (50 + squared)
+    assert measured.value == value
+    assert measured.high - measured.low == pytest.approx(reach)
+
+
+def test_one_image_says_nothing() -> None:
+    measured = interval(table([1], [2]), RATE)
+    assert (measured.value, measured.low, measured.high, measured.n) == (0.5, 0.0, 1.0, 2)
+    assert interval(table([4], [1]), COUNT).high is None
+
+
+def test_no_denominator_is_no_value() -> None:
+    measured = interval(table([0, 0], [0, 0]), RATE)
+    assert (measured.value, measured.low, measured.high, measured.n) == (0.0, 0.0, 1.0, 0)
+
+
+def test_the_image_that_holds_the_whole_denominator_may_be_left_out() -> None:
+    measured = interval(table([1, 0, 0], [2, 0, 0]), RATE)
+    assert (measured.low, measured.high) == (0.0, 1.0)
+
+
+def test_items_are_summed_by_image_and_missing_columns_are_zero() -> None:
+    made = Table.of([Row("a", {"x": 1}), Row("b", {"y": 2}), Row("a", {"x": 3, "y": 1})])
+    assert made.groups == ["a", "b"]
+    assert made.sums(made.values)["x"].tolist() == [4, 0]
+    assert made.sums()["y"] == 3
+
+
+def test_bootstrap_agrees_where_both_are_sound() -> None:
+    generator = np.random.default_rng(5)
+    mentions = 1 + generator.poisson(6, 500)
+    sample = table(generator.binomial(mentions, 0.3), mentions)
+    jack, boot = interval(sample, RATE), bootstrap_interval(sample, RATE)
+    assert boot.value == jack.value
+    assert (boot.low, boot.high) == pytest.approx((jack.low, jack.high), abs=0.004)
+    assert boot == bootstrap_interval(sample, RATE)
+
+
+# -- coverage -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("images", [50, 500])
+def test_exact_coverage_of_a_proportion(images: int) -> None:
+    """Every possible outcome, weighted by its probability. The outcomes are few, so coverage jumps with the rate."""
+    limits = [interval(table([1] * k + [0] * (images - k), [1] * images), RATE) for k in range(images + 1)]
+    rates = np.linspace(0.02, 0.98, 97)
+    coverage = np.array(
+        [
+            sum(
+                probability
+                for probability, measured in zip(
+                    scipy.stats.binom.pmf(range(images + 1), images, rate), limits, strict=True
+                )
+                if measured.low <= rate <= measured.high
+            )
+            for rate in rates
+        ]
+    )
+    assert coverage.mean() == pytest.approx(0.95, abs=0.002)
+    assert np.mean((coverage >= 0.93) & (coverage <= 0.97)) > 0.9
+    assert coverage.min() > 0.92
+
+
+def _questions(generator: np.random.Generator, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray, float]:
+    """Six questions per image that tend to fail together."""
+    return generator.binomial(6, generator.beta(0.85 * 5, 0.15 * 5, size)), np.full(size, 6), 0.85
+
+
+def _mentions(generator: np.random.Generator, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray, float]:
+    """CHAIR_i: long captions hallucinate more, and some images much more than others."""
+
+    def draw(shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
+        mentions = 1 + generator.poisson(6, shape)
+        return generator.beta(0.6, 3.4, shape) * np.minimum(1, 0.5 + mentions / 14), mentions
+
+    rates, mentions = draw((400_000,))
+    truth = float((rates * mentions).sum() / mentions.sum())
+    rates, mentions = draw(size)
+    return generator.binomial(mentions, rates), mentions, truth
+
+
+@pytest.mark.parametrize("images", [50, 500])
+@pytest.mark.parametrize("population", [_questions, _mentions])
+def test_95_percent_intervals_cover_95_percent(population, images: int) -> None:
+    hits, trials, truth = population(np.random.default_rng(11), (1500, images))
+    covered = 0
+    for one_hits, one_trials in zip(hits, trials, strict=True):
+        measured = interval(table(one_hits, one_trials), RATE)
+        covered += measured.low <= truth <= measured.high
+    assert 0.93 <= covered / 1500 <= 0.97
+
+
+@pytest.mark.parametrize("images", [50, 500])
+def test_95_percent_intervals_of_differences_cover_95_percent(images: int) -> None:
+    generator = np.random.default_rng(3)
+    covered = 0
+    for _ in range(800):
+        difficulty = generator.normal(0, 1, images)
+        before = generator.random(images) < 1 / (1 + np.exp(-(difficulty + 0.5)))
+        after = generator.random(images) < 1 / (1 + np.exp(-(difficulty + 1.5)))
+        gap = paired_difference(rows(before, np.ones(images)), rows(after, np.ones(images)), RATE, permutations=1)
+        covered += gap.low <= _LOGISTIC_GAP <= gap.high
+    assert 0.93 <= covered / 800 <= 0.97
+
+
+def _logistic_mean(shift: float) -> float:
+    points, weights = np.polynomial.hermite_e.hermegauss(80)
+    return float((weights / (1 + np.exp(-(points + shift)))).sum() / weights.sum())
+
+
+_LOGISTIC_GAP = _logistic_mean(1.5) - _logistic_mean(0.5)
+
+
+# -- differences ----------------------------------------------------------------------------------------------------
+
+
+def test_swapping_single_answers_is_mcnemars_test() -> None:
+    before, after = [1] * 40 + [0] * 14 + [1] * 4, [1] * 40 + [1] * 14 + [0] * 4
+    gap = paired_difference(rows(before, [1] * 58), rows(after, [1] * 58), RATE)
+    assert gap.value == pytest.approx(10 / 58)
+    assert gap.p_value == pytest.approx(scipy.stats.binomtest(4, 18).pvalue, abs=0.005)
+    assert gap.low > 0
+
+
+def test_mcnemar_of_statsmodels() -> None:
+    contingency = pytest.importorskip("statsmodels.stats.contingency_tables")
+    before, after = [1] * 30 + [0] * 9 + [1] * 6 + [0] * 5, [1] * 30 + [1] * 9 + [0] * 6 + [0] * 5
+    gap = paired_difference(rows(before, [1] * 50), rows(after, [1] * 50), RATE)
+    oracle = contingency.mcnemar([[30, 6], [9, 5]], exact=True).pvalue
+    assert gap.p_value == pytest.approx(oracle, abs=0.015)
+
+
+def test_equal_models_differ_by_nothing_but_not_surely() -> None:
+    same = rows([1, 0] * 25, [1] * 50)
+    gap = paired_difference(same, same, RATE)
+    assert (gap.value, gap.p_value) == (0, 1)
+    assert gap.low == -gap.high
+    assert 0 < gap.high < 0.1
+    assert gap.detectable > 0
+
+
+def test_images_must_be_the_same() -> None:
+    with pytest.raises(ValueError, match="same for both"):
+        paired_difference(rows([1, 1], [1, 1]), rows([1], [1]), RATE)
+
+
+def test_the_detectable_difference_is_found_four_times_in_five() -> None:
+    images, error = 200, 0.02
+    truth = minimum_detectable_difference(error, images)
+    found = np.abs(np.random.default_rng(0).normal(truth, error, 20_000)) > scipy.stats.t.ppf(0.975, 199) * error
+    assert found.mean() == pytest.approx(0.8, abs=0.01)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(
+        st.tuples(st.integers(0, 4), st.integers(0, 4), st.integers(0, 4), st.integers(0, 4)), min_size=2, max_size=30
+    )
+)
+def test_differences_are_antisymmetric_and_within_reach(counts: list[tuple[int, int, int, int]]) -> None:
+    first = rows([min(h, t) for h, t, _, _ in counts], [t for _, t, _, _ in counts])
+    second = rows([min(h, t) for _, _, h, t in counts], [t for _, _, _, t in counts])
+    forth = paired_difference(first, second, RATE, permutations=99)
+    back = paired_difference(second, first, RATE, permutations=99)
+    assert forth.value == -back.value
+    assert (forth.low, forth.high) == pytest.approx((-back.high, -back.low))
+    assert -1 <= forth.low <= forth.value <= forth.high <= 1
+    assert forth.low < forth.high
+    assert 0 < forth.p_value <= 1
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)), min_size=1, max_size=40))
+def test_every_interval_holds_its_value_and_has_width(counts: list[tuple[int, int]]) -> None:
+    measured = interval(table([min(h, t) for h, t in counts], [t for _, t in counts]), RATE)
+    assert 0 <= measured.low <= measured.value <= measured.high <= 1
+    assert measured.low < measured.high
+
+
+def test_any_function_of_sums_has_an_interval() -> None:
+    product = Metric("product", lambda sums: divide(sums["hits"], sums["trials"]) ** 2, lambda sums: sums["trials"])
+    measured = interval(table([1] * 40 + [0] * 10, [1] * 50), product)
+    assert measured.value == pytest.approx(0.64)
+    # The delta method: d(p^2) = 2 p dp.
+    assert measured.high - measured.low == pytest.approx(2 * 2.01 * 2 * 0.8 * math.sqrt(0.16 / 49), rel=0.06)
