@@ -60,6 +60,7 @@ class Ratings(Builder[RatingsConfig]):
             **ledger.account(),
             "rows_filtered_out": len(table) - len(rows),
             "repeated_rows": repeated,
+            "notes": _notes(len(table) - len(rows), records),
             "ratings": {
                 "n": len(ratings),
                 "captions": len(captions),
@@ -74,6 +75,21 @@ class Ratings(Builder[RatingsConfig]):
             "records": measure(records, seed=config.seed),
         }
         return BuildResult(splits, quality, ledger)
+
+
+def _notes(filtered_out: int, records: Records) -> list[str]:
+    """What a person should know beside the counts."""
+    photos = {item.identity: item.sha256 is None for record in records for _, item in record.media_items()}
+    absent = sum(photos.values())
+    notes = []
+    if filtered_out:
+        notes.append(f"{filtered_out} further rows did not match `where`")
+    if absent:
+        notes.append(
+            f"{absent} of {len(photos)} images are absent (media: optional): their pairs are text and path alone, "
+            "and training sets them aside until the images are there"
+        )
+    return notes
 
 
 def _with_media(ratings: list[Rating], root: Path, config: RatingsConfig, ledger: Ledger) -> list[Rating]:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import logging
 import signal
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import torch
+from accelerate.utils import gather
 from transformers import TrainerCallback
 
 logger = logging.getLogger(__name__)
@@ -32,25 +35,28 @@ class SilentRun:
 
 
 class RunCallback(TrainerCallback):
-    """Writes ``log.jsonl``, and turns Ctrl-C and SIGTERM into a checkpoint at the end of the step."""
+    """Writes ``log.jsonl``; as a context manager, turns Ctrl-C and SIGTERM into a checkpoint at the end of the step."""
 
     def __init__(self, run: Any) -> None:
         self.run = run
         self.signal: int | None = None
         self._before: dict[int, Any] = {}
 
-    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Takes over the signals."""
-        for number in (signal.SIGINT, signal.SIGTERM):
-            self._before[number] = signal.signal(number, self._caught)
+    def __enter__(self) -> RunCallback:
+        """Takes over the signals; outside of the main thread there are none."""
+        if threading.current_thread() is threading.main_thread():
+            self._before = {n: signal.signal(n, self._caught) for n in (signal.SIGINT, signal.SIGTERM)}
+        return self
 
-    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+    def __exit__(self, *_: object) -> None:
         """Gives the signals back."""
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Saves and stops after a signal."""
+        """Saves and stops after a signal, all processes at the same step, whichever of them heard it first."""
+        if args.world_size > 1:
+            self.signal = int(gather(torch.tensor([self.signal or 0], device=args.device)).max()) or None
         if self.signal is not None:
             control.should_save = control.should_training_stop = True
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
@@ -19,20 +21,32 @@ from mmdpo.parity import choose_layout
 from mmdpo.pipeline import Data, load_data, load_policy, probe_records, training_arguments
 from mmdpo.policy import LoadedModel
 from mmdpo.records import Record
+from mmdpo.screening import Screening
+from mmdpo.views import CLEAN, View
 
 GIB = 2**30
 CARDS = (8, 24, 48, 80)
 """Accelerator memories, in GiB, that the estimate is compared with."""
+WAYS = {
+    "prefix": "as the chat template renders them",
+    "context": "with the end of the prompt as context",
+    "given": "as the sampler emitted them",
+}
+CANDIDATES = ("chosen", "rejected")
 
 
 def check_run(
-    config: RunConfig, folder: Path, progress: Callable[[Iterable[Any]], Iterable[Any]] = iter
-) -> Iterator[Table | Text]:
+    config: RunConfig,
+    folder: Path,
+    overrides: Sequence[str] = (),
+    progress: Callable[[Iterable[Any]], Iterable[Any]] = iter,
+) -> Iterator[RenderableType]:
     """Everything that training would find out at its start, as blocks to print.
 
     Args:
         config: The configuration.
         folder: Folder that relative plugin paths start from.
+        overrides: The ``a.b=c`` settings that were typed, to tell them from the file's.
         progress: Wraps long loops for a progress bar.
 
     Raises:
@@ -44,44 +58,86 @@ def check_run(
     loaded = load_policy(config, arguments.device)
     data = load_data(config, loaded, objective, progress)
     layout = choose_layout(loaded.inner, data.encoder, probe_records(data), objective.views, config.layout)
-    yield _records(data)
+    yield _origins(config.model_dump(exclude_unset=True), overrides)
+    yield Group(_records(data), *_set_aside(data.screening))
+    batch = arguments.train_batch_size * arguments.gradient_accumulation_steps * arguments.world_size
+    steps = arguments.max_steps if arguments.max_steps > 0 else _steps(len(data.train), batch, arguments)
     yield _facts(
         {
             "loss": "  +  ".join(f"{e['weight']:g} * ({e['formula']})" for e in objective.describe().values()),
-            "views": ", ".join(f"candidate {v.candidate} / {v.media}" for v in objective.views),
+            "views": ", ".join(_view_name(view) for view in objective.views),
             "layout": f"{layout.layout}: {layout.reason}",
             "trained": f"{config.model.trainable}, {loaded.decisions['trainable_parameters']:,} parameters",
-            "answers tokenised": ", ".join(f"{count} {way}" for way, count in data.screening.ways.items()),
+            "answers tokenised": ", ".join(f"{count} {WAYS[way]}" for way, count in data.screening.ways.items()),
+            "optimizer steps": f"{steps:,} of {batch} records, {steps * batch / len(data.train):.3g} epochs",
         }
     )
     longest = data.train[max(range(len(data.train)), key=data.screening.lengths.__getitem__)]
-    yield from _example(longest, data.encoder)
+    yield Group(*_example(longest, data.encoder))
     rows = Collator(data.encoder, objective.views, layout=layout.layout)([(0, longest)])["input_ids"].numel()
-    yield _memory(loaded, rows * arguments.per_device_train_batch_size, arguments.gradient_checkpointing)
+    yield Group(*_memory(loaded, rows * arguments.per_device_train_batch_size, arguments.gradient_checkpointing))
+
+
+def _steps(records: int, batch: int, arguments: Any) -> int:
+    return math.ceil(math.ceil(records / batch) * arguments.num_train_epochs)
+
+
+def _origins(settings: Mapping[str, Any], overrides: Sequence[str]) -> Table:
+    """Every setting that is not the default, and whether the file or the command line gave it."""
+    typed = [override.split("=", 1)[0] for override in overrides]
+    table = Table("setting", "value", "from", box=None, header_style="bold")
+    for name, value in _flat(settings):
+        shell = any(name == key or name.startswith(f"{key}.") for key in typed)
+        table.add_row(name, Text(str(value)), Text("shell" if shell else "file", style="yellow" if shell else "dim"))
+    return table
+
+
+def _flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in settings.items():
+        if isinstance(value, Mapping) and value:
+            yield from _flat(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
 
 
 def _records(data: Data) -> Table:
     table = Table("records", "count", box=None, header_style="bold")
-    table.add_row("train", str(len(data.train)))
-    table.add_row("validation", str(len(data.validation)))
+    table.add_row("train", f"{len(data.train):,}")
+    table.add_row("validation", f"{len(data.validation):,}")
     for reason, count in data.screening.reasons().items():
-        table.add_row(f"set aside: {reason}", str(count))
+        table.add_row(f"set aside: {reason}", f"{count:,}")
     lengths = sorted(data.screening.lengths)
     for name, place in (("median", len(lengths) // 2), ("longest", len(lengths) - 1)):
-        table.add_row(f"tokens of a row, {name}", str(lengths[place]))
+        table.add_row(f"tokens of prompt and answer, {name}", f"{lengths[place]:,}")
     return table
 
 
-def _facts(facts: dict[str, str]) -> Table:
-    table = Table("setting", "value", box=None, header_style="bold")
+def _set_aside(screening: Screening) -> Iterator[Text]:
+    """One record of each reason for which records are not trained on; training lists all in ``set_aside.jsonl``."""
+    firsts = {entry.reason: entry for entry in reversed(screening.set_aside)}
+    for reason, entry in firsts.items():
+        yield Text(f"  {reason}, for instance {entry.id}: {entry.message}")
+
+
+def _facts(facts: Mapping[str, str]) -> Table:
+    table = Table("training", "", box=None, header_style="bold")
     for name, value in facts.items():
         table.add_row(name, Text(value))
     return table
 
 
+def _candidate_name(number: int) -> str:
+    return CANDIDATES[number] if number < len(CANDIDATES) else f"candidate {number}"
+
+
+def _view_name(view: View) -> str:
+    name = _candidate_name(view.candidate)
+    return name if view.media == CLEAN else f"{name} with {view.media} media"
+
+
 def _example(record: Record, encoder: Encoder) -> Iterator[Text]:
     """The longest record as the model gets it: media collapsed, scored tokens coloured."""
-    yield Text(f"longest record {record.id}: what is scored is coloured", style="bold")
+    yield Text(f"longest record, {record.id} (what is scored is coloured)", style="bold")
     prompt = encoder.prompt(record).input_ids.tolist()
     media = {token: name for name, token in encoder.facts.media_token_ids.items()}
     shown = Text()
@@ -102,29 +158,33 @@ def _example(record: Record, encoder: Encoder) -> Iterator[Text]:
     styles = ("green", "red")
     for number, candidate in enumerate(record.candidates):
         ids = encoder.answer(record, candidate).ids
-        text = Text(f"  {number}: ")
+        text = Text(f"  {_candidate_name(number)}:")
         text.append(encoder.tokenizer.decode(ids), style=styles[number] if number < len(styles) else "magenta")
         yield text.append(f"  ({len(ids)} tokens)", style="dim")
 
 
-def _memory(loaded: LoadedModel, tokens: int, checkpointing: bool) -> Table:
+def _memory(loaded: LoadedModel, tokens: int, checkpointing: bool) -> Iterator[Table | Text]:
     """Rough memory of one micro-batch: weights, optimizer, activations. Estimated, not measured."""
     parameters = list(loaded.model.parameters())
     weights = sum(p.numel() * p.element_size() for p in parameters)
     trained = sum(p.numel() for p in parameters if p.requires_grad)
-    optimizer = trained * 12  # gradient and two moments, in float32
     text = loaded.inner.config.get_text_config()
     size = torch.finfo(loaded.inner.dtype).bits // 8
     wide = 2 * text.hidden_size + 3 * text.intermediate_size + 4 * text.hidden_size
     layers = text.num_hidden_layers
     per_token = text.hidden_size * layers + wide if checkpointing else (wide + 2 * text.hidden_size) * layers
-    total = weights + optimizer + per_token * tokens * size
+    parts = {
+        "weights": weights,
+        "optimizer": trained * 12,  # gradient and two moments, in float32
+        "activations": per_token * tokens * size,
+    }
+    total = sum(parts.values())
     table = Table("memory (estimated)", "GiB", box=None, header_style="bold")
-    for name, value in (("weights", weights), ("optimizer", optimizer), ("activations", per_token * tokens * size)):
-        table.add_row(name, f"{value / GIB:.2f}")
+    for name, value in {**parts, "together": total}.items():
+        table.add_row(name, f"{value / GIB:.2g}")
+    yield table
     fits = [card for card in CARDS if total < 0.9 * card * GIB]
-    advice = f"fits a card of {fits[0]} GiB" if fits else "does not fit 80 GiB"
+    advice = f"Fits a card of {fits[0]} GiB." if fits else f"Does not fit a card of {CARDS[-1]} GiB."
     if not checkpointing and (not fits or fits[0] > CARDS[0]):
-        advice += "; train.gradient_checkpointing=true needs less"
-    table.add_row(Text(advice, style="bold"), f"{total / GIB:.2f}")
-    return table
+        advice += " train.gradient_checkpointing=true needs less."
+    yield Text(advice, style="bold")

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import sys
+import warnings
 from pathlib import Path
 from typing import Annotated
 
@@ -47,6 +49,10 @@ def settings(
 ) -> None:
     """Sets up messages for every verb."""
     level = logging.DEBUG if verbose else logging.WARNING if quiet else logging.INFO
+    if not verbose:  # peft asks transformers for an old name; nobody who reads the message can do anything about it
+        warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning)
+    if not notes.is_terminal:  # must be set before anything imports the hub's client
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     handler = RichHandler(console=notes, show_path=False, show_time=verbose)
     logging.getLogger("mmdpo").setLevel(level)
     logging.getLogger("data_builders").setLevel(level)
@@ -73,7 +79,10 @@ def demo(
 @app.command(rich_help_panel=PIPELINE)
 def build(
     builder: Annotated[str, typer.Argument(help="Name of a builder: mmdpo ls builders")],
-    config: Annotated[list[str] | None, typer.Argument(help="A YAML file, and settings as `key=value`.")] = None,
+    config: Annotated[
+        list[str] | None,
+        typer.Argument(help="A YAML file or the name of one that ships (mmdpo ls configs), and settings `key=value`."),
+    ] = None,
     out: Out = Path("runs/pairs"),
     strict: Annotated[bool, typer.Option(help="Fail when any row is bad.")] = False,
     embed: Annotated[bool, typer.Option(help="Store the media's bytes in the records.")] = False,
@@ -83,6 +92,7 @@ def build(
     Example: `mmdpo build ratings data=ratings.csv media_root=photos scale.min=1 scale.max=5 higher_is_better=true
     --out runs/pairs`
     """
+    from data_builders.base import SET_ASIDE_FILE
     from data_builders.base import build as run_builder
     from mmdpo.report import write_quality_page
 
@@ -94,8 +104,13 @@ def build(
     results.print(f"{rows['read']} rows read: {rows['used']} used, {rows['set_aside']} set aside")
     for reason, count in account["set_aside"].items():
         results.print(f"  {count:>6}  {reason}")
+    for note in result.quality.get("notes", []):
+        results.print(note, highlight=False)
     for split, records in result.splits.items():
-        results.print(f"{len(records)} {split} records")
+        media = len({item.identity for record in records for _, item in record.media_items()})
+        results.print(f"{len(records)} {split} records, {media} distinct media")
+    if rows["set_aside"]:
+        say(f"each row that was set aside, with the reason: {out / SET_ASIDE_FILE}")
     closing(f"records in {out}", page, f"mmdpo show {out} -n 3; mmdpo train CONFIG data.path={out}")
 
 
@@ -110,8 +125,9 @@ def check(
     """
     from mmdpo.checking import check_run
 
-    for block in check_run(run_config(config, overrides), config.parent, progress=progress):
-        results.print(block)
+    for block in check_run(run_config(config, overrides), config.parent, overrides or [], progress):
+        results.print(block, "")
+    closing("nothing was trained", config, f"mmdpo train {' '.join([str(config), *(overrides or [])])}")
 
 
 @app.command(rich_help_panel=PIPELINE)

@@ -29,8 +29,8 @@ class PairStatistics:
         chosen_logp: Summed log-probability of the chosen answer.
         rejected_logp: Summed log-probability of the rejected answer.
         length_gap: Tokens of the chosen minus tokens of the rejected answer.
-        kl: Estimate of KL(policy || reference) per token on the record's answers, ``exp(-d) - 1 + d`` with ``d`` the
-            token's log-ratio (the k3 estimator; exact only for answers sampled from the policy).
+        kl: Distance from the reference per token of the chosen answer, the mean of ``d**2 / 2`` with ``d`` the token's
+            log-ratio: an estimate of KL(policy || reference) where the answer is one that the policy would give.
     """
 
     example: Tensor
@@ -51,9 +51,7 @@ class PairStatistics:
 def pair_statistics(table: ScoreTable, beta: float, media: str = CLEAN) -> PairStatistics:
     """Statistics of every record that has both a chosen and a rejected row under a media variant."""
     better, worse = table.aligned(View(CHOSEN, media), View(REJECTED, media))
-    both = torch.stack([better, worse])
-    drift = torch.zeros_like(table.logp) if table.ref_logp is None else (table.logp - table.ref_logp).clamp(-20, 20)
-    k3 = torch.expm1(-drift) + drift
+    drift = torch.zeros_like(table.logp) if table.ref_logp is None else table.logp - table.ref_logp
     ones = torch.ones_like(table.weight)
 
     def summed(values: Tensor, rows: Tensor) -> Tensor:
@@ -67,7 +65,7 @@ def pair_statistics(table: ScoreTable, beta: float, media: str = CLEAN) -> PairS
         chosen_logp=summed(table.logp, better),
         rejected_logp=summed(table.logp, worse),
         length_gap=(tokens[better] - tokens[worse]).float(),
-        kl=(summed(k3, better) + summed(k3, worse)) / tokens[both].sum(0).clamp(min=1),
+        kl=summed(drift**2 / 2, better) / tokens[better].clamp(min=1),
     )
 
 

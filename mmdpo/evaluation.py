@@ -101,7 +101,9 @@ def answer_and_score(
     ]
     folder.mkdir(parents=True, exist_ok=True)
     write_json_lines(folder / "answers.jsonl", rows)
-    write_json(folder / "generation.json", {**asdict(settings), "media_root": str(root.resolve()), "data": section.data})
+    write_json(
+        folder / "generation.json", {**asdict(settings), "media_root": str(root.resolve()), "data": section.data}
+    )
     result = benchmark.score(samples, benchmark.answers(rows))
     result.save(folder)
     return result

@@ -5,15 +5,20 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
-from mmdpo.terminal import closing, results
+from mmdpo.terminal import closing, quality_table, results
+
+if TYPE_CHECKING:
+    from mmdpo.records import Record
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+STYLES = {"chosen": "green", "rejected": "red"}
 Out = Annotated[Path, typer.Option("--out", help="Folder to make; nothing is overwritten.")]
 
 
@@ -31,20 +36,25 @@ def add_to(app: typer.Typer) -> None:
         app.command(name, rich_help_panel="Helpers")(verb)
 
 
-def quality(data: Annotated[Path, typer.Argument(help="Folder of records.")], as_json: AsJson = False) -> None:
+def quality(
+    data: Annotated[Path, typer.Argument(help="Folder of records.")],
+    split: Annotated[str, typer.Option(help="Which split.")] = "train",
+    media: Annotated[bool, typer.Option("--media", help="Also decode every image and compare its hash.")] = False,
+    as_json: AsJson = False,
+) -> None:
     """Counts, length bias and every problem of a set of records; exit 1 when there are problems.
 
-    Example: `mmdpo quality runs/pairs`
+    Example: `mmdpo quality runs/pairs --media`
     """
     from data_builders.quality import measure
     from mmdpo.records import load_records
 
-    numbers = measure(load_records(data))
+    numbers = measure(load_records(data, split=split), check_media=media)
     if as_json:
         typer.echo(json.dumps(numbers, indent=2))
     else:
-        results.print_json(json.dumps({k: v for k, v in numbers.items() if k != "examples"}))
-    if numbers.get("problems"):
+        results.print(quality_table(numbers))
+    if numbers["problems"]:
         raise typer.Exit(1)
 
 
@@ -52,23 +62,43 @@ def show(
     data: Annotated[Path, typer.Argument(help="Folder of records.")],
     n: Annotated[int, typer.Option("-n", help="How many.", min=1)] = 5,
     split: Annotated[str, typer.Option(help="Which split.")] = "train",
+    html: Annotated[Path | None, typer.Option("--html", help="Write a page with the pictures instead.")] = None,
 ) -> None:
-    """Look at records: media, prompt, chosen and rejected.
+    """Look at records: media, prompt, chosen and rejected; words that differ between the two are underlined.
 
     Example: `mmdpo show runs/pairs -n 3`
     """
-    from mmdpo.records import load_records, prompt_text
+    from mmdpo.records import load_records
+    from mmdpo.report import write_records_page
 
-    for record in load_records(data, split=split)[:n]:
-        results.print(f"[bold]{escape(record.id)}[/bold]")
-        for plural, items in record.media.items():
-            results.print(f"  {plural}: " + ", ".join(escape(item.name) for item in items))
-        results.print(f"  prompt: {escape(prompt_text(record))}")
-        names = ["chosen", "rejected"] if record.form == "pair" else [str(k) for k in range(len(record.candidates))]
-        for name, candidate in zip(names, record.candidates, strict=True):
-            style = {"chosen": "green", "rejected": "red"}.get(name, "cyan")
-            rated = "" if candidate.score is None else f"  ({candidate.score:g})"
-            results.print(f"  [{style}]{name}[/{style}]: {escape(candidate.text)}{rated}")
+    records = load_records(data, split=split)
+    if html is not None:
+        page = write_records_page(records, html, title=f"Records of {data}", count=n)
+        closing(f"page with the first {min(n, len(records))} of {len(records)} records", page, "open it in a browser")
+        return
+    for record in records[:n]:
+        results.print(_shown(record), "", highlight=False)
+
+
+def _shown(record: Record) -> Text:
+    """A record as the terminal shows it."""
+    from mmdpo.records import prompt_text
+    from mmdpo.report import differing_words
+
+    texts = [candidate.text for candidate in record.candidates]
+    pair = record.form == "pair"
+    parts = differing_words(*texts) if pair else [[(text, False)] for text in texts]
+    names = ["chosen", "rejected"] if pair else [f"candidate {number}" for number in range(1, len(texts) + 1)]
+    shown = Text(record.id, style="bold")
+    for plural, items in record.media.items():
+        shown.append(f"\n  {plural}: {', '.join(item.name for item in items)}", style="not bold")
+    shown.append(f"\n  prompt: {prompt_text(record)}", style="not bold")
+    for name, candidate, stretches in zip(names, record.candidates, parts, strict=True):
+        shown.append(f"\n  {name}:", style=f"not bold {STYLES.get(name, 'cyan')}")
+        for words, differs in stretches:
+            shown.append(" ").append(words, style="not bold underline" if differs else "not bold")
+        shown.append("" if candidate.score is None else f"  ({candidate.score:.3g})", style="not bold dim")
+    return shown
 
 
 def list_names(

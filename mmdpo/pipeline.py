@@ -133,7 +133,8 @@ def train(
         )
         _check_start(trainer, run, reference, resume)
         checkpoint = get_last_checkpoint(str(run.checkpoints)) if resume else None
-        trainer.train(resume_from_checkpoint=checkpoint)
+        with callback:
+            trainer.train(resume_from_checkpoint=checkpoint)
         if callback.signal is not None:
             raise Interrupted(
                 f"stopped by {signal.Signals(callback.signal).name} at step {trainer.state.global_step}",
@@ -173,6 +174,7 @@ def training_arguments(config: RunConfig, out: Path) -> TrainingArguments:
         "num_train_epochs": 1,
         "per_device_train_batch_size": 2,
         "max_grad_norm": 1.0,
+        "dataloader_pin_memory": torch.cuda.is_available(),
     }
     try:
         return TrainingArguments(**fields | config.train | {"remove_unused_columns": False})
@@ -238,8 +240,8 @@ def load_data(config: RunConfig, loaded: LoadedModel, objective: Objective, prog
     if not screening.kept:
         raise DataError(
             f"none of the {len(records)} records of {section.path!r} can be trained on: {screening.reasons()}",
-            why="There is nothing to train on.",
-            fix="mmdpo check CONFIG lists every record with its reason.",
+            why="; ".join(f"for instance {entry.id}: {entry.message}" for entry in screening.set_aside[:1]),
+            fix="Correct the records, or build them again; mmdpo quality DATA --media tries every image.",
         )
     groups = media_groups(held_out)
     return Data(

@@ -85,6 +85,11 @@ builders = Registry("builders")
 benchmarks = Registry("benchmarks")
 modalities = Registry("modalities")
 
+register_term = terms.register
+register_builder = builders.register
+register_benchmark = benchmarks.register
+register_modality = modalities.register
+
 benchmarks.lazy("pope", "mmdpo.evals.pope:Pope")
 benchmarks.lazy("chair", "mmdpo.evals.chair:Chair")
 builders.lazy("ratings", "data_builders.ratings:Ratings")

@@ -253,8 +253,8 @@ def shared_masks(batch: Mapping[str, Tensor], facts: Facts, dtype: torch.dtype) 
     block = None if facts.family.two_way == "none" else batch["block"]
     place = (batch["record"], batch["segment"], batch["depth"], block)
     full = additive_mask(attention_rule(*place), dtype) if not facts.forward_window else None
-    if facts.window is None:
-        return full
+    if facts.window is None or not facts.family.mask_by_layer:
+        return full  # without masks by layer a window that binds cannot be told; the start-up check finds out
     windowed = additive_mask(attention_rule(*place, window=facts.window), dtype)
     if full is None:
         return windowed

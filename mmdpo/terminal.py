@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -82,3 +82,26 @@ def difference_table(summary: dict[str, Any]) -> Table:
         for name, gap in summary["difference"].items()
     }
     return comparison_table({"metrics": metrics})
+
+
+def quality_table(numbers: Mapping[str, Any]) -> Table:
+    """What ``data_builders.quality.measure`` found, for people."""
+    table = Table("records", "", box=None, header_style="bold")
+    table.add_row(f"form {numbers['form']}", f"{numbers['n']:,}")
+    for name, count in numbers["media"].items():
+        table.add_row(f"distinct {name}", f"{count:,}")
+    for kind, count in numbers["problems"].items():
+        table.add_row(f"[red]problem: {escape(kind)}[/red]", f"{count:,}")
+    if not numbers["problems"]:
+        table.add_row("problems", "none")
+    length, margin = numbers["length"], numbers["margin"]
+    if length:
+        share = length["longer_is_chosen"]
+        table.add_row(
+            f"{length['unit']}, chosen and rejected", f"{length['chosen_mean']:.1f}, {length['rejected_mean']:.1f}"
+        )
+        interval = f"{percent(share['low'])} to {percent(share['high'])}"
+        table.add_row("longer answer is chosen", f"{percent(share['value'])}% ({interval}), n = {share['n']:,}")
+    if margin:
+        table.add_row("margin of the scores", f"mean {margin['mean']:.2f}, median {margin['median']:.2f}")
+    return table

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
+from accelerate.utils import fsdp2_prepare_model
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 from transformers import Trainer, TrainerCallback, TrainingArguments
@@ -15,12 +16,12 @@ from mmdpo.collate import Batch, Collator, Layout, table_of
 from mmdpo.diagnostics import Meter, pair_statistics, reward_beta, step_metrics
 from mmdpo.encoding import Encoder
 from mmdpo.errors import ConfigError, ParityError
-from mmdpo.models.load import layer_classes
 from mmdpo.objectives import Objective
 from mmdpo.policy import LoadedModel
 from mmdpo.records import Record
 from mmdpo.reference import Reference
 from mmdpo.scoring import score
+from mmdpo.sharding import plan_sharding
 from mmdpo.two_pass import FirstPass, Generators, first_pass, gather_tables
 from mmdpo.validation import BLIND, first_time, validation_columns, validation_metrics
 from mmdpo.views import CHOSEN, CLEAN, REJECTED, ScoreTable, View
@@ -115,14 +116,12 @@ class PreferenceTrainer(Trainer):
         self.loss_is_scaled_for_ga = True
         self.model_accepts_loss_kwargs = False
         if self.is_fsdp_enabled:
-            plugin = self.accelerator.state.fsdp_plugin
-            plugin.transformer_cls_names_to_wrap = plugin.transformer_cls_names_to_wrap or layer_classes(loaded.inner)
+            plan_sharding(self.accelerator.state.fsdp_plugin, loaded, train_records)
         if reference is not None and reference.frozen is not None:
             reference.frozen.mmdpo_scoring.layout = layout
+            reference.frozen.to(args.device)
             if self.is_fsdp_enabled:
-                reference.frozen = self.accelerator.prepare_model(reference.frozen, evaluation_mode=True)
-            else:
-                reference.frozen.to(args.device)
+                reference.frozen = fsdp2_prepare_model(self.accelerator, reference.frozen)
 
     # ---- one optimizer step ----
 

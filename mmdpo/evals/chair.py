@@ -97,6 +97,13 @@ class Chair(Benchmark):
                 fix="Give --lineage pattern and --singulars FILE together.",
             )
 
+        if self.lineage == "pattern" and self.lemmatize is not None:
+            raise ConfigError(
+                "lineage 'pattern' with a lemmatizer",
+                why="It would never be called: the pattern lineage takes every singular from its table.",
+                fix="Hand a lemmatizer to the lemma lineage.",
+            )
+
     @property
     def rule(self) -> str:
         """Lineage, and the tables and tools where they are not our own."""
@@ -131,7 +138,15 @@ class Chair(Benchmark):
     def read_answers(self, path: Path) -> list[Answer]:
         """The captions of JSON lines, a JSON list, or the official form ``{"imgToEval": {id: {caption}}}``."""
         if '"imgToEval"' in read_text(path):
-            return self.answers(read_json(path)["imgToEval"].values(), str(path))
+            content = read_json(path)
+            table = content.get("imgToEval") if isinstance(content, dict) else None
+            if not isinstance(table, dict) or not all(isinstance(entry, dict) for entry in table.values()):
+                raise DataError(
+                    f"imgToEval of {str(path)!r} is no table of captions",
+                    why="The official file of CHAIR holds one entry per image there.",
+                    fix='Write {"imgToEval": {"42": {"image_id": 42, "caption": "..."}}}, or JSON lines.',
+                )
+            return self.answers(table.values(), str(path))
         return super().read_answers(path)
 
     def item(self, item_id: str, sample: Sample, answer: Answer) -> Item:
@@ -147,8 +162,6 @@ class Chair(Benchmark):
             "present": float(len(present)),
             "found": float(len(present & {mention.category for mention in mentions})),
         }
-        if "usual" in sample.meta:
-            counts["usual_captions"] = float(any(mention.category in sample.meta["usual"] for mention in wrong))
         return Item(
             id=item_id,
             group=sample.group,
@@ -166,16 +179,13 @@ class Chair(Benchmark):
         )
 
     def metrics(self, columns: Collection[str]) -> list[Metric]:
-        """chair_s, chair_i, recall, objects_per_caption; usual_object_rate where the data name usual objects."""
-        metrics = [
+        """chair_s, chair_i, recall and objects_per_caption."""
+        return [
             ratio("chair_s", "wrong_captions", "captions", better="lower"),
             ratio("chair_i", "wrong_mentions", "mentions", better="lower"),
             ratio("recall", "found", "present"),
             ratio("objects_per_caption", "mentions", "captions", bounds=(0.0, math.inf), better="neither"),
         ]
-        if "usual_captions" in columns:
-            metrics.append(ratio("usual_object_rate", "usual_captions", "captions", better="lower"))
-        return metrics
 
     def notes(self, items: Sequence[Item]) -> list[str]:
         """Counts further captions of an image, and objects of the data that no name in the table stands for."""
@@ -213,23 +223,17 @@ class Chair(Benchmark):
         return table
 
     def _sample(self, image: str, entry: Any, origin: str, file: str | None = None) -> Sample:
-        fields = entry if isinstance(entry, dict) else {"objects": entry}
-        place = f"image {image!r} of {origin}"
-        objects = self._categories(fields.get("objects"), place)
-        meta = {"usual": self._categories(fields["usual"], place)} if "usual" in fields else {}
-        sample_id = self.sample_id(image)
-        if self.image_name is not None:
-            file = self.image_name.format(id=sample_id)
-        return Sample(sample_id, self.prompt, {"images": [file or image]}, objects, sample_id, meta)
-
-    def _categories(self, names: Any, place: str) -> list[str]:
-        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        if not isinstance(entry, list) or not all(isinstance(name, str) for name in entry):
             raise DataError(
-                f"{place} has no list of object names: {str(names)[:80]}",
+                f"image {image!r} of {origin} has no list of object names: {str(entry)[:80]}",
                 why="Every object that its captions name would count as hallucinated.",
                 fix="Write a list of names, which may be empty.",
             )
-        return sorted({str(self.names.category_of.get(name, name)) for name in names})
+        objects = sorted({str(self.names.category_of.get(name, name)) for name in entry})
+        sample_id = self.sample_id(image)
+        if self.image_name is not None:
+            file = self.image_name.format(id=sample_id)
+        return Sample(sample_id, self.prompt, {"images": [file or image]}, objects, sample_id)
 
     def _coco_samples(self, folder: Path) -> list[Sample]:
         """Objects that are annotated, and those that the reference captions name by this same rule."""

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import scipy.stats
 
-from mmdpo.evals.stats import Array, Counted, Interval, Metric, Table, half_width, jackknife, t_quantile
+from mmdpo.evals.stats import Array, Counted, Interval, Metric, Table, jackknife
 
 _CELLS_AT_ONCE = 20_000_000
 
@@ -72,8 +72,7 @@ def paired_difference(
 
     groups = len(first.groups)
     estimate = jackknife(np.concatenate([a, b], axis=1), difference)
-    quantile = t_quantile(level, groups)
-    half = half_width(estimate.error, quantile, groups)
+    half = estimate.half_width(level, groups)
     reach = metric.bounds[1] - metric.bounds[0]
     return Difference(
         value=estimate.value,
@@ -81,20 +80,21 @@ def paired_difference(
         high=min(reach, estimate.value + half),
         n=groups,
         p_value=_swap_p_value(a, b, value, permutations, seed),
-        detectable=minimum_detectable_difference(half / quantile, groups, level=level),
+        detectable=minimum_detectable_difference(half / estimate.quantile(level), estimate.freedom, level=level),
     )
 
 
-def minimum_detectable_difference(error: float, groups: int, *, level: float = 0.95, power: float = 0.8) -> float:
+def minimum_detectable_difference(error: float, freedom: float, *, level: float = 0.95, power: float = 0.8) -> float:
     """The smallest true difference that a test at ``1 - level`` finds with the given power.
 
     Args:
         error: Standard error of the difference.
-        groups: Number of images.
+        freedom: Its degrees of freedom.
         level: Coverage of the interval that the test inverts.
         power: Share of repetitions in which the difference is found.
     """
-    return (t_quantile(level, groups) + float(scipy.stats.norm.ppf(power))) * error
+    quantile = scipy.stats.t.ppf(0.5 + level / 2, freedom)
+    return float(quantile + scipy.stats.norm.ppf(power)) * error
 
 
 def _arrange(table: Table, groups: Sequence[str], columns: Sequence[str]) -> Array:

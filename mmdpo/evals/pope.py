@@ -5,7 +5,8 @@ Official code: github.com/AoiDragon/POPE, MIT; its question files on COCO val201
 Official rule: text before the first dot, commas removed, split at single spaces; "no" if a word is exactly No, not or
     no, else "yes". Yes is the positive class.
 Known quirks: "NO", "Nope", "isn't", "no!" and an empty answer are read as yes, "Yes, not one but two" as no. The script
-    pairs answers by order and stops with a division by zero where no answer, or no right one, is yes.
+    pairs answers by order and stops with a division by zero where no answer, or no right one, is yes. It reads the
+    label "No" as yes; here capitals of a label do not matter.
 Other rules: `PARSERS`. lmms-eval prints the share of yes among the labels as yes ratio; here yes_ratio is always that
     of the answers.
 Data: a file of questions ({question_id, image, text, label}), or a folder with one file each for random, popular and
@@ -14,6 +15,7 @@ Data: a file of questions ({question_id, image, text, label}), or a folder with 
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -153,9 +155,9 @@ class Pope(Benchmark):
         if silent and self.parser in {"official", "opera"}:
             notes.append(f"yes_by_default: {silent} answers without the word yes are read as yes by this rule")
         sums = Table.of(items).sums()
-        for column, right in sums.items():
-            if column.endswith("true_yes") and right == 0:
-                name = column.replace("true_yes", "f1")
+        for name in ("f1", *(f"{kind}_f1" for kind in KINDS)):
+            prefix = name.removesuffix("f1")
+            if f"{prefix}questions" in sums and sums[f"{prefix}true_yes"] == 0 < _asked(prefix, sums):
                 notes.append(
                     f"{name}_degenerate: no yes is right, so f1 is 0; the official script divides by zero here"
                 )
@@ -169,7 +171,7 @@ class Pope(Benchmark):
             label = str(row.get("label")).strip().lower()
             if not isinstance(text, str) or not isinstance(image, str) or label not in {"yes", "no"}:
                 raise DataError(
-                    f"question {number} of {str(path)!r} lacks text, image or a label of yes or no: {row}",
+                    f"question {number} of {str(path)!r} lacks text, image or a label of yes or no: {str(row)[:200]}",
                     why="Any other label would count as yes in the official script.",
                     fix='A question looks like {"question_id": 1, "image": "a.jpg", "text": "...", "label": "yes"}.',
                 )
@@ -204,8 +206,7 @@ def _metrics(prefix: str) -> list[Metric]:
     precision = ratio(f"{prefix}precision", right, right, f"{prefix}false_yes")
     recall = ratio(f"{prefix}recall", right, right, f"{prefix}false_no")
 
-    def asked(sums: Sums) -> Array:
-        return sums[right] + sums[f"{prefix}false_yes"] + sums[f"{prefix}false_no"]
+    asked = functools.partial(_asked, prefix)
 
     def f1(sums: Sums) -> Array:
         # The official formula, in its order of operations. Without a right yes it is 0/0 there; 0 is its limit.
@@ -220,6 +221,11 @@ def _metrics(prefix: str) -> list[Metric]:
         Metric(f"{prefix}f1", f1, asked),
         ratio(f"{prefix}yes_ratio", f"{prefix}yes", f"{prefix}questions", better="neither"),
     ]
+
+
+def _asked(prefix: str, sums: Sums) -> Array:
+    """Questions that f1 looks at: all but the rightly denied."""
+    return sums[f"{prefix}true_yes"] + sums[f"{prefix}false_yes"] + sums[f"{prefix}false_no"]
 
 
 def _mean(name: str) -> Metric:

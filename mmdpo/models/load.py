@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import types
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -93,16 +94,6 @@ def part_of(name: str, facts: Facts) -> Part:
     return "encoder"
 
 
-def layer_classes(model: Any) -> list[str]:
-    """Names of the layer classes that stay whole when the model is sharded.
-
-    A family names the layers of every tower it may have (LLaVA also those of CLIP's text tower); accelerate stops at a
-    name that this model lacks, so only those that it has are listed.
-    """
-    present = {type(module).__name__ for module in model.modules()}
-    return sorted(present & set(model._no_split_modules or ()))
-
-
 def silence_dropout(model: nn.Module) -> None:
     """Switches off every source of noise of the loaded model: policy and reference must differ by training alone."""
     for module in model.modules():
@@ -112,11 +103,17 @@ def silence_dropout(model: nn.Module) -> None:
             if isinstance(getattr(module, name, None), float):
                 setattr(module, name, 0.0)
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
-            module.momentum = 0.0
             module.eval()
+            module.train = types.MethodType(_stay, module)  # type: ignore[method-assign]
     for config in _configs(model.config):
         if getattr(config, "apply_spec_augment", False):
             config.apply_spec_augment = False
+
+
+def _stay(module: nn.Module, mode: bool = True) -> nn.Module:
+    """In place of a batch norm's ``train``: it keeps its running statistics, whatever mode the model is put in."""
+    del mode
+    return module
 
 
 def _configs(config: Any) -> Iterator[Any]:

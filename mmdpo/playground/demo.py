@@ -3,7 +3,7 @@
 DIR/data/         pictures and the ratings table of three simulated people
 DIR/pairs/        what ``mmdpo build ratings`` makes of them
 DIR/heldout/      pictures to measure on, their annotations and questions
-DIR/run/          the run folder of ``mmdpo train``
+DIR/tiny-llava/   the run folder of ``mmdpo train``
 DIR/report.html   before and after
 DIR/summary.json  the numbers of the before/after table
 """
@@ -45,6 +45,8 @@ from mmdpo.records import Media, Record, user_message
 from mmdpo.report import write_card, write_figures, write_quality_page, write_report
 
 Progress = Callable[[Iterable[Any]], Iterable[Any]]
+RUN = "tiny-llava"
+"""Name of the run folder, and so the title of its report."""
 SUMMARY_METRICS = (
     "chair_i",
     "chair_s",
@@ -125,7 +127,7 @@ def run_demo(
     make_heldout(plan, out / "heldout")
     config = demo_config(plan, out)
     run = train(
-        config, out / "run", command=["mmdpo", "demo", "--out", str(out), "--seed", str(plan.seed)], progress=progress
+        config, out / RUN, command=["mmdpo", "demo", "--out", str(out), "--seed", str(plan.seed)], progress=progress
     )
     say(f"4/5 before and after on {plan.heldout_scenes} scenes that nobody has seen")
     evaluate_run(run, config, batch_size=64, progress=progress)
@@ -183,7 +185,7 @@ def ratings_config(data: Path, seed: int) -> dict[str, Any]:
         "columns": {"prompt": "prompt"},
         "scale": {"min": SCALE[0], "max": SCALE[1]},
         "higher_is_better": True,
-        "min_margin": 0.5,
+        "min_margin": 1.0,
         "validation": 0.03,
         "seed": seed,
     }

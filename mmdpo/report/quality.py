@@ -210,17 +210,27 @@ def _record_example(record: Record, root: Path | None) -> Example:
 
 def mark_differences(first: str, second: str) -> list[Markup]:
     """Both texts, escaped; where they are alike, the words that differ are marked as ``<b>``."""
+    return [
+        Markup(" ").join(Markup("<b>{}</b>").format(words) if differs else escape(words) for words, differs in parts)
+        for parts in differing_words(first, second)
+    ]
+
+
+def differing_words(first: str, second: str) -> tuple[list[tuple[str, bool]], list[tuple[str, bool]]]:
+    """Both texts as stretches of words, each with whether it differs from the other text.
+
+    Between texts that are hardly alike nothing is told apart: everything differs.
+    """
     words = first.split(), second.split()
     matcher = SequenceMatcher(None, *words, autojunk=False)
     if matcher.ratio() < _ALIKE:
-        return [escape(first), escape(second)]
-    marked: tuple[list[Markup], list[Markup]] = ([], [])
+        return [(first, False)], [(second, False)]
+    parts: tuple[list[tuple[str, bool]], list[tuple[str, bool]]] = ([], [])
     for kind, start, end, other_start, other_end in matcher.get_opcodes():
         for side, span in enumerate((slice(start, end), slice(other_start, other_end))):
-            part = escape(" ".join(words[side][span]))
-            if part:
-                marked[side].append(part if kind == "equal" else Markup("<b>{}</b>").format(part))
-    return [Markup(" ").join(parts) for parts in marked]
+            if words[side][span]:
+                parts[side].append((" ".join(words[side][span]), kind != "equal"))
+    return parts
 
 
 def _picture(media: Media, root: Path | None) -> Thumbnail:

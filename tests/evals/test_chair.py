@@ -154,9 +154,7 @@ def test_a_vocabulary_of_ones_own(
     table.write_text(
         "circle, disc, round thing\nstar\n" if suffix == ".txt" else '{"circle": ["disc", "round thing"], "star": []}'
     )
-    data = write_json(
-        "scenes.json", {"scene_1.png": {"objects": ["star"], "usual": ["circle"]}, "scene_2.png": ["star"]}
-    )
+    data = write_json("scenes.json", {"scene_1.png": ["star"], "scene_2.png": ["star"]})
     rows = [
         {"image_id": "scene_1.png", "caption": "Two discs and a round thing, stars, a dog."},
         {"image_id": "scene_2", "caption": "a star"},
@@ -164,7 +162,7 @@ def test_a_vocabulary_of_ones_own(
     result = score("chair", data, write_lines("c.jsonl", rows), synonyms=str(table))
     assert result.items[0].parsed == ["circle", "circle", "star"]
     assert result.rule == f"lemma; synonyms shapes{suffix}"
-    assert numbers(result)["usual_object_rate"] == (0.5, 2)
+    assert numbers(result)["chair_s"] == (0.5, 2)
     assert Chair(synonyms=table).samples(data)[0].media == {"images": ["scene_1.png"]}
 
 
@@ -186,6 +184,7 @@ def test_image_names_from_ids(objects: Path) -> None:
         ({"lineage": "lema"}, "Did you mean 'lemma'"),
         ({"lineage": "pattern"}, "with singulars 'None'"),
         ({"singulars": "x.json"}, "lineage 'lemma' with singulars"),
+        ({"lineage": "pattern", "singulars": "x.json", "lemmatize": str.split}, "with a lemmatizer"),
     ],
 )
 def test_wrong_options(options: dict[str, Any], message: str) -> None:
@@ -193,10 +192,16 @@ def test_wrong_options(options: dict[str, Any], message: str) -> None:
         Chair(**options)
 
 
-@pytest.mark.parametrize("data", [[], {}, {"1": "dog"}, {"1": [1]}, {"1": {"usual": []}}, {"1": None}])
+@pytest.mark.parametrize("data", [[], {}, {"1": "dog"}, {"1": [1]}, {"1": {"objects": []}}, {"1": None}])
 def test_wrong_data(write_json: Callable[..., Path], data: Any) -> None:
     with pytest.raises(DataError):
         Chair().samples(write_json("objects.json", data))
+
+
+@pytest.mark.parametrize("content", [{"imgToEval": []}, {"imgToEval": {"1": "a dog"}}, [{"imgToEval": 1}]])
+def test_wrong_official_caption_files(write_json: Callable[..., Path], content: Any) -> None:
+    with pytest.raises(DataError, match="is no table of captions"):
+        Chair().read_answers(write_json("c.json", content))
 
 
 def test_two_keys_for_one_image(write_json: Callable[..., Path], write_lines: Callable[..., Path]) -> None:

@@ -1,7 +1,7 @@
 """Intervals and comparisons: worked values, independent oracles, and coverage by simulation."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from mmdpo.evals.paired import minimum_detectable_difference, paired_difference
 from mmdpo.evals.stats import Metric, Table, bootstrap_interval, divide, interval, jackknife, ratio, wilson
 
+Population = Callable[[np.random.Generator, tuple[int, int]], tuple[np.ndarray, np.ndarray, float]]
 RATE = ratio("rate", "hits", "trials")
 COUNT = ratio("count", "hits", "trials", bounds=(0.0, math.inf))
 
@@ -49,6 +50,19 @@ def test_jackknife_of_a_mean_is_its_standard_error() -> None:
     estimate = jackknife(values, lambda sums: divide(sums[..., 0], sums[..., 1]))
     assert estimate.value == 5
     assert estimate.error == pytest.approx(np.std([3, 5, 10, 2], ddof=1) / 2)
+    assert estimate.freedom == 3
+
+
+def test_degrees_of_freedom_follow_the_images_that_vary() -> None:
+    def freedom(numbers: Sequence[float]) -> float:
+        values = np.stack([np.asarray(numbers), np.ones(len(numbers))], 1)
+        return jackknife(values, lambda sums: divide(sums[..., 0], sums[..., 1])).freedom
+
+    assert freedom([1.0, 0] * 50) == 99
+    assert freedom(np.random.default_rng(0).normal(size=2000)) == pytest.approx(2000, rel=0.1)
+    # Twelve images in 600 vary: about 2 / (1/12 - 1/600) degrees of freedom.
+    assert freedom([1.0] * 12 + [0] * 588) == pytest.approx(24.5, rel=0.05)
+    assert freedom([1.0] + [0] * 599) == 10
 
 
 def test_answers_of_one_image_count_as_one_when_they_agree() -> None:
@@ -129,22 +143,25 @@ def _questions(generator: np.random.Generator, size: tuple[int, int]) -> tuple[n
     return generator.binomial(6, generator.beta(0.85 * 5, 0.15 * 5, size)), np.full(size, 6), 0.85
 
 
-def _mentions(generator: np.random.Generator, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray, float]:
+def _captions(rate: float) -> Population:
     """CHAIR_i: long captions hallucinate more, and some images much more than others."""
 
-    def draw(shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
+    def draw(generator: np.random.Generator, shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
         mentions = 1 + generator.poisson(6, shape)
-        return generator.beta(0.6, 3.4, shape) * np.minimum(1, 0.5 + mentions / 14), mentions
+        return generator.beta(4 * rate, 4 * (1 - rate), shape) * np.minimum(1, 0.5 + mentions / 14), mentions
 
-    rates, mentions = draw((400_000,))
-    truth = float((rates * mentions).sum() / mentions.sum())
-    rates, mentions = draw(size)
-    return generator.binomial(mentions, rates), mentions, truth
+    def population(generator: np.random.Generator, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray, float]:
+        rates, mentions = draw(generator, (400_000,))
+        truth = float((rates * mentions).sum() / mentions.sum())
+        rates, mentions = draw(generator, size)
+        return generator.binomial(mentions, rates), mentions, truth
+
+    return population
 
 
 @pytest.mark.parametrize("images", [50, 500])
-@pytest.mark.parametrize("population", [_questions, _mentions])
-def test_95_percent_intervals_cover_95_percent(population, images: int) -> None:
+@pytest.mark.parametrize("population", [_questions, _captions(0.15), _captions(0.03)])
+def test_95_percent_intervals_cover_95_percent(population: Population, images: int) -> None:
     hits, trials, truth = population(np.random.default_rng(11), (1500, images))
     covered = 0
     for one_hits, one_trials in zip(hits, trials, strict=True):
@@ -209,7 +226,7 @@ def test_images_must_be_the_same() -> None:
 
 def test_the_detectable_difference_is_found_four_times_in_five() -> None:
     images, error = 200, 0.02
-    truth = minimum_detectable_difference(error, images)
+    truth = minimum_detectable_difference(error, images - 1)
     found = np.abs(np.random.default_rng(0).normal(truth, error, 20_000)) > scipy.stats.t.ppf(0.975, 199) * error
     assert found.mean() == pytest.approx(0.8, abs=0.01)
 

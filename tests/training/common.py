@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from core.oracle import picture, record
 from transformers import TrainerCallback, TrainingArguments
 
+from core.oracle import picture, record
 from mmdpo.encoding import Encoder
 from mmdpo.models.load import Lora, Trainable
 from mmdpo.objectives import make_objective

@@ -2,7 +2,9 @@
 
 import pytest
 
-BELOW_US = ("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning",)  # peft 0.21 asks transformers 5.23 for it
+BELOW_US = (
+    "ignore:`is_gradient_checkpointing` is deprecated:FutureWarning",
+)  # peft 0.21 asks transformers 5.23 for it
 
 
 def pytest_configure(config: pytest.Config) -> None:

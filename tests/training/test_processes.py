@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 import sys
-import textwrap
-import time
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +15,6 @@ import yaml
 from safetensors.torch import load_file
 
 from mmdpo.config import parse_config
-from mmdpo.launch import launch
 from mmdpo.pipeline import train
 from mmdpo.records import Records, save_records
 from training.common import pairs, run_settings, saved_inputs
@@ -69,7 +65,8 @@ def command(*words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_two_processes_train_as_one_with_the_double_batch(inputs: Path, alone: Path, kind: str) -> None:
-    settings = settings_of(inputs, per_device_eval_batch_size=1, **KINDS[kind]) | {"plugins": [str(PLUGIN)]}
+    cut = {"per_device_train_batch_size": 1, "gradient_accumulation_steps": 2, "per_device_eval_batch_size": 1}
+    settings = settings_of(inputs, **cut, **KINDS[kind]) | {"plugins": [str(PLUGIN)]}
     config = inputs / f"{kind}.yaml"
     config.write_text(yaml.safe_dump(settings), encoding="utf-8")
 

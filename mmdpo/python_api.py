@@ -1,0 +1,101 @@
+"""The verbs of the command line as functions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mmdpo.collate import Collator, Layout
+from mmdpo.config import EvalSection, parse_config
+from mmdpo.encoding import Encoder
+from mmdpo.evaluation import compare_folders, encoder_of, evaluate_model, load_any
+from mmdpo.parity import to_model
+from mmdpo.pipeline import train as run_training
+from mmdpo.policy import encode_once
+from mmdpo.records import Record, Records
+from mmdpo.scoring import score as score_batch
+from mmdpo.views import View
+
+
+def load(path: str) -> tuple[Any, Any]:
+    """Loads a run's trained model, an adapter, a model folder or a hub model.
+
+    Args:
+        path: Where it is; ``"playground"`` is the tiny model that ships with the package.
+
+    Returns:
+        The model, ready to answer and to score, and its processor.
+    """
+    model, processor = load_any(path)
+    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
+    encode_once(inner, encoder_of(model, processor, None).facts)
+    return model, processor
+
+
+@torch.no_grad()
+def score(
+    model: Any, processor: Any, records: Records | Sequence[Record], *, media: str = "clean", batch_size: int = 8
+) -> list[list[float]]:
+    """Log-probability of every candidate of every record.
+
+    Args:
+        model: A model of :func:`load`.
+        processor: Its processor.
+        records: Records with any number of candidates.
+        media: Media variant: ``"clean"``, or a corruption such as ``"blank"``.
+        batch_size: Records at a time.
+
+    Returns:
+        For each record, the summed natural-log probability of each candidate, its end of turn included.
+    """
+    encoder: Encoder = encoder_of(model, processor, getattr(records, "media_root", None))
+    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
+    views = [View(k, media) for k in range(max(len(record.candidates) for record in records))]
+    layout: Layout = "plain" if encoder.facts.plain_reason else "shared"
+    inner.mmdpo_scoring.layout = layout
+    collate = Collator(encoder, views, layout=layout)
+    totals: list[list[float]] = []
+    for start in range(0, len(records), batch_size):
+        part = list(records[start : start + batch_size])
+        batch = to_model(collate(list(enumerate(part))), inner)
+        sums = score_batch(model, batch).sum(-1)
+        inner.mmdpo_scoring.features.clear()
+        totals += [sums[batch["example"] == n].tolist() for n in range(len(part))]
+    return totals
+
+
+def train(config: Mapping[str, Any], out: str | Path, *, resume: bool = False) -> Path:
+    """Trains on preference records, as ``mmdpo train``.
+
+    Args:
+        config: The configuration's sections as plain values.
+        out: Run folder.
+        resume: Go on from its last checkpoint.
+
+    Returns:
+        The run folder.
+    """
+    return run_training(parse_config(config), Path(out), resume=resume, command=["mmdpo.train"])
+
+
+def evaluate(model: str, benchmarks: Mapping[str, Mapping[str, Any]], out: str | Path) -> dict[str, dict[str, Any]]:
+    """Lets a model answer benchmarks and scores the answers, as ``mmdpo eval``.
+
+    Args:
+        model: Run folder, model folder or hub name.
+        benchmarks: By name: ``data``, and optionally ``images``, ``limit``, ``max_new_tokens``, ``options``.
+        out: Folder of answers, items and metrics.
+
+    Returns:
+        Each benchmark's result in the form of ``mmdpo score``.
+    """
+    sections = {name: EvalSection.model_validate(values) for name, values in benchmarks.items()}
+    return evaluate_model(model, sections, Path(out))
+
+
+def compare(before: str | Path, after: str | Path) -> dict[str, Any]:
+    """Paired differences of two evaluated models, as ``mmdpo compare``."""
+    return compare_folders(Path(before), Path(after))

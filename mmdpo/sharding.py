@@ -1,0 +1,55 @@
+"""FSDP2: which layers are sharded on their own, and what cannot be.
+
+Sharded layers are gathered when they run, by all processes together. The language model runs once a forward on every
+process; an encoder does not: the features of an image that is known are not computed again, and a batch may hold no
+image. So the language model's layers are sharded one by one, and encoder and projector with the root, which is gathered
+at every forward.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from mmdpo.errors import ConfigError
+from mmdpo.models.load import part_of
+from mmdpo.policy import LoadedModel
+from mmdpo.records import Record
+
+
+def plan_sharding(plugin: Any, loaded: LoadedModel, records: Sequence[Record]) -> None:
+    """Tells accelerate which layers to shard on their own.
+
+    Args:
+        plugin: ``accelerate``'s FSDP plugin.
+        loaded: The model that will be sharded.
+        records: What it trains on.
+
+    Raises:
+        ConfigError: FSDP1, or gradients that some processes would have and others not.
+    """
+    if plugin.fsdp_version != 2:
+        raise ConfigError(
+            f"FSDP version {plugin.fsdp_version} is asked for",
+            why="It flattens frozen and trained parameters together and knows nothing of adapters that are switched.",
+            fix="Use train.fsdp_config: {version: 2}.",
+        )
+    trained = {part_of(name, loaded.facts) for name, p in loaded.inner.named_parameters() if p.requires_grad}
+    bare = [record.id for record in records if not any(record.media.values())]
+    if trained - {"llm"} and bare:
+        raise ConfigError(
+            f"FSDP with a trained {' and '.join(sorted(trained - {'llm'}))}, and {len(bare)} records without media",
+            why="A process whose batch holds no media has no gradient to add there, and the others would wait for it.",
+            fix=f"Use model.trainable: llm, or leave those records out (the first is {bare[0]!r}), or use DDP.",
+        )
+    plugin.transformer_cls_names_to_wrap = language_layers(loaded)
+
+
+def language_layers(loaded: LoadedModel) -> list[str]:
+    """Class names of the language model's layers, of those that its family keeps whole."""
+    names = {
+        type(module).__name__
+        for name, module in loaded.inner.named_modules()
+        if part_of(f"{name}.weight", loaded.facts) == "llm"
+    }
+    return sorted(names & set(loaded.inner._no_split_modules or ()))

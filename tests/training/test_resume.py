@@ -1,0 +1,167 @@
+"""The run folder: what a run leaves, and that an interrupted one goes on as if nothing had happened."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from mmdpo import cli
+from mmdpo.callbacks import RunCallback
+from mmdpo.config import parse_config
+from mmdpo.errors import ConfigError, ParityError
+from mmdpo.pipeline import Interrupted, train
+from training.common import pairs, run_settings, saved_inputs
+
+SAVING = {"max_steps": 6, "save_strategy": "steps", "save_steps": 2, "lr_scheduler_type": "linear"}
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return saved_inputs(tmp_path_factory.mktemp("inputs"), pairs(8))
+
+
+def settings_of(inputs: Path, **sections: Any) -> dict[str, Any]:
+    """A run with dropout, so that the state of the random generator counts too."""
+    model = {"path": str(inputs / "model"), "lora": {"r": 4, "alpha": 8, "dropout": 0.2}}
+    return run_settings(inputs, **{"model": model, "train": SAVING} | sections)
+
+
+def adapter_of(run: Path) -> dict[str, torch.Tensor]:
+    return load_file(run / "adapter" / "adapter_model.safetensors")
+
+
+def log_of(run: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (run / "log.jsonl").read_text(encoding="utf-8").splitlines()]
+
+
+def manifest_of(run: Path) -> dict[str, Any]:
+    return json.loads((run / "manifest.json").read_text(encoding="utf-8"))
+
+
+def stop_at(monkeypatch: pytest.MonkeyPatch, step: int, number: signal.Signals) -> None:
+    """Sends this process a signal in the middle of a step."""
+    logged = RunCallback.on_log
+
+    def on_log(self: RunCallback, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        logged(self, args, state, control, **kwargs)
+        if state.global_step == step:
+            signal.raise_signal(number)
+
+    monkeypatch.setattr(RunCallback, "on_log", on_log)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_run_goes_on_where_it_stopped(
+    inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
+) -> None:
+    config = parse_config(settings_of(inputs))
+    whole = train(config, tmp_path / "whole")
+    handlers = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+
+    with monkeypatch.context() as patched:
+        stop_at(patched, 3, number)
+        with pytest.raises(Interrupted, match=f"{number.name} at step 4") as caught:
+            train(config, tmp_path / "stopped")
+    assert caught.value.exit_code == 130
+    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == handlers
+    assert manifest_of(tmp_path / "stopped")["exit"] == "interrupted"
+    assert (tmp_path / "stopped" / "checkpoints" / "checkpoint-4").is_dir()
+    assert not (tmp_path / "stopped" / "adapter").exists()
+
+    resumed = train(config, tmp_path / "stopped", resume=True, command=["mmdpo", "train", "--resume"])
+
+    for name, weight in adapter_of(whole).items():
+        assert weight.equal(adapter_of(resumed)[name]), name
+    assert [line["step"] for line in log_of(resumed) if "loss" in line] == [1, 2, 3, 4, 5, 6]
+    assert manifest_of(resumed)["exit"] == "ok"
+    assert manifest_of(resumed)["resumed"][0]["command"] == ["mmdpo", "train", "--resume"]
+
+
+def test_the_command_ends_with_130(
+    inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = tmp_path / "run.yaml"
+    config.write_text(json.dumps(settings_of(inputs)), encoding="utf-8")
+    stop_at(monkeypatch, 1, signal.SIGTERM)
+    monkeypatch.setattr(sys, "argv", ["mmdpo", "train", str(config), "--out", str(tmp_path / "run")])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == 130
+    assert "--resume" in capsys.readouterr().err
+
+
+def test_a_resume_with_another_reference_is_refused(
+    inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = parse_config(settings_of(inputs))
+    with monkeypatch.context() as patched:
+        stop_at(patched, 2, signal.SIGINT)
+        with pytest.raises(Interrupted):
+            train(config, tmp_path / "run")
+    file = inputs / "model" / "model.safetensors"
+    original = file.read_bytes()
+    weights = load_file(file)
+    head = next(name for name in weights if name.endswith("lm_head.weight"))
+    save_file(weights | {head: weights[head] * 1.5}, file, metadata={"format": "pt"})
+    try:
+        with pytest.raises(ParityError, match="the run began with"):
+            train(config, tmp_path / "run", resume=True)
+    finally:
+        file.write_bytes(original)
+    assert manifest_of(tmp_path / "run")["exit"] == "failed"
+
+
+def test_a_run_folder_is_never_overwritten(inputs: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "notes.txt").write_text("mine", encoding="utf-8")
+    with pytest.raises(ConfigError, match="already holds files"):
+        train(parse_config(settings_of(inputs)), run)
+    assert [path.name for path in run.iterdir()] == ["notes.txt"]
+
+
+def test_there_is_nothing_to_resume_in_a_new_folder(inputs: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="not a run folder"):
+        train(parse_config(settings_of(inputs)), tmp_path / "run", resume=True)
+
+
+def test_what_a_run_leaves(inputs: Path, tmp_path: Path) -> None:
+    """The best checkpoint by the loss on held-out images is what is saved, without a pickle."""
+    data = {"path": str(inputs / "data"), "validation": 0.4}
+    fields = {"eval_steps": 1, "save_steps": 1, "learning_rate": 0.1, "lr_scheduler_type": "constant"}
+    settings = settings_of(inputs, data=data, train=SAVING | fields, loss={"nll": {}, "dpo": {"beta": 0.5}})
+    run = train(parse_config(settings), tmp_path / "run", command=["mmdpo", "train", "x.yaml"])
+
+    losses = {line["step"]: line["eval_loss"] for line in log_of(run) if "eval_loss" in line}
+    best = min(losses, key=lambda step: losses[step])
+    assert len(losses) == 6
+    assert best < 6, "the case is no case: the last checkpoint is the best one"
+    kept = load_file(run / "checkpoints" / f"checkpoint-{best}" / "adapter_model.safetensors")
+    for name, weight in adapter_of(run).items():
+        assert weight.equal(kept[name]), name
+
+    held_out = next(line for line in log_of(run) if "eval_loss" in line)
+    for name in ("rewards/accuracies", "rewards/blind_accuracies"):
+        assert held_out[f"eval_{name}_low"] <= held_out[f"eval_{name}"] <= held_out[f"eval_{name}_high"]
+    assert {"eval_rewards/margins", "eval_diagnostics/media_gain", "eval_pairs"} <= held_out.keys()
+
+    manifest = manifest_of(run)
+    assert manifest["decisions"]["layout"]["value"] == "shared"
+    assert manifest["decisions"]["reference"]["value"] == "adapter_off"
+    assert manifest["command"] == ["mmdpo", "train", "x.yaml"]
+    assert manifest["start_difference"] < 1e-5
+    assert manifest["counts"]["train"] + manifest["counts"]["validation"] == 8
+    assert (run / "config.yaml").is_file()
+    assert (run / "set_aside.jsonl").read_text() == ""
+
+    saved = sorted(path.name for path in (run / "adapter").rglob("*") if path.is_file())
+    assert {"adapter_config.json", "adapter_model.safetensors", "tokenizer.json"} <= set(saved)
+    allowed = (".json", ".safetensors", ".md", ".jinja", ".txt")
+    assert [name for name in saved if not name.endswith(allowed)] == []
