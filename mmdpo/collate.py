@@ -23,8 +23,9 @@ import torch
 from torch import Tensor
 
 from mmdpo.branches import Tree, pack
-from mmdpo.encoding import EncodedAnswer, EncodedPrompt, Encoder, MediaUnit
+from mmdpo.encoding import EncodedPrompt, Encoder, MediaUnit
 from mmdpo.records import Record
+from mmdpo.rendering import EncodedAnswer
 from mmdpo.views import CLEAN, ScoreTable, View
 
 Batch = dict[str, Any]

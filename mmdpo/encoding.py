@@ -1,4 +1,4 @@
-"""From one record to token ids: what the model is given, and what it would have to emit.
+"""From one record to model inputs: prompt ids with media placeholders expanded, encoder inputs, positions.
 
 Prompt ids are the processor's rendering with the generation prompt: exactly what ``generate`` is given. Answer ids are
 what the model would have to emit after them, ending in exactly one id that stops generation. Text is text: no character
@@ -8,12 +8,10 @@ of a prompt or candidate becomes a special id.
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,10 +20,9 @@ from mmdpo.corruptions import generator_for
 from mmdpo.errors import DataError, ModelError
 from mmdpo.modalities.base import Modality, corruption_of, modality_of
 from mmdpo.models.families import Facts, accepted
-from mmdpo.records import Candidate, Record
+from mmdpo.records import Record
+from mmdpo.rendering import Renderer
 from mmdpo.views import CLEAN
-
-Way = Literal["prefix", "context", "given"]
 
 
 @dataclass(frozen=True)
@@ -62,21 +59,7 @@ class EncodedPrompt:
     extras: Mapping[str, Tensor]
 
 
-@dataclass(frozen=True)
-class EncodedAnswer:
-    """An answer as the model would have to emit it.
-
-    Args:
-        ids: [L] token ids; the last one stops generation unless the candidate is unfinished.
-        way: How they were found: the rendering's suffix, tokenised with the prompt's last characters as context, or
-            given by the sampler.
-    """
-
-    ids: Tensor
-    way: Way
-
-
-class Encoder:
+class Encoder(Renderer):
     """Turns records into token ids and encoder inputs for one model.
 
     Args:
@@ -90,37 +73,9 @@ class Encoder:
     def __init__(
         self, processor: Any, facts: Facts, eos_ids: Sequence[int], root: Path | None = None, seed: int = 0
     ) -> None:
-        self.processor = processor
-        self.tokenizer = getattr(processor, "tokenizer", processor)
-        self.facts = facts
-        self.eos_ids = tuple(eos_ids)
+        super().__init__(processor, facts, eos_ids)
         self.root = root
         self.seed = seed
-        if not self.eos_ids:
-            raise ModelError(
-                "the model's generation_config has no eos_token_id",
-                why="An answer could not be told from its continuation, and generation would never stop.",
-                fix="Set generation_config.eos_token_id to the id that ends an assistant turn.",
-            )
-        if not getattr(processor, "chat_template", None):
-            raise ModelError(
-                "the processor has no chat template",
-                why="The prompt could not be rendered the way the model was trained.",
-                fix="Set processor.chat_template, or save the model's processor with it.",
-            )
-
-    @cached_property
-    def _control(self) -> re.Pattern[str]:
-        """Any string that this tokenizer or processor would turn into a special id."""
-        added = self.tokenizer.added_tokens_decoder.values()
-        names = {token.content for token in added if token.special}
-        names |= {str(getattr(self.processor, f"{kind}_token", "")) for kind in ("image", "video", "audio", "boi")}
-        names |= set(self.tokenizer.all_special_tokens)
-        return re.compile("|".join(re.escape(name) for name in sorted(names - {"", "None"}, key=len, reverse=True)))
-
-    def control_tokens(self, text: str) -> list[str]:
-        """Control tokens whose text occurs in ``text``."""
-        return self._control.findall(text)
 
     def prompt(self, record: Record, variant: str = CLEAN) -> EncodedPrompt:
         """Encodes a record's prompt under one media variant.
@@ -153,21 +108,6 @@ class Encoder:
                 fix="Compare its content parts with its media lists.",
             ) from error
         return self._split(dict(encoded), items)
-
-    def answer(self, record: Record, candidate: Candidate) -> EncodedAnswer:
-        """Encodes one candidate as the model would have to emit it.
-
-        Raises:
-            DataError: The candidate has no token, or some of its text would become a special id.
-        """
-        if candidate.token_ids is not None:
-            way: Way = "given"
-            ids = list(candidate.token_ids)
-        else:
-            way, ids = self._rendered(record, candidate)
-        ids = self._ended(ids, candidate.finished)
-        self._check_answer(record, candidate, ids)
-        return EncodedAnswer(torch.tensor(ids), way)
 
     def positions(self, prompt: EncodedPrompt, answer_length: int) -> Tensor | None:
         """Positions of the plain row prompt + answer, by the model's own function.
@@ -233,118 +173,6 @@ class Encoder:
             if isinstance(values, Tensor) and values.shape == ids.shape
         }
         return EncodedPrompt(ids[0], fields, tuple(units), media_inputs)
-
-    def _render_ids(self, conversation: list[dict[str, Any]], generation_prompt: bool, unsafe: bool) -> list[int]:
-        """Token ids of a rendering, media placeholders not expanded."""
-        ids = self.tokenizer.apply_chat_template(
-            conversation,
-            chat_template=self.processor.chat_template,
-            add_generation_prompt=generation_prompt,
-            tokenize=True,
-            return_dict=False,
-            **({"sanitize_control_tokens": True} if unsafe else {}),
-        )
-        return list(ids)
-
-    def _rendered(self, record: Record, candidate: Candidate) -> tuple[Way, list[int]]:
-        """What the template makes of an answer, white space after it dropped where it writes no end token."""
-        conversation: list[dict[str, Any]] = [
-            {"role": m["role"], "content": [dict(part) for part in m["content"]]} for m in record.prompt
-        ]
-        full: list[dict[str, Any]] = [
-            *conversation,
-            {"role": "assistant", "content": [{"type": "text", "text": candidate.text}]},
-        ]
-        unsafe = any(self.control_tokens(part.get("text", "")) for m in full for part in m["content"])
-        prompt_ids = self._render_ids(conversation, True, unsafe)
-        full_ids = self._render_ids(full, False, unsafe)
-        if full_ids[: len(prompt_ids)] == prompt_ids:
-            way: Way = "prefix"
-            ids = full_ids[len(prompt_ids) :]
-        else:
-            way, ids = "context", self._in_context(conversation, full, full_ids)
-        return way, ids if any(token in self.eos_ids for token in ids) else self._stripped(ids)
-
-    def _in_context(
-        self, conversation: list[dict[str, Any]], full: list[dict[str, Any]], full_ids: list[int]
-    ) -> list[int]:
-        """Answer ids when a token straddles the boundary or the template rewrites the prompt.
-
-        The answer is tokenised after the last characters of the generation prompt, the longest context whose own tokens
-        are kept. What the template writes between prompt and answer belongs to it (the end of an open thought); the end
-        of turn is what the template writes after it.
-        """
-        rendered, full_rendered = self._render_text(conversation, True), self._render_text(full, False)
-        text = full[-1]["content"][0]["text"]
-        written = full_rendered[len(rendered) :] if full_rendered.startswith(rendered) else ""
-        if text.strip() and text.strip() in written:
-            text = written.partition(text.strip())[0] + text.lstrip()
-        tail = self._control.split(rendered)[-1]
-        ids: list[int] = []
-        for start in (*range(max(0, len(tail) - 8), len(tail)), None):
-            context = "" if start is None else tail[start:]
-            before = self._text_ids(context)
-            both = self._text_ids(context + text)
-            if both[: len(before)] == before:
-                ids = both[len(before) :]
-                break
-        closing = next((token for token in reversed(full_ids) if token in self.eos_ids), None)
-        return ids if closing is None else [*ids, closing]
-
-    def _render_text(self, conversation: list[dict[str, Any]], generation_prompt: bool) -> str:
-        return str(
-            self.tokenizer.apply_chat_template(
-                conversation,
-                chat_template=self.processor.chat_template,
-                add_generation_prompt=generation_prompt,
-                tokenize=False,
-            )
-        )
-
-    def _text_ids(self, text: str) -> list[int]:
-        return list(self.tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True)) if text else []
-
-    def _ended(self, ids: list[int], finished: bool) -> list[int]:
-        """Cuts at the first id that stops generation; a finished answer keeps it, or gets one where there is none."""
-        stop = next((at for at, token in enumerate(ids) if token in self.eos_ids), len(ids))
-        closing = ids[stop] if stop < len(ids) else self.eos_ids[0]
-        return [*ids[:stop], closing] if finished else ids[:stop]
-
-    def _stripped(self, ids: list[int]) -> list[int]:
-        """Drops trailing tokens that are white space only."""
-        while ids and not self.tokenizer.decode(ids[-1:], skip_special_tokens=False).strip():
-            ids = ids[:-1]
-        return ids
-
-    def _check_answer(self, record: Record, candidate: Candidate, ids: list[int]) -> None:
-        content = ids[:-1] if candidate.finished else ids
-        special = set(self.eos_ids) | set(self.facts.media_token_ids.values())
-        has_control = any(token in special for token in content)
-        if has_control or not content or not candidate.text.strip():
-            raise DataError(
-                f"candidate {candidate.text[:60]!r} of record {record.id!r} "
-                + ("contains a control token" if has_control else "has no text of its own"),
-                why="Its log-probability would not be that of the text.",
-                fix="Correct the text or leave the candidate out.",
-            )
-
-    def check_rendering(self, record: Record) -> None:
-        """Refuses a template that loses some of the prompt's text.
-
-        Raises:
-            ModelError: Naming the text: the model would be trained on answers to a question it never sees.
-        """
-        rendered = self.processor.apply_chat_template(
-            [dict(message) for message in record.prompt], add_generation_prompt=True, tokenize=False
-        )
-        for message in record.prompt:
-            for part in message["content"]:
-                if part["type"] == "text" and part["text"].strip() not in rendered:
-                    raise ModelError(
-                        f"the chat template loses the text {part['text'][:60]!r} of record {record.id!r}",
-                        why="The model would be trained on answers to a question it never sees.",
-                        fix="Use the template that the model was trained with.",
-                    )
 
 
 def _units(modality: Modality, inputs: Mapping[str, Tensor], items: int) -> list[MediaUnit]:

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from accelerate import PartialState
 from accelerate.utils import set_seed
-from transformers import TrainingArguments
+from transformers import PrinterCallback, TrainingArguments
 from transformers.trainer_utils import get_last_checkpoint
 
 from data_builders.splits import media_groups, split_by_media
@@ -133,6 +133,7 @@ def train(
         )
         _check_start(trainer, run, reference, resume)
         checkpoint = get_last_checkpoint(str(run.checkpoints)) if resume else None
+        trainer.remove_callback(PrinterCallback)  # it prints every log; log.jsonl has them
         with callback:
             trainer.train(resume_from_checkpoint=checkpoint)
         if callback.signal is not None:
@@ -176,8 +177,10 @@ def training_arguments(config: RunConfig, out: Path) -> TrainingArguments:
         "max_grad_norm": 1.0,
         "dataloader_pin_memory": torch.cuda.is_available(),
     }
+    # YAML reads a bare `no` as false
+    given = {k: "no" if v is False and k.endswith("_strategy") else v for k, v in config.train.items()}
     try:
-        return TrainingArguments(**fields | config.train | {"remove_unused_columns": False})
+        return TrainingArguments(**fields | given | {"remove_unused_columns": False})
     except (TypeError, ValueError) as error:
         raise ConfigError(
             f"the train: section is refused: {error}",

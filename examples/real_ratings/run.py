@@ -112,7 +112,7 @@ def train_and_judge(
     records, flips = relabelled(true, labels, seed)
     pairs = save_records(records, folder / "pairs")
     overrides = [f"seed={seed}", f"model.path={model}", f"data.path={pairs}", f"train.max_steps={steps}"]
-    config = load_config(HERE / "train.yaml", [*overrides, "train.disable_tqdm=true", "train.logging_strategy=no"])
+    config = load_config(HERE / "train.yaml", [*overrides, "train.disable_tqdm=true"])
     before = reward_margins(config, None, true, true.media_root)[CLEAN]
     run = train(config, folder / "run")
     margins = reward_margins(config, run / "adapter", [*true, *held_out], true.media_root)
