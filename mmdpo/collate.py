@@ -11,6 +11,7 @@ A batch is a plain nested dictionary of tensors, so that accelerate can move it 
     index                                     [E]         place of each record in its data set
     media                                     {modality: {units, keys, items, order}}: distinct encoder inputs, and
                                               which of them each placeholder group takes, in reading order
+    layout                                    "shared" or "plain": whether the attention rule is needed
 """
 
 from __future__ import annotations
@@ -123,6 +124,7 @@ class Collator:
             "score": torch.tensor([row.score for row in rows]),
             "index": torch.tensor([index for index, _ in examples]),
             "media": _media(units),
+            "layout": self.layout,
         }
 
     def _tree(self, prompt: EncodedPrompt, answers: Sequence[EncodedAnswer]) -> Tree:

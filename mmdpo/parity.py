@@ -81,8 +81,7 @@ def compare(
 ) -> tuple[float, float]:
     """Largest difference of a token's log-probability to the model's own logits, and what is allowed."""
     state = model.mmdpo_scoring
-    before, training = state.layout, model.training
-    state.layout = layout
+    training = model.training
     model.eval()
     worst, noise = 0.0, 0.0
     try:
@@ -98,7 +97,6 @@ def compare(
             worst = max(worst, float((ours[row][batch["mask"][row]] - exact).abs().max()))
             noise = max(noise, float((padded - exact).abs().max()))
     finally:
-        state.layout = before
         state.features.clear()
         model.train(training)
     return worst, max(FLOOR, 4 * noise)

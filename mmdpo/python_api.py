@@ -55,7 +55,6 @@ def score(
     inner = model.get_base_model() if hasattr(model, "get_base_model") else model
     views = [View(k, media) for k in range(max(len(record.candidates) for record in records))]
     layout: Layout = "plain" if encoder.facts.plain_reason else "shared"
-    inner.mmdpo_scoring.layout = layout
     collate = Collator(encoder, views, layout=layout)
     totals: list[list[float]] = []
     for start in range(0, len(records), batch_size):

@@ -12,7 +12,7 @@ import inspect
 import types
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -161,12 +161,10 @@ class ScoringState:
     Args:
         facts: Facts of the model.
         features: Features of the current step.
-        layout: Whether answers are branches of one prefix or rows of their own.
     """
 
     facts: Facts
     features: FeatureStore
-    layout: Literal["shared", "plain"] = "shared"
 
 
 def install_scoring(model: Any, features: FeatureStore) -> ScoringState:
@@ -231,7 +229,7 @@ def _score(model: Any, batch: Batch) -> Tensor:
     }
     if features:
         inputs["mm_encoder_outputs"] = features
-    if state.layout == "shared":
+    if batch["layout"] == "shared":
         inputs["attention_mask"] = shared_masks(batch, state.facts, embedding.dtype)
     else:
         inputs["attention_mask"] = (batch["record"] >= 0).long()

@@ -95,7 +95,6 @@ class PreferenceTrainer(Trainer):
         held_out = {View(candidate, media) for media in (CLEAN, BLIND) for candidate in (CHOSEN, REJECTED)}
         held_out |= set(objective.views)
         self.validation_collator = Collator(encoder, sorted(held_out), layout=layout, pad_id=pad or 0)
-        loaded.inner.mmdpo_scoring.layout = layout
         super().__init__(
             model=loaded.model,
             args=args,
@@ -118,7 +117,6 @@ class PreferenceTrainer(Trainer):
         if self.is_fsdp_enabled:
             plan_sharding(self.accelerator.state.fsdp_plugin, loaded, train_records)
         if reference is not None and reference.frozen is not None:
-            reference.frozen.mmdpo_scoring.layout = layout
             reference.frozen.to(args.device)
             if self.is_fsdp_enabled:
                 reference.frozen = fsdp2_prepare_model(self.accelerator, reference.frozen)

@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 import transformers
-from model import save_random_llava
+from random_llava import save_random_llava
 from rich.console import Console
 from rich.table import Table as Printed
 

@@ -127,7 +127,6 @@ def setup(
     """Installs the scoring for the parameters that train now, and makes a collator of the first candidates' views."""
     facts = facts_of(tiny.model)
     encode_once(tiny.model, facts)
-    tiny.model.mmdpo_scoring.layout = layout
     encoder = Encoder(tiny.processor, facts, tiny.stop_ids)
     views = [View(candidate, variant) for variant in variants for candidate in range(candidates)]
     return Setup(
