@@ -7,9 +7,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from mmdpo.errors import ConfigError, did_you_mean
 
@@ -46,9 +46,16 @@ class DataSection(Section):
     """Which records; ``validation`` is a share of the images, or a path to other records."""
 
     path: str
-    validation: Annotated[float, Field(ge=0, lt=1)] | str = 0.05
+    validation: float | str = 0.05
     max_length: Annotated[int, Field(ge=1)] | None = None
     limit: Annotated[int, Field(ge=1)] | None = None
+
+    @field_validator("validation")
+    @classmethod
+    def _is_share(cls, value: float | str) -> float | str:
+        if isinstance(value, float) and not 0 <= value < 1:
+            raise ValueError("a share is at least 0 and less than 1")
+        return value
 
 
 class ReferenceSection(Section):
@@ -124,10 +131,10 @@ def read_yaml(path: Path | None, overrides: Sequence[str] = ()) -> dict[str, Any
                 fix="Write it as section.key=value, for example train.learning_rate=1e-5",
             )
     try:
-        merged = OmegaConf.merge(
-            OmegaConf.load(path) if path is not None else {}, OmegaConf.from_dotlist(list(overrides))
-        )
-        plain = OmegaConf.to_container(merged, resolve=True)
+        loaded = OmegaConf.create({}) if path is None else OmegaConf.load(path)
+        if isinstance(loaded, DictConfig):
+            loaded = OmegaConf.merge(loaded, OmegaConf.from_dotlist(list(overrides)))
+        plain = OmegaConf.to_container(loaded, resolve=True)
     except (OmegaConfBaseException, ValueError, OSError) as error:
         raise ConfigError(
             f"cannot read the configuration {str(path)!r}: {str(error).splitlines()[0]}",

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from accelerate import PartialState
 from accelerate.utils import set_seed
-from transformers import PrinterCallback, TrainingArguments
+from transformers import TrainingArguments
 from transformers.trainer_utils import get_last_checkpoint
 
 from data_builders.splits import media_groups, split_by_media
@@ -96,44 +96,11 @@ def train(
         set_seed(config.seed)
         loaded = load_policy(config, arguments.device)
         data = load_data(config, loaded, objective, progress)
-        layout = choose_layout(
-            loaded.inner,
-            data.encoder,
-            probe_records(data),
-            objective.views,
-            config.layout,
-        )
-        run.decide("layout", layout.layout, layout.reason)
-        reference = make_reference(loaded, config.reference.kind) if objective.needs_reference else None
-        if reference is not None:
-            run.decide("reference", reference.kind, "the live weights before training")
-        run.note(
-            data_fingerprint=data.fingerprint,
-            objective=objective.describe(),
-            trained=loaded.decisions,
-            counts={"train": len(data.train), "validation": len(data.validation)},
-            set_aside=data.screening.reasons(),
-            tokenised=dict(data.screening.ways),
-        )
-        if PartialState().is_main_process:
-            write_json_lines(out / "set_aside.jsonl", [asdict(entry) for entry in data.screening.set_aside])
         callback = RunCallback(run)
-        trainer = PreferenceTrainer(
-            loaded,
-            objective,
-            reference,
-            data.encoder,
-            data.train,
-            args=_scheduled(arguments, config, data),
-            validation_records=data.validation,
-            validation_groups=data.groups,
-            layout=layout.layout,
-            two_pass=config.two_pass,
-            callbacks=[callback],
-        )
-        _check_start(trainer, run, reference, resume)
+        trainer = _trainer(config, arguments, loaded, objective, data, run, callback)
+        _note(run, out, loaded, objective, data)
+        _check_start(trainer, run, trainer.reference, resume)
         checkpoint = get_last_checkpoint(str(run.checkpoints)) if resume else None
-        trainer.remove_callback(PrinterCallback)  # it prints every log; log.jsonl has them
         with callback:
             trainer.train(resume_from_checkpoint=checkpoint)
         if callback.signal is not None:
@@ -144,6 +111,50 @@ def train(
             )
         save_trained(trainer, loaded, run.path)
     return out
+
+
+def _trainer(
+    config: RunConfig,
+    arguments: TrainingArguments,
+    loaded: LoadedModel,
+    objective: Objective,
+    data: Data,
+    run: Any,
+    callback: RunCallback,
+) -> PreferenceTrainer:
+    """Decides layout and reference, keeps both in the manifest, and builds the trainer."""
+    layout = choose_layout(loaded.inner, data.encoder, probe_records(data), objective.views, config.layout)
+    run.decide("layout", layout.layout, layout.reason)
+    reference = make_reference(loaded, config.reference.kind) if objective.needs_reference else None
+    if reference is not None:
+        run.decide("reference", reference.kind, "the live weights before training")
+    return PreferenceTrainer(
+        loaded,
+        objective,
+        reference,
+        data.encoder,
+        data.train,
+        args=_scheduled(arguments, config, data),
+        validation_records=data.validation,
+        validation_groups=data.groups,
+        layout=layout.layout,
+        two_pass=config.two_pass,
+        callbacks=[callback],
+    )
+
+
+def _note(run: Any, out: Path, loaded: LoadedModel, objective: Objective, data: Data) -> None:
+    """Keeps in the run folder what is trained on what."""
+    run.note(
+        data_fingerprint=data.fingerprint,
+        objective=objective.describe(),
+        trained=loaded.decisions,
+        counts={"train": len(data.train), "validation": len(data.validation)},
+        set_aside=data.screening.reasons(),
+        tokenised=dict(data.screening.ways),
+    )
+    if PartialState().is_main_process:
+        write_json_lines(out / "set_aside.jsonl", [asdict(entry) for entry in data.screening.set_aside])
 
 
 def training_arguments(config: RunConfig, out: Path) -> TrainingArguments:
@@ -157,7 +168,7 @@ def training_arguments(config: RunConfig, out: Path) -> TrainingArguments:
         if name in REFUSED:
             raise ConfigError(
                 f"train.{name} cannot be set",
-                why=f"It would break the objective: {REFUSED[name]}.",
+                why=f"It would break the run: {REFUSED[name]}.",
                 fix="Remove it.",
             )
         if name not in known:

@@ -7,12 +7,12 @@ would become a control token is left out whole, with the reason.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from mmdpo.encoding import Encoder
 from mmdpo.errors import MMDPOError, ModelError
-from mmdpo.records import Record
+from mmdpo.records import Record, media_field
 from mmdpo.views import CLEAN, View
 
 
@@ -23,8 +23,9 @@ class SetAsideRecord:
     Args:
         index: Its place in the data set.
         id: Its id.
-        reason: Short stable name: ``too_long``, ``unreadable``, ``control_token``, ``equal_answers``, ``empty_answer``,
-            ``refused``, ``missing_candidates``.
+        reason: Short stable name: ``too_long``, ``control_token``, ``placeholder_mismatch``, ``equal_answers``,
+            ``empty_answer``, ``missing_candidates``, ``refused`` (by the model's processor or template), the kind of a
+            :class:`~mmdpo.media.MediaError`, or ``unreadable``.
         message: The same for people.
     """
 
@@ -113,11 +114,16 @@ def _problem(record: Record, candidates: Sequence[int]) -> tuple[str, str]:
         return "missing_candidates", f"{len(record.candidates)} candidates, the loss needs {max(candidates) + 1}"
     if any(not record.candidates[k].text.strip() for k in candidates):
         return "empty_answer", "an answer has no text"
-    placeholders = sum(part["type"] != "text" for message in record.prompt for part in message["content"])
-    items = sum(len(media) for media in record.media.values())
-    if placeholders != items:
-        return "placeholder_mismatch", f"{placeholders} places for media, {items} media"
+    parts = [part["type"] for message in record.prompt for part in message["content"]]
+    places = Counter(media_field(part) for part in parts if part != "text")
+    items = Counter({name: len(media) for name, media in record.media.items()})
+    if places != items:
+        return "placeholder_mismatch", f"places for {_counted(places)}, media: {_counted(items)}"
     return "", ""
+
+
+def _counted(media: Mapping[str, int]) -> str:
+    return ", ".join(f"{count} {name}" for name, count in sorted(media.items()) if count) or "none"
 
 
 def _reason_of(error: MMDPOError) -> str:

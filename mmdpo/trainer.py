@@ -9,7 +9,7 @@ import torch
 from accelerate.utils import fsdp2_prepare_model
 from torch import Tensor, nn
 from torch.utils.data import Dataset
-from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_utils import EvalLoopOutput
 
 from mmdpo.collate import Batch, Collator, Layout, table_of
@@ -35,8 +35,11 @@ REFUSED = {
     "auto_find_batch_size": "it would change the optimizer step in the middle of the run",
     "include_num_input_tokens_seen": "shared prefixes make it count something else",
     "per_gpu_train_batch_size": "use per_device_train_batch_size",
+    "output_dir": "the run folder keeps the checkpoints; set it with --out",
+    "seed": "the run has one seed; set it as seed: at the top",
+    "resume_from_checkpoint": "the run folder knows its last checkpoint; use --resume",
 }
-"""Fields of ``TrainingArguments`` that would break the objective, and why."""
+"""Fields of ``TrainingArguments`` that would break the objective or the run, and why."""
 
 
 class RecordDataset(Dataset[tuple[int, Record]]):
@@ -104,6 +107,7 @@ class PreferenceTrainer(Trainer):
             processing_class=loaded.processor,
             callbacks=callbacks,
         )
+        self.remove_callback(PrinterCallback)  # a library prints nothing; log.jsonl has every log
         self.loaded = loaded
         self.objective = objective
         self.reference = reference

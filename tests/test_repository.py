@@ -68,7 +68,7 @@ def test_wheel_holds_configs_templates_and_playground(wheel: Path) -> None:
         "mmdpo/_configs/start.yaml",
         "mmdpo/report/templates/report.html.j2",
         "mmdpo/playground/weights/model.safetensors",
-        "mmdpo/evals/coco_synonyms.txt",
+        "mmdpo/evals/coco_synonyms.json",
         "data_builders/ratings.py",
     ):
         assert wanted in names, f"{wanted} is missing from the wheel"
@@ -105,3 +105,22 @@ def test_nothing_of_a_private_machine_is_tracked() -> None:
         if path.suffix in {".py", ".md", ".yaml", ".toml", ".txt", ".j2", ".css", ""} and path.is_file():
             found = private.search(path.read_text(encoding="utf-8"))
             assert not found or name == "tests/test_repository.py", f"{name}: {found and found.group()}"
+
+
+@pytest.mark.parametrize("name", ["start", "llava_7b", "llava_7b_24gb"])
+def test_shipped_run_configurations_are_valid(name: str, tmp_path: Path) -> None:
+    from mmdpo.config import load_config, shipped_configs
+    from mmdpo.objectives import make_objective
+    from mmdpo.pipeline import training_arguments
+
+    config = load_config(shipped_configs()[name], ["train.bf16=false"])
+    make_objective(config.loss)
+    training_arguments(config, tmp_path)
+
+
+def test_every_shipped_configuration_says_what_it_is() -> None:
+    from mmdpo.discovery import listing
+
+    rows = listing("configs")
+    assert {"start", "llava_7b", "build_thumb"} <= {row["name"] for row in rows}
+    assert all(row["what"] for row in rows)

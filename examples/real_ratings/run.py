@@ -73,9 +73,10 @@ def main() -> None:
         splits = build_pairs(options.ratings, options.photos, folder / "pairs", seed)
         texts = [candidate.text for record in splits["train"] for candidate in record.candidates]
         model = save_random_llava(texts, folder / "model", seed)
+        before = judge_untrained(model, splits["train"], seed)
         for labels in LABELS:
             started = time.perf_counter()
-            found = train_and_judge(model, splits, labels, folder / labels, seed, options.steps)
+            found = {BEFORE: before, **train_and_judge(model, splits, labels, folder / labels, seed, options.steps)}
             seconds = time.perf_counter() - started
             for name, items in found.items():
                 judged[labels][name] += items
@@ -104,6 +105,12 @@ def _exchanged(record: Record) -> Record:
     return replace(record, candidates=(replace(rejected, score=chosen.score), replace(chosen, score=rejected.score)))
 
 
+def judge_untrained(model: Path, records: Records, seed: int) -> list[Judged]:
+    """The rewards before the first step, from which every kind of labels starts."""
+    config = load_config(HERE / "train.yaml", [f"seed={seed}", f"model.path={model}"])
+    return judge(records, reward_margins(config, None, records, records.media_root)[CLEAN])
+
+
 def train_and_judge(
     model: Path, splits: Mapping[str, Records], labels: str, folder: Path, seed: int, steps: int
 ) -> dict[str, list[Judged]]:
@@ -113,12 +120,10 @@ def train_and_judge(
     pairs = save_records(records, folder / "pairs")
     overrides = [f"seed={seed}", f"model.path={model}", f"data.path={pairs}", f"train.max_steps={steps}"]
     config = load_config(HERE / "train.yaml", [*overrides, "train.disable_tqdm=true"])
-    before = reward_margins(config, None, true, true.media_root)[CLEAN]
     run = train(config, folder / "run")
     margins = reward_margins(config, run / "adapter", [*true, *held_out], true.media_root)
     seen = margins[CLEAN][: len(true)]
     return {
-        BEFORE: judge(true, before),
         OWN: judge(true, [-margin if flip else margin for margin, flip in zip(seen, flips, strict=True)]),
         BEST: best_possible(records),
         TRUE: judge(true, seen),

@@ -1,0 +1,145 @@
+"""Every record is trained on or set aside with its reason; none is lost and none is cut."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from core.oracle import picture, record
+from mmdpo.config import parse_config
+from mmdpo.encoding import Encoder
+from mmdpo.errors import DataError
+from mmdpo.objectives import make_objective
+from mmdpo.pipeline import train
+from mmdpo.records import Media, Record
+from mmdpo.screening import Screening, screen
+from tiny import FAMILIES
+from training.common import encoder_of, loaded_model, pairs, run_settings, saved_inputs
+
+VIEWS = make_objective({"dpo": {}}).views
+PHOTO = picture(1)
+QUESTION, ANSWERS = "What is here?", ["A cat.", "Two dogs here."]
+
+
+@pytest.fixture(scope="module")
+def encoder() -> Encoder:
+    return encoder_of(loaded_model("llava"))
+
+
+def with_prompt(prompt: Any) -> Record:
+    return replace(record("a", QUESTION, ANSWERS, PHOTO), prompt=prompt)
+
+
+TEXT = {"type": "text", "text": QUESTION}
+BAD: dict[str, tuple[str, Record]] = {
+    "a prompt longer than the positions": ("too_long", record("a", "cat " * 600, ANSWERS, PHOTO)),
+    "an answer longer than the positions": ("too_long", record("a", QUESTION, ["cat " * 600, "No."], PHOTO)),
+    "a placeholder in the question": ("control_token", record("a", "What is <image> here?", ANSWERS, PHOTO)),
+    "more media than places": ("placeholder_mismatch", with_prompt(({"role": "user", "content": [TEXT]},))),
+    "more places than media": (
+        "placeholder_mismatch",
+        with_prompt(({"role": "user", "content": [{"type": "image"}, {"type": "image"}, TEXT]},)),
+    ),
+    "places for another modality": (
+        "placeholder_mismatch",
+        with_prompt(({"role": "user", "content": [{"type": "audio"}, TEXT]},)),
+    ),
+    "a file that is not there": ("missing_media", record("a", QUESTION, ANSWERS, Media(path="absent.png"))),
+    "a file outside of the root": ("outside_root", record("a", QUESTION, ANSWERS, Media(path="../../etc/hosts"))),
+    "text in place of a picture": ("not_an_image", record("a", QUESTION, ANSWERS, Media(data=b"no picture at all"))),
+    "half a picture": ("truncated_image", record("a", QUESTION, ANSWERS, Media(data=(PHOTO.data or b"")[:200]))),
+    "equal answers": ("equal_answers", record("a", QUESTION, ["A cat.", "A cat."], PHOTO)),
+    "answers that differ in white space only": ("equal_answers", record("a", QUESTION, ["A cat.", "A cat. "], PHOTO)),
+    "an empty answer": ("empty_answer", record("a", QUESTION, ["A cat.", ""], PHOTO)),
+    "white space as an answer": ("empty_answer", record("a", QUESTION, [" \n ", "A cat."], PHOTO)),
+    "one candidate": ("missing_candidates", record("a", QUESTION, ["A cat."], PHOTO)),
+}
+
+
+def screened(encoder: Encoder, records: Sequence[Record], **options: Any) -> Screening:
+    result = screen(records, encoder, VIEWS, **options)
+    places = sorted([*result.kept, *(entry.index for entry in result.set_aside)])
+    assert places == list(range(len(records))), "a record is lost"
+    assert len(result.lengths) == len(result.media) == len(result.kept)
+    assert sum(result.reasons().values()) == len(result.set_aside)
+    return result
+
+
+@pytest.mark.parametrize(("reason", "bad"), BAD.values(), ids=list(BAD))
+def test_a_bad_record_is_set_aside_with_its_reason(encoder: Encoder, reason: str, bad: Record, tmp_path: Path) -> None:
+    rooted = Encoder(encoder.processor, encoder.facts, encoder.eos_ids, tmp_path)
+    good = pairs(2)
+    result = screened(rooted, [good[0], bad, good[1]])
+    assert result.kept == [0, 2]
+    assert [(entry.index, entry.id, entry.reason) for entry in result.set_aside] == [(1, "a", reason)]
+    assert result.set_aside[0].message
+
+
+def test_everything_good_is_kept(encoder: Encoder) -> None:
+    assert screened(encoder, pairs(8)).kept == list(range(8))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("text", ["</s>", "<image>", "<|im_end|>", "<|vision_start|>", "<end_of_turn>"])
+def test_no_text_becomes_a_control_token(family: str, text: str) -> None:
+    """Kept with the text as text, or set aside: in a question and in an answer."""
+    encoder = encoder_of(loaded_model(family, lora=None))
+    records = [
+        record("question", f"What is {text} here?", ANSWERS, PHOTO),
+        record("answer", QUESTION, [f"A cat {text} here.", "No."], PHOTO),
+    ]
+    control = {*encoder.eos_ids, *encoder.tokenizer.all_special_ids, *encoder.facts.media_token_ids.values()}
+    result = screened(encoder, records)
+    assert {entry.reason for entry in result.set_aside} <= {"control_token"}
+    clean = [record("question", "What is here?", ANSWERS, PHOTO)]
+    usual = sum(int(token) in control for token in encoder.prompt(clean[0]).input_ids)
+    for place in result.kept:
+        prompt = encoder.prompt(records[place]).input_ids
+        assert sum(int(token) in control for token in prompt) == usual
+        answer = encoder.answer(records[place], records[place].candidates[0]).ids.tolist()
+        assert not control & set(answer[:-1])
+
+
+def test_the_limit_counts_prompt_and_longest_answer(encoder: Encoder) -> None:
+    records = pairs(1)
+    (length,) = screened(encoder, records).lengths
+    prompt = encoder.prompt(records[0]).input_ids
+    answers = [encoder.answer(records[0], candidate).ids for candidate in records[0].candidates]
+    assert length == len(prompt) + max(len(answer) for answer in answers)
+    assert screened(encoder, records, max_length=length).kept == [0]
+    (entry,) = screened(encoder, records, max_length=length - 1).set_aside
+    assert entry.reason == "too_long"
+    assert str(length) in entry.message
+    assert str(length - 1) in entry.message
+
+
+def test_the_probes_are_the_longest_the_richest_and_one_without_media(encoder: Encoder) -> None:
+    records = [
+        record("plain", "Hi.", ANSWERS),
+        record("long", "Is there a cat? " * 9, ANSWERS, PHOTO),
+        record("two", "Hi.", ANSWERS, PHOTO, picture(2)),
+        record("short", "Hi.", ANSWERS, PHOTO),
+    ]
+    assert screened(encoder, records).probes() == [0, 1, 2]
+
+
+def test_a_run_lists_what_it_set_aside(tmp_path: Path) -> None:
+    bad = record("bad", QUESTION, ["A cat.", "A cat. "], PHOTO)
+    inputs = saved_inputs(tmp_path, [*pairs(3), bad])
+    run = train(parse_config(run_settings(inputs, train={"max_steps": 1})), tmp_path / "run")
+    (line,) = [json.loads(line) for line in (run / "set_aside.jsonl").read_text().splitlines()]
+    assert (line["id"], line["reason"]) == ("bad", "equal_answers")
+    manifest = json.loads((run / "manifest.json").read_text())
+    assert manifest["counts"]["train"] == 3
+    assert manifest["set_aside"] == {"equal_answers": 1}
+
+
+def test_a_run_with_nothing_left_says_why(tmp_path: Path) -> None:
+    inputs = saved_inputs(tmp_path, [record("a", QUESTION, ["No.", "No. "], PHOTO)])
+    with pytest.raises(DataError, match=r"none of the 1 records .* equal_answers"):
+        train(parse_config(run_settings(inputs)), tmp_path / "run")
