@@ -43,9 +43,10 @@ class Tree:
     def __len__(self) -> int:
         return len(self.prefix) + sum(len(branch) for branch in self.branches)
 
-    def plain(self) -> tuple[Tree, ...]:
-        """The same answers as trees with one branch each (the plain layout)."""
-        return tuple(Tree(self.prefix, (branch,), self.positions, self.fields, self.block) for branch in self.branches)
+    def split(self, branches: int) -> tuple[Tree, ...]:
+        """The same answers as trees of at most so many branches each; with one branch it is the plain layout."""
+        groups = [self.branches[at : at + branches] for at in range(0, len(self.branches), branches)]
+        return tuple(Tree(self.prefix, group, self.positions, self.fields, self.block) for group in groups)
 
 
 @dataclass(frozen=True)

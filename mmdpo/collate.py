@@ -54,6 +54,7 @@ class Collator:
         side: Padding side.
         pad_id: Token id on padding.
         records_per_row: With the shared layout, how many records share a row.
+        branches_per_row: With the shared layout, how many answers of a record share a row; None for all of them.
     """
 
     def __init__(
@@ -65,13 +66,15 @@ class Collator:
         side: Literal["right", "left"] = "right",
         pad_id: int = 0,
         records_per_row: int = 1,
+        branches_per_row: int | None = None,
     ) -> None:
         self.encoder = encoder
         self.views = tuple(views)
         self.layout: Layout = layout
         self.side: Literal["right", "left"] = side
         self.pad_id = pad_id
-        self.records_per_row = records_per_row
+        self.trees_per_row = records_per_row if layout == "shared" else 1
+        self.branches = branches_per_row if layout == "shared" else 1
 
     @property
     def media_names(self) -> tuple[str, ...]:
@@ -82,7 +85,7 @@ class Collator:
         """Builds one batch from (place in the data set, record) pairs."""
         trees: list[Tree] = []
         rows: list[Row] = []
-        units: list[MediaUnit] = []  # one entry per use, in reading order
+        uses: list[tuple[int, MediaUnit]] = []  # (tree, unit) in reading order
         for number, (_, record) in enumerate(examples):
             for variant in self.media_names:
                 wanted = [
@@ -96,10 +99,10 @@ class Collator:
                     Row(number, view.candidate, variant, _score(record, view.candidate), answer)
                     for view, answer in zip(wanted, answers, strict=True)
                 ]
-                tree = self._tree(prompt, answers)
-                trees += [tree] if self.layout == "shared" else tree.plain()
-                units += list(prompt.units) * (1 if self.layout == "shared" else len(answers))
-        per_row = self.records_per_row if self.layout == "shared" else 1
+                for tree in self._tree(prompt, answers).split(self.branches or len(answers)):
+                    uses += [(len(trees), unit) for unit in prompt.units]
+                    trees.append(tree)
+        per_row = self.trees_per_row
         packed = pack(
             trees,
             pad_id=self.pad_id,
@@ -123,7 +126,7 @@ class Collator:
             "media_index": torch.tensor([self.media_names.index(row.media) for row in rows]),
             "score": torch.tensor([row.score for row in rows]),
             "index": torch.tensor([index for index, _ in examples]),
-            "media": _media(units),
+            "media": _media([(tree // per_row, unit) for tree, unit in uses]),
             "layout": self.layout,
         }
 
@@ -172,14 +175,50 @@ def _score(record: Record, candidate: int) -> float:
     return float("nan") if value is None else float(value)
 
 
-def _media(units: Sequence[MediaUnit]) -> dict[str, Any]:
-    """Distinct units by modality, and the order in which the placeholders use them."""
+def split_rows(batch: Batch, size: int) -> list[tuple[Batch, Tensor]]:
+    """Cuts a batch into batches of at most ``size`` rows of tokens.
+
+    Returns:
+        Each part, and which of the N scored answers it holds.
+    """
+    total, width = batch["input_ids"].shape
+    row_of = batch["hidden_index"][:, 0] // width
+    parts = []
+    for start in range(0, total, size):
+        end = min(start + size, total)
+        answers = ((row_of >= start) & (row_of < end)).nonzero()[:, 0]
+        part = dict(batch)
+        for name in ("input_ids", "record", "segment", "depth", "block"):
+            part[name] = batch[name][start:end]
+        part["position_ids"] = batch["position_ids"][..., start:end, :]
+        part["fields"] = {name: values[start:end] for name, values in batch["fields"].items()}
+        for name in ("targets", "mask", "weight", "example", "candidate", "media_index", "score"):
+            part[name] = batch[name][answers]
+        part["hidden_index"] = (batch["hidden_index"][answers] - start * width).clamp(min=0)  # padding points anywhere
+        part["media"] = {name: _of_rows(entry, start, end) for name, entry in batch["media"].items()}
+        part["media"] = {name: entry for name, entry in part["media"].items() if entry["order"]}
+        parts.append((part, answers))
+    return parts
+
+
+def _of_rows(entry: Mapping[str, Any], start: int, end: int) -> dict[str, Any]:
+    """The units that some rows use, distinct again."""
+    order = [unit for unit, row in zip(entry["order"], entry["rows"], strict=True) if start <= row < end]
+    rows = [row - start for row in entry["rows"] if start <= row < end]
+    kept = sorted(set(order))
+    chosen = {name: [entry[name][unit] for unit in kept] for name in ("units", "keys", "items")}
+    return {**chosen, "order": [kept.index(unit) for unit in order], "rows": rows}
+
+
+def _media(uses: Sequence[tuple[int, MediaUnit]]) -> dict[str, Any]:
+    """Distinct units by modality, and the order and rows in which the placeholders use them."""
     media: dict[str, Any] = {}
-    for unit in units:
-        entry = media.setdefault(unit.modality.name, {"units": [], "keys": [], "items": [], "order": []})
+    for row, unit in uses:
+        entry = media.setdefault(unit.modality.name, {"units": [], "keys": [], "items": [], "order": [], "rows": []})
         if unit.key not in entry["keys"]:
             entry["keys"].append(unit.key)
             entry["units"].append(dict(unit.inputs))
             entry["items"].append(unit.items)
         entry["order"].append(entry["keys"].index(unit.key))
+        entry["rows"].append(row)
     return media

@@ -85,6 +85,8 @@ class RunConfig(Section):
         loss: Terms by name; null switches one off.
         layout: ``auto`` decides by the start-up check; ``plain`` gives every answer a row of its own.
         two_pass: Evaluate the objective once per optimizer step (exact, less memory, one more forward).
+        branches_per_row: How many answers of a record share a row; all by default.
+        rows_per_chunk: Rows scored with gradient at a time (takes the two-pass step): memory of one chunk, any K.
         train: Any field of ``transformers.TrainingArguments`` that does not break the objective.
         eval: Benchmarks by name.
         plugins: Python files beside the configuration that register extensions.
@@ -97,6 +99,8 @@ class RunConfig(Section):
     loss: dict[str, dict[str, Any] | None] = {"dpo": {"beta": 0.1}}
     layout: Literal["auto", "shared", "plain"] = "auto"
     two_pass: bool = False
+    branches_per_row: Annotated[int, Field(ge=1)] | None = None
+    rows_per_chunk: Annotated[int, Field(ge=1)] | None = None
     train: dict[str, Any] = {}
     eval: dict[str, EvalSection] = {}
     plugins: list[str] = []

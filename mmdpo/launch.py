@@ -50,6 +50,7 @@ def launch(words: Sequence[str], processes: int) -> int:
     finally:
         for process in running:
             process.kill()
+            process.wait()
         for number, handler in before.items():
             signal.signal(number, handler)
 

@@ -139,6 +139,8 @@ def _trainer(
         validation_groups=data.groups,
         layout=layout.layout,
         two_pass=config.two_pass,
+        branches_per_row=config.branches_per_row,
+        rows_per_chunk=config.rows_per_chunk,
         callbacks=[callback],
     )
 

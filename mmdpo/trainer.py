@@ -12,7 +12,7 @@ from torch.utils.data import Dataset
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_utils import EvalLoopOutput
 
-from mmdpo.collate import Batch, Collator, Layout, table_of
+from mmdpo.collate import Batch, Collator, Layout, split_rows, table_of
 from mmdpo.diagnostics import Meter, pair_statistics, reward_beta, step_metrics
 from mmdpo.encoding import Encoder
 from mmdpo.errors import ConfigError, ParityError
@@ -69,6 +69,8 @@ class PreferenceTrainer(Trainer):
         args: ``transformers.TrainingArguments``.
         layout: ``"shared"`` or ``"plain"``.
         two_pass: Always take the two-pass step; it is taken anyway when a term couples records.
+        branches_per_row: How many answers of a record share a row; None for all.
+        rows_per_chunk: Rows that are scored with gradient at a time; needs, and takes, the two-pass step.
         callbacks: Further callbacks.
     """
 
@@ -85,6 +87,8 @@ class PreferenceTrainer(Trainer):
         validation_groups: Sequence[str] = (),
         layout: Layout = "shared",
         two_pass: bool = False,
+        branches_per_row: int | None = None,
+        rows_per_chunk: int | None = None,
         callbacks: list[TrainerCallback] | None = None,
     ) -> None:
         if args.n_gpu > 1:
@@ -94,7 +98,9 @@ class PreferenceTrainer(Trainer):
                 fix="Use mmdpo train CONFIG --processes N, or show one GPU with CUDA_VISIBLE_DEVICES=0.",
             )
         pad = getattr(encoder.tokenizer, "pad_token_id", None)
-        self.collator = Collator(encoder, objective.views, layout=layout, pad_id=pad or 0)
+        self.collator = Collator(
+            encoder, objective.views, layout=layout, pad_id=pad or 0, branches_per_row=branches_per_row
+        )
         held_out = {View(candidate, media) for media in (CLEAN, BLIND) for candidate in (CHOSEN, REJECTED)}
         held_out |= set(objective.views)
         self.validation_collator = Collator(encoder, sorted(held_out), layout=layout, pad_id=pad or 0)
@@ -112,7 +118,8 @@ class PreferenceTrainer(Trainer):
         self.objective = objective
         self.reference = reference
         self.groups = list(validation_groups)
-        self.two_pass = two_pass or objective.coupled
+        self.two_pass = two_pass or objective.coupled or rows_per_chunk is not None
+        self.rows_per_chunk = rows_per_chunk
         self.beta = reward_beta(objective)
         self.meter = Meter()
         # the loss is divided by counts over the whole optimizer step, so Trainer must not divide it again
@@ -155,10 +162,7 @@ class PreferenceTrainer(Trainer):
         assert isinstance(num_items_in_batch, Tensor)
         done: FirstPass | None = inputs.get("first_pass")
         if done is not None:
-            done.generators.restore()
-            surrogate = (score(model, inputs) * done.gradient).sum()
-            # same gradient as the objective, whose value is what gets logged
-            loss = surrogate - surrogate.detach() + done.loss
+            loss = self._second_pass(model, inputs, done)
         else:
             table = self._table(model, inputs, self.collator)
             loss, parts = self.objective(table, num_items_in_batch)
@@ -173,21 +177,42 @@ class PreferenceTrainer(Trainer):
         return table_of(inputs, collator.media_names, score(model, inputs), reference)
 
     def _first_pass(self, batches: list[Batch], counts: Tensor) -> None:
+        """Scores the whole step without gradient and leaves dL/dlogp in each micro-batch."""
         model = self.model_wrapped
         model.train()
-        tables, states = [], []
+        tables = []
         with torch.no_grad(), self.compute_loss_context_manager():
             for batch in batches:
                 inputs = self._prepare_inputs(batch)
-                reference = None if self.reference is None else self.reference.score(model, inputs)
-                states.append(Generators.now())
-                tables.append(table_of(inputs, self.collator.media_names, score(model, inputs), reference))
+                batch["chunks"] = []
+                logp = torch.zeros(inputs["mask"].shape, device=inputs["mask"].device)
+                reference = None if self.reference is None else torch.zeros_like(logp)
+                for part, answers in split_rows(inputs, self.rows_per_chunk or len(inputs["input_ids"])):
+                    if self.reference is not None and reference is not None:
+                        reference[answers] = self.reference.score(model, part).to(logp.dtype)
+                    batch["chunks"].append((part, answers, Generators.now()))
+                    logp[answers] = score(model, part).to(logp.dtype)
+                tables.append(table_of(inputs, self.collator.media_names, logp, reference))
         crosses = self.objective.coupled and self.accelerator.num_processes > 1
         gather = (lambda own: gather_tables(own, self.accelerator)) if crosses else None
-        results, parts = first_pass(tables, states, self.objective, counts, gather)
+        results, parts = first_pass(tables, self.objective, counts, gather)
+        sharers = self.accelerator.num_processes if crosses else 1  # each of them holds the value of the whole step
         for number, (batch, result, table) in enumerate(zip(batches, results, tables, strict=True)):
-            batch["first_pass"] = result
-            self._record(table, parts if number == 0 else {})
+            batch["first_pass"] = FirstPass(result.gradient, result.loss / sharers)
+            self._record(table, {name: part / sharers for name, part in parts.items()} if number == 0 else {})
+
+    def _second_pass(self, model: nn.Module, inputs: Batch, done: FirstPass) -> Tensor:
+        """Backward of all chunks but the last, whose loss is returned; its value is the objective's."""
+        loss = done.loss
+        for number, (part, answers, generators) in enumerate(inputs["chunks"]):
+            generators.restore()
+            surrogate = (score(model, part) * done.gradient[answers]).sum()
+            if number < len(inputs["chunks"]) - 1:
+                with self.accelerator.no_sync(model):
+                    self.accelerator.backward(surrogate * self.accelerator.num_processes)
+            else:
+                loss = surrogate - surrogate.detach() + done.loss
+        return loss
 
     def _record(self, table: ScoreTable, parts: dict[str, Tensor]) -> None:
         self.meter.add(step_metrics(pair_statistics(table, self.beta)))

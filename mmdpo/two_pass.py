@@ -1,8 +1,8 @@
 """The two-pass step: for losses that couple records, and for steps that do not fit in memory at once.
 
 Pass 1 without gradient gives every log-probability of the optimizer step; the objective is evaluated once on them and
-gives dL/dlogp for each token; pass 2 runs micro-batch by micro-batch with that as the incoming gradient. Exact, with
-the memory of one micro-batch, for any term and any number of processes.
+gives dL/dlogp for each token; pass 2 runs chunk by chunk with that as the incoming gradient. Exact, with the memory of
+one chunk (a micro-batch, or some of its rows), for any term, any number of candidates and of processes.
 """
 
 from __future__ import annotations
@@ -44,12 +44,10 @@ class FirstPass:
 
     Args:
         gradient: [N, A] derivative of the step's loss with respect to each token's log-probability.
-        generators: Generator states before the policy's forward.
         loss: This micro-batch's share of the step's loss, for logging.
     """
 
     gradient: Tensor
-    generators: Generators
     loss: Tensor
 
 
@@ -80,7 +78,6 @@ def join(tables: Sequence[ScoreTable]) -> ScoreTable:
 
 def first_pass(
     tables: Sequence[ScoreTable],
-    generators: Sequence[Generators],
     objective: Objective,
     counts: Tensor,
     gather: Callable[[ScoreTable], Sequence[ScoreTable]] | None = None,
@@ -89,7 +86,6 @@ def first_pass(
 
     Args:
         tables: Score tables of this process's micro-batches.
-        generators: Generator states before each micro-batch's policy forward.
         objective: The objective.
         counts: [terms] denominators of the whole step.
         gather: For several processes: gives the joined tables of all of them, this process's at its rank's place, and
@@ -107,10 +103,10 @@ def first_pass(
     loss, parts = objective(seen, counts)
     (gradient,) = torch.autograd.grad(loss, logp)
     results, start = [], 0
-    for number, (table, state) in enumerate(zip(tables, generators, strict=True)):
+    for number, table in enumerate(tables):
         rows, width = table.logp.shape
         share = loss.detach() if number == 0 else torch.zeros_like(loss)
-        results.append(FirstPass(gradient[start : start + rows, :width].clone(), state, share))
+        results.append(FirstPass(gradient[start : start + rows, :width].clone(), share))
         start += rows
     return results, parts
 

@@ -42,8 +42,8 @@ from mmdpo.views import CHOSEN, CLEAN, REJECTED, View
 HERE = Path(__file__).parent
 LABELS = ("true", "swapped", "shuffled")
 ACCURACY = ratio("accuracy", "right", "pairs")
-BEFORE, OWN, BEST = "before training", "its own labels", "its own labels, best possible"
-TRUE, BLANK, HELD_OUT = "the true ratings", "the true ratings, blank photos", "the true ratings, held-out photos"
+BEFORE, OWN, BEST = "before training", "its own labels", "its own labels, at best"
+TRUE, BLANK, HELD_OUT = "true ratings", "true ratings, blank photo", "true ratings, held out"
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ def main() -> None:
         before = judge_untrained(model, splits["train"], seed)
         for labels in LABELS:
             started = time.perf_counter()
-            found = {BEFORE: before, **train_and_judge(model, splits, labels, folder / labels, seed, options.steps)}
+            found = {BEFORE: before, **train_and_judge(model, splits, labels, folder, seed, options.steps)}
             seconds = time.perf_counter() - started
             for name, items in found.items():
                 judged[labels][name] += items
@@ -117,10 +117,10 @@ def train_and_judge(
     """Trains with one kind of labels; judges the rewards by these labels and by the true ones."""
     true, held_out = splits["train"], splits["validation"]
     records, flips = relabelled(true, labels, seed)
-    pairs = save_records(records, folder / "pairs")
+    pairs = save_records(records, folder / f"pairs-{labels}")
     overrides = [f"seed={seed}", f"model.path={model}", f"data.path={pairs}", f"train.max_steps={steps}"]
     config = load_config(HERE / "train.yaml", [*overrides, "train.disable_tqdm=true"])
-    run = train(config, folder / "run")
+    run = train(config, folder / labels)
     margins = reward_margins(config, run / "adapter", [*true, *held_out], true.media_root)
     seen = margins[CLEAN][: len(true)]
     return {

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
+from mmdpo import launch
 from mmdpo.config import parse_config
 from mmdpo.pipeline import train
 from mmdpo.records import Records, save_records
@@ -21,9 +24,10 @@ from training.common import pairs, run_settings, saved_inputs
 
 PLUGIN = Path(__file__).with_name("every_rank.py")
 KINDS: dict[str, dict[str, Any]] = {"ddp": {}, "fsdp2": {"fsdp": True, "fsdp_config": {"version": 2}}}
-LOSS = {"dpo": {"beta": 0.3}, "nll": {"weight": 0.5, "per": "token"}}
 # plain gradient descent: Adam would hide a wrong scale of the gradients
 TRAIN = {"optim": "sgd", "learning_rate": 0.1, "eval_steps": 3, "load_best_model_at_end": False}
+WHOLE = {"per_device_train_batch_size": 4, "per_device_eval_batch_size": 2}
+HALVES = {"per_device_train_batch_size": 1, "gradient_accumulation_steps": 2, "per_device_eval_batch_size": 1}
 
 
 @pytest.fixture(scope="module")
@@ -34,54 +38,156 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def settings_of(inputs: Path, **train: Any) -> dict[str, Any]:
+def settings_of(inputs: Path, fields: dict[str, Any], **sections: Any) -> dict[str, Any]:
+    """A run with held-out pairs; `fields` are those of its `train:` section."""
     data = {"path": str(inputs / "data"), "validation": str(inputs / "held_out")}
-    return run_settings(inputs, loss=LOSS, data=data, train=TRAIN | train)
+    loss = {"dpo": {"beta": 0.3}, "nll": {"weight": 0.5, "per": "token"}}
+    return run_settings(inputs, loss=loss, data=data, train=TRAIN | fields, **sections)
+
+
+def train_in_two(inputs: Path, name: str, fields: dict[str, Any], **sections: Any) -> Path:
+    """`mmdpo train NAME.yaml --processes 2`, as typed."""
+    start = start_in_two(inputs, name, fields, **sections)
+    _, errors = start.communicate()
+    assert start.returncode == 0, errors
+    return inputs / name
+
+
+def start_in_two(
+    inputs: Path, name: str, fields: dict[str, Any], *words: str, **sections: Any
+) -> subprocess.Popen[str]:
+    settings = settings_of(inputs, fields, **sections) | {"plugins": [str(PLUGIN)]}
+    (inputs / f"{name}.yaml").write_text(yaml.safe_dump(settings), encoding="utf-8")
+    return subprocess.Popen(
+        [sys.executable, "-m", "mmdpo", "train", f"{name}.yaml", "--processes", "2", "--out", name, *words],
+        cwd=inputs,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def trained_weights(run: Path) -> dict[str, torch.Tensor]:
+    folder, file = ("adapter", "adapter_model") if (run / "adapter").exists() else ("model", "model")
+    return load_file(run / folder / f"{file}.safetensors")
+
+
+def logged(run: Path) -> list[dict[str, float]]:
+    """What the run logged, without what it measured of time."""
+    lines = [json.loads(line) for line in (run / "log.jsonl").read_text(encoding="utf-8").splitlines()]
+    return [{k: v for k, v in line.items() if not k.endswith(("runtime", "per_second", "flos"))} for line in lines]
+
+
+def assert_equal_runs(ours: Path, theirs: Path, tolerance: float) -> None:
+    expected = trained_weights(theirs)
+    assert trained_weights(ours).keys() == expected.keys()
+    for name, weight in trained_weights(ours).items():
+        assert (weight - expected[name]).abs().max() <= tolerance, name
+    for line, other in zip(logged(ours), logged(theirs), strict=True):
+        assert line == pytest.approx(other, rel=1e-4, abs=1e-5)
 
 
 @pytest.fixture(scope="module")
 def alone(inputs: Path) -> Path:
     """The run of one process with the double batch."""
-    settings = settings_of(inputs, per_device_train_batch_size=4, per_device_eval_batch_size=2)
-    return train(parse_config(settings), inputs / "alone")
-
-
-def weights_of(run: Path) -> dict[str, torch.Tensor]:
-    return load_file(run / "adapter" / "adapter_model.safetensors")
-
-
-def logged(run: Path) -> list[dict[str, float]]:
-    """What the run logged, without what it measured of time."""
-    lines = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in line.items() if not k.endswith(("runtime", "per_second", "flos"))} for line in lines]
-
-
-def command(*words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.run(
-        [sys.executable, "-m", "mmdpo", *words], cwd=cwd, env=environment, capture_output=True, text=True, check=False
-    )
+    return train(parse_config(settings_of(inputs, WHOLE)), inputs / "alone")
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_two_processes_train_as_one_with_the_double_batch(inputs: Path, alone: Path, kind: str) -> None:
-    cut = {"per_device_train_batch_size": 1, "gradient_accumulation_steps": 2, "per_device_eval_batch_size": 1}
-    settings = settings_of(inputs, **cut, **KINDS[kind]) | {"plugins": [str(PLUGIN)]}
-    config = inputs / f"{kind}.yaml"
-    config.write_text(yaml.safe_dump(settings), encoding="utf-8")
-
-    ended = command("train", config.name, "--processes", "2", "--out", kind, cwd=inputs)
-
-    assert ended.returncode == 0, ended.stderr
-    first, second = (load_file(inputs / kind / f"rank{rank}.safetensors") for rank in range(2))
-    assert bool(first.pop("sharded")) == bool(second.pop("sharded")) == (kind == "fsdp2")
-    saved, expected = weights_of(inputs / kind), weights_of(alone)
-    assert saved.keys() == expected.keys()
-    for name, weight in saved.items():
-        assert (weight - expected[name]).abs().max() <= 1e-6, name
-    for ours, theirs in zip(logged(inputs / kind), logged(alone), strict=True):
-        assert ours == pytest.approx(theirs, rel=1e-4, abs=1e-5)
+    run = train_in_two(inputs, kind, HALVES | KINDS[kind])
+    assert_equal_runs(run, alone, tolerance=1e-6)
+    first, second = (load_file(run / f"rank{rank}.safetensors") for rank in range(2))
+    assert bool(first["sharded"]) is bool(second["sharded"]) is (kind == "fsdp2")
     assert first.keys() == second.keys()
-    for name, weight in first.items():
-        assert weight.equal(second[name]), name
-        assert weight.equal(saved[name.replace(".default", "")]), name
+    assert all(weight.equal(second[name]) for name, weight in first.items())
+
+
+VARIANTS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "full": ({}, {"model": {"lora": None}}),
+    "base-changed": ({}, {"model": {"lora": {"r": 4, "alpha": 8, "init": "pissa"}}}),
+    "checkpointing": ({"activation_checkpointing": True}, {}),
+    "two-passes": ({}, {"two_pass": True}),
+    "best-checkpoint": ({"load_best_model_at_end": True, "eval_steps": 1, "save_steps": 1}, {}),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_way_to_train_is_the_same_in_two_processes(inputs: Path, kind: str, variant: str) -> None:
+    fields, sections = VARIANTS[variant]
+    model = {"path": str(inputs / "model"), "lora": {"r": 4, "alpha": 8}} | sections.get("model", {})
+    sections = sections | {"model": model}
+    saving = {"save_strategy": "steps"} if variant == "best-checkpoint" else {}
+    name = f"{kind}-{variant}"
+    alone = train(parse_config(settings_of(inputs, WHOLE | fields | saving, **sections)), inputs / f"{name}-alone")
+    run = train_in_two(inputs, name, HALVES | fields | saving | KINDS[kind], **sections)
+    assert_equal_runs(run, alone, tolerance=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_signal_stops_all_processes_at_the_same_step(inputs: Path, kind: str) -> None:
+    fields = {**HALVES, **KINDS[kind], "max_steps": 12, "save_strategy": "steps", "save_steps": 100, "eval_steps": 100}
+    whole = train_in_two(inputs, f"{kind}-whole", fields)
+    name = f"{kind}-stopped"
+    running = start_in_two(inputs, name, fields)
+    log = inputs / name / "log.jsonl"
+    while running.poll() is None and not (log.is_file() and log.read_text().count("\n") >= 2):
+        time.sleep(0.02)
+    running.send_signal(signal.SIGTERM)
+    _, errors = running.communicate()
+    assert running.returncode == 130, errors
+    assert len(list((inputs / name / "checkpoints").glob("checkpoint-*"))) == 1
+
+    resumed = start_in_two(inputs, name, fields, "--resume")
+    _, errors = resumed.communicate()
+    assert resumed.returncode == 0, errors
+    expected = trained_weights(whole)
+    for key, weight in trained_weights(inputs / name).items():
+        assert weight.equal(expected[key]), key
+
+
+def python(program: str) -> subprocess.Popen[bytes]:
+    return subprocess.Popen([sys.executable, "-c", program])
+
+
+def test_the_exit_code_is_that_of_the_process_that_failed_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The others are not waited for: a process in a collective may never come back."""
+    monkeypatch.setattr(launch, "GRACE_SECONDS", 0.2)
+    running = [python("import time; time.sleep(60)"), python("raise SystemExit(2)")]
+    try:
+        assert launch._wait(running) == 2
+    finally:
+        for process in running:
+            process.kill()
+            process.wait()
+
+
+@pytest.mark.parametrize(("programs", "code"), [(["", ""], 0), (["", "import os; os.kill(os.getpid(), 9)"], 137)])
+def test_exit_codes_are_as_in_a_shell(programs: list[str], code: int) -> None:
+    assert launch._wait([python(program) for program in programs]) == code
+
+
+PATIENT = """
+import os, pathlib, signal, sys, time
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(130))
+assert os.environ["WORLD_SIZE"] == "2" and os.environ["RANK"] == os.environ["LOCAL_RANK"]
+ready = pathlib.Path(os.environ["READY"])
+if os.environ["RANK"] == "1": ready.touch()
+while not ready.exists(): time.sleep(0.01)
+if os.environ["RANK"] == "0": os.kill(os.getppid(), signal.SIGTERM)
+time.sleep(60)
+"""
+
+
+def test_a_signal_is_passed_on(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Each process gets it, what they make of it is the exit code, and the handlers are given back."""
+    handlers = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    plain = subprocess.Popen
+    monkeypatch.setattr(subprocess, "Popen", lambda _, **options: plain([sys.executable, "-c", PATIENT], **options))
+    monkeypatch.setenv("READY", str(tmp_path / "ready"))
+    assert launch.launch(["train"], 2) == 130
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == handlers

@@ -129,17 +129,17 @@ def test_the_probes_are_the_longest_the_richest_and_one_without_media(encoder: E
 
 
 def test_a_run_lists_what_it_set_aside(tmp_path: Path) -> None:
-    bad = record("bad", QUESTION, ["A cat.", "A cat. "], PHOTO)
+    bad = record("bad", "cat " * 600, ANSWERS, PHOTO)
     inputs = saved_inputs(tmp_path, [*pairs(3), bad])
     run = train(parse_config(run_settings(inputs, train={"max_steps": 1})), tmp_path / "run")
     (line,) = [json.loads(line) for line in (run / "set_aside.jsonl").read_text().splitlines()]
-    assert (line["id"], line["reason"]) == ("bad", "equal_answers")
+    assert (line["id"], line["reason"]) == ("bad", "too_long")
     manifest = json.loads((run / "manifest.json").read_text())
     assert manifest["counts"]["train"] == 3
-    assert manifest["set_aside"] == {"equal_answers": 1}
+    assert manifest["set_aside"] == {"too_long": 1}
 
 
 def test_a_run_with_nothing_left_says_why(tmp_path: Path) -> None:
-    inputs = saved_inputs(tmp_path, [record("a", QUESTION, ["No.", "No. "], PHOTO)])
-    with pytest.raises(DataError, match=r"none of the 1 records .* equal_answers"):
+    inputs = saved_inputs(tmp_path, [record("a", "cat " * 600, ANSWERS, PHOTO)])
+    with pytest.raises(DataError, match=r"none of the 1 records .*too_long"):
         train(parse_config(run_settings(inputs)), tmp_path / "run")
