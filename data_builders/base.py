@@ -201,12 +201,7 @@ def build(
     builder: Builder[Any] = builders.get(name)()
     parsed = _parse(builder.Config, config, name)
     out = Path(out)
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ConfigError(
-            f"the output {str(out)!r} exists and is not an empty folder",
-            why="Nothing is overwritten: a run may depend on what is there.",
-            fix="Choose another --out, or remove it first.",
-        )
+    _require_free(out)
     result = builder.build(parsed)
     if strict:
         result.ledger.require_clean()
@@ -217,12 +212,27 @@ def build(
         counts = ", ".join(f"{count} {reason}" for reason, count in result.ledger.account()["set_aside"].items())
         raise DataError(
             f"no record came out of {result.ledger.account()['rows']['read']} rows",
-            why=f"Rows set aside: {counts or 'none'}.",
-            fix=f"See {out / SET_ASIDE_FILE} for each of them.",
+            why=f"Rows set aside: {counts or 'none'}.{_first_message(result.set_aside)}",
+            fix=f"See {out / SET_ASIDE_FILE} for each of them; what can be set is explained in docs/data.md.",
         )
     provenance = {"builder": name, "config": parsed.model_dump(mode="json")}
     save_records(result.splits, out, embed=embed, provenance=provenance)
     return result
+
+
+def _require_free(out: Path) -> None:
+    """Refuses a folder that holds something, except what a build that made no record has left there."""
+    leftovers = {SET_ASIDE_FILE, QUALITY_FILE}
+    if out.exists() and (not out.is_dir() or {path.name for path in out.iterdir()} - leftovers):
+        raise ConfigError(
+            f"the output {str(out)!r} exists and is not an empty folder",
+            why="Nothing is overwritten: a run may depend on what is there.",
+            fix="Choose another --out, or remove it first.",
+        )
+
+
+def _first_message(entries: Sequence[SetAside]) -> str:
+    return next((f" Row {entry.row}: {entry.message}." for entry in entries if entry.message), "")
 
 
 def _parse(model: type[BuilderConfig], values: Mapping[str, Any], name: str) -> BuilderConfig:

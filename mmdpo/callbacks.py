@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from accelerate.utils import gather
-from transformers import TrainerCallback
+from transformers import ProgressCallback, TrainerCallback
 
 logger = logging.getLogger(__name__)
 
@@ -32,6 +32,18 @@ class SilentRun:
 
     def __getattr__(self, name: str) -> Callable[..., None]:
         return lambda *_args, **_kwargs: None
+
+
+class Bar(ProgressCallback):
+    """Trainer's progress bar with the margin beside it, and nothing printed: the run folder has the numbers."""
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
+        """Shows the newest values at the end of the bar."""
+        bar = getattr(self, "training_bar", None)
+        shown = {"loss": "loss", "rewards/margins": "margin", "eval_rewards/accuracies": "held-out accuracy"}
+        values = {shown[name]: f"{value:.3f}" for name, value in (logs or {}).items() if name in shown}
+        if bar is not None and values:
+            bar.set_postfix(values)
 
 
 class RunCallback(TrainerCallback):

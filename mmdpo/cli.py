@@ -48,6 +48,7 @@ def settings(
     quiet: Annotated[bool, typer.Option("--quiet", help="Show warnings only.")] = False,
 ) -> None:
     """Sets up messages for every verb."""
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "0" if verbose else "1")  # one bar at a time: ours
     level = logging.DEBUG if verbose else logging.WARNING if quiet else logging.INFO
     if not verbose:  # peft asks transformers for an old name; nobody who reads the message can do anything about it
         warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning)

@@ -9,9 +9,10 @@ import torch
 from accelerate.utils import fsdp2_prepare_model
 from torch import Tensor, nn
 from torch.utils.data import Dataset
-from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_utils import EvalLoopOutput
 
+from mmdpo.callbacks import Bar
 from mmdpo.collate import Batch, Collator, Layout, split_rows, table_of
 from mmdpo.diagnostics import Meter, pair_statistics, reward_beta, step_metrics
 from mmdpo.encoding import Encoder
@@ -113,7 +114,11 @@ class PreferenceTrainer(Trainer):
             processing_class=loaded.processor,
             callbacks=callbacks,
         )
-        self.remove_callback(PrinterCallback)  # a library prints nothing; log.jsonl has every log
+        # Trainer's own bar and printer write every log to stdout, which belongs to results
+        self.remove_callback(ProgressCallback)
+        self.remove_callback(PrinterCallback)
+        if not args.disable_tqdm:
+            self.add_callback(Bar)
         self.loaded = loaded
         self.objective = objective
         self.reference = reference

@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 from data_builders.base import build
 from mmdpo.cli import app
 from mmdpo.config import load_config, read_yaml
+from mmdpo.errors import DataError
 from mmdpo.jsonfiles import read_json
 from mmdpo.records import Candidate, Media, Record, Records, user_message
 
@@ -128,3 +129,17 @@ def test_three_steps_on_real_photos_move_the_rewards(example: ModuleType, tmp_pa
     encoder = example.Encoder(loaded.processor, loaded.facts, loaded.eos_ids, few.media_root)
     prompt = encoder.prompt(few[0]).input_ids
     assert int((prompt == loaded.inner.config.image_token_id).sum()) == 576
+
+
+def test_a_build_that_made_nothing_names_the_folder_and_can_be_repeated_there(tmp_path: Path) -> None:
+    (tmp_path / "ratings.csv").write_text("image,caption,rating,rater\na.png,x,1,r\na.png,y,2,r\n", encoding="utf-8")
+    words = ["build", "ratings", f"data={tmp_path / 'ratings.csv'}", "scale.min=1", "scale.max=4"]
+    words += ["higher_is_better=true", "--out", str(tmp_path / "out")]
+    failed = CliRunner().invoke(app, words)
+    assert isinstance(failed.exception, DataError)
+    assert (
+        failed.exception.why
+        == f"Rows set aside: 2 missing_media. Row 1: the media file 'a.png' is not under {str(tmp_path)!r}."
+    )
+    again = CliRunner().invoke(app, [*words, "media=optional"])
+    assert again.exit_code == 0 and "1 of 1 images are absent" in again.stdout
