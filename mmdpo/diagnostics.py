@@ -69,6 +69,11 @@ def pair_statistics(table: ScoreTable, beta: float, media: str = CLEAN) -> PairS
     )
 
 
+def right(margin: Tensor) -> Tensor:
+    """1 where the chosen answer has the larger reward, one half for a tie, as all are before the first step."""
+    return (margin > 0).float() + 0.5 * (margin == 0).float()
+
+
 def step_metrics(statistics: PairStatistics) -> dict[str, Tensor]:
     """Per-record values under the names that are logged; each is averaged over the optimizer step."""
     both_fell = (statistics.chosen < 0) & (statistics.rejected < 0)
@@ -76,7 +81,7 @@ def step_metrics(statistics: PairStatistics) -> dict[str, Tensor]:
         "rewards/chosen": statistics.chosen,
         "rewards/rejected": statistics.rejected,
         "rewards/margins": statistics.margin,
-        "rewards/accuracies": (statistics.margin > 0).float(),
+        "rewards/accuracies": right(statistics.margin),
         "logps/chosen": statistics.chosen_logp,
         "logps/rejected": statistics.rejected_logp,
         "diagnostics/displacement": both_fell.float(),

@@ -189,15 +189,15 @@ class PreferenceTrainer(Trainer):
         with torch.no_grad(), self.compute_loss_context_manager():
             for batch in batches:
                 inputs = self._prepare_inputs(batch)
-                batch["chunks"] = []
-                logp = torch.zeros(inputs["mask"].shape, device=inputs["mask"].device)
-                reference = None if self.reference is None else torch.zeros_like(logp)
+                batch["chunks"], logp, reference = [], [], []
                 for part, answers in split_rows(inputs, self.rows_per_chunk or len(inputs["input_ids"])):
-                    if self.reference is not None and reference is not None:
-                        reference[answers] = self.reference.score(model, part).to(logp.dtype)
+                    if self.reference is not None:
+                        reference.append(self.reference.score(model, part))
                     batch["chunks"].append((part, answers, Generators.now()))
-                    logp[answers] = score(model, part).to(logp.dtype)
-                tables.append(table_of(inputs, self.collator.media_names, logp, reference))
+                    logp.append(score(model, part))
+                # rows are cut in order, so the parts' answers follow each other as in the batch
+                ref_logp = torch.cat(reference) if reference else None
+                tables.append(table_of(inputs, self.collator.media_names, torch.cat(logp), ref_logp))
         crosses = self.objective.coupled and self.accelerator.num_processes > 1
         gather = (lambda own: gather_tables(own, self.accelerator)) if crosses else None
         results, parts = first_pass(tables, self.objective, counts, gather)

@@ -73,7 +73,7 @@ def validation_metrics(values: np.ndarray, groups: Sequence[str], prefix: str = 
         known = ~np.isnan(margins)
         if known.any():
             names = [groups[int(i)] if groups else str(int(i)) for i in index[known]]
-            right = interval(_table(margins[known] > 0, names), ACCURACY)
+            right = interval(_table(np.where(margins[known] == 0, 0.5, margins[known] > 0), names), ACCURACY)
             limits = {"": right.value, "_low": right.low, "_high": right.high}
             metrics |= {f"{prefix}_rewards/{name}{end}": value for end, value in limits.items() if value is not None}
     columns = {

@@ -64,6 +64,7 @@ def training_figure(training: Sequence[Mapping[str, Any]], validation: Sequence[
             axes.tick_params(length=0)
         for axes in (accuracy, loss):
             axes.set_xlabel("optimizer step")
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     return figure
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -70,7 +71,9 @@ def versions(run: Run) -> Mapping[str, Any]:
 
 def command(run: Run) -> str:
     """The command as a shell takes it."""
-    return shlex.join(str(word) for word in run.manifest.get("command") or ())
+    program, *words = [str(word) for word in run.manifest.get("command") or ("",)]
+    name = "mmdpo" if program.endswith("__main__.py") else Path(program).name
+    return shlex.join([name, *words]) if program else ""
 
 
 def setting(run: Run, *keys: str) -> Any:
