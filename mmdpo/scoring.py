@@ -22,6 +22,7 @@ from mmdpo.collate import Batch
 from mmdpo.errors import ModelError
 from mmdpo.features import FeatureStore
 from mmdpo.models.families import Facts, facts_of
+from mmdpo.models.load import part_of
 
 TILE_ELEMENTS = 2**24
 """Logits held at a time by the head: 64 MiB in float32."""
@@ -239,7 +240,19 @@ def _score(model: Any, batch: Batch) -> Tensor:
     mask = batch["mask"]
     rows = hidden.flatten(0, 1)[batch["hidden_index"][mask]]
     logp = model.get_output_embeddings()(rows, score_targets=batch["targets"][mask])
+    if not features and torch.is_grad_enabled():
+        logp = logp + _nothing_from_encoders(model, state.facts)
     return logp.new_zeros(mask.shape).masked_scatter(mask, logp)
+
+
+def _nothing_from_encoders(model: Any, facts: Facts) -> Tensor | float:
+    """Zero, with a zero gradient for every trained parameter of encoder and projector.
+
+    Other processes may have media in their batch where this one has none. Without a gradient here FSDP2 would wait for
+    it, and DDP would leave what earlier micro-batches gave without averaging it.
+    """
+    encoders = [p for name, p in model.named_parameters() if p.requires_grad and part_of(name, facts) != "llm"]
+    return sum((parameter.sum() * 0.0 for parameter in encoders), 0.0)
 
 
 def _score_rows(layer: Any, hidden: Tensor, targets: Tensor, scale: float, softcap: float | None) -> Tensor:

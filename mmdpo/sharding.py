@@ -1,4 +1,4 @@
-"""FSDP2: which layers are sharded on their own, and what cannot be.
+"""FSDP2: which layers are sharded on their own.
 
 Sharded layers are gathered when they run, by all processes together. The language model runs once a forward on every
 process; an encoder does not: the features of an image that is known are not computed again, and a batch may hold no
@@ -8,39 +8,28 @@ at every forward.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 from mmdpo.errors import ConfigError
 from mmdpo.models.load import part_of
 from mmdpo.policy import LoadedModel
-from mmdpo.records import Record
 
 
-def plan_sharding(plugin: Any, loaded: LoadedModel, records: Sequence[Record]) -> None:
+def plan_sharding(plugin: Any, loaded: LoadedModel) -> None:
     """Tells accelerate which layers to shard on their own.
 
     Args:
         plugin: ``accelerate``'s FSDP plugin.
         loaded: The model that will be sharded.
-        records: What it trains on.
 
     Raises:
-        ConfigError: FSDP1, or gradients that some processes would have and others not.
+        ConfigError: It is FSDP1.
     """
     if plugin.fsdp_version != 2:
         raise ConfigError(
             f"FSDP version {plugin.fsdp_version} is asked for",
             why="It flattens frozen and trained parameters together and knows nothing of adapters that are switched.",
             fix="Use train.fsdp_config: {version: 2}.",
-        )
-    trained = {part_of(name, loaded.facts) for name, p in loaded.inner.named_parameters() if p.requires_grad}
-    bare = [record.id for record in records if not any(record.media.values())]
-    if trained - {"llm"} and bare:
-        raise ConfigError(
-            f"FSDP with a trained {' and '.join(sorted(trained - {'llm'}))}, and {len(bare)} records without media",
-            why="A process whose batch holds no media has no gradient to add there, and the others would wait for it.",
-            fix=f"Use model.trainable: llm, or leave those records out (the first is {bare[0]!r}), or use DDP.",
         )
     plugin.transformer_cls_names_to_wrap = language_layers(loaded)
 

@@ -23,7 +23,7 @@ from mmdpo.records import Record
 from mmdpo.reference import Reference
 from mmdpo.scoring import score
 from mmdpo.sharding import plan_sharding
-from mmdpo.two_pass import FirstPass, Generators, first_pass, gather_tables
+from mmdpo.two_pass import FirstPass, Generators, even_chunks, first_pass, gather_tables
 from mmdpo.validation import BLIND, first_time, validation_columns, validation_metrics
 from mmdpo.views import CHOSEN, CLEAN, REJECTED, ScoreTable, View
 
@@ -131,7 +131,7 @@ class PreferenceTrainer(Trainer):
         self.loss_is_scaled_for_ga = True
         self.model_accepts_loss_kwargs = False
         if self.is_fsdp_enabled:
-            plan_sharding(self.accelerator.state.fsdp_plugin, loaded, train_records)
+            plan_sharding(self.accelerator.state.fsdp_plugin, loaded)
         if reference is not None and reference.frozen is not None:
             reference.frozen.to(args.device)
             if self.is_fsdp_enabled:
@@ -189,12 +189,15 @@ class PreferenceTrainer(Trainer):
         with torch.no_grad(), self.compute_loss_context_manager():
             for batch in batches:
                 inputs = self._prepare_inputs(batch)
+                chunks = split_rows(inputs, self.rows_per_chunk or len(inputs["input_ids"]))
+                if self.is_fsdp_enabled:
+                    chunks = even_chunks(chunks, self.accelerator)
                 batch["chunks"], logp, reference = [], [], []
-                for part, answers in split_rows(inputs, self.rows_per_chunk or len(inputs["input_ids"])):
+                for part, answers in chunks:
                     if self.reference is not None:
-                        reference.append(self.reference.score(model, part))
+                        reference.append(self.reference.score(model, part)[: len(answers)])
                     batch["chunks"].append((part, answers, Generators.now()))
-                    logp.append(score(model, part))
+                    logp.append(score(model, part)[: len(answers)])
                 # rows are cut in order, so the parts' answers follow each other as in the batch
                 ref_logp = torch.cat(reference) if reference else None
                 tables.append(table_of(inputs, self.collator.media_names, torch.cat(logp), ref_logp))
@@ -208,16 +211,18 @@ class PreferenceTrainer(Trainer):
 
     def _second_pass(self, model: nn.Module, inputs: Batch, done: FirstPass) -> Tensor:
         """Backward of all chunks but the last, whose loss is returned; its value is the objective's."""
-        loss = done.loss
-        for number, (part, answers, generators) in enumerate(inputs["chunks"]):
-            generators.restore()
-            surrogate = (score(model, part) * done.gradient[answers]).sum()
-            if number < len(inputs["chunks"]) - 1:
-                with self.accelerator.no_sync(model):
-                    self.accelerator.backward(surrogate * self.accelerator.num_processes)
-            else:
-                loss = surrogate - surrogate.detach() + done.loss
-        return loss
+        *others, last = inputs["chunks"]
+        with self.accelerator.no_sync(model):  # around the forward too: DDP decides there whether to reduce
+            for chunk in others:
+                self.accelerator.backward(self._surrogate(model, chunk, done) * self.accelerator.num_processes)
+        surrogate = self._surrogate(model, last, done)
+        return surrogate - surrogate.detach() + done.loss
+
+    def _surrogate(self, model: nn.Module, chunk: Any, done: FirstPass) -> Tensor:
+        """A number with the objective's gradient for one chunk."""
+        part, answers, generators = chunk
+        generators.restore()
+        return (score(model, part)[: len(answers)] * done.gradient[answers]).sum()
 
     def _record(self, table: ScoreTable, parts: dict[str, Tensor]) -> None:
         self.meter.add(step_metrics(pair_statistics(table, self.beta)))

@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mmdpo.collate import Batch
 from mmdpo.objectives import Objective
 from mmdpo.views import ScoreTable
 
@@ -49,6 +50,14 @@ class FirstPass:
 
     gradient: Tensor
     loss: Tensor
+
+
+def even_chunks(chunks: Sequence[tuple[Batch, Tensor]], accelerator: Any) -> list[tuple[Batch, Tensor]]:
+    """Adds chunks without answers until all processes have the same number: FSDP2 gathers weights at every forward."""
+    device = chunks[0][1].device
+    most = int(accelerator.gather(torch.tensor([len(chunks)], device=device)).max())
+    nothing = (chunks[0][0], torch.empty(0, dtype=torch.long, device=device))
+    return [*chunks, *[nothing] * (most - len(chunks))]
 
 
 def join(tables: Sequence[ScoreTable]) -> ScoreTable:

@@ -14,7 +14,7 @@ from mmdpo.errors import ConfigError
 from mmdpo.playground import files
 from mmdpo.playground.drawing import draw, draw_pixels
 from mmdpo.playground.measure import measure_captions
-from mmdpo.playground.questions import Kind, pope_questions
+from mmdpo.playground.questions import pope_questions
 from mmdpo.playground.raters import Rater, rate_captions, rate_yes_no, raters
 from mmdpo.playground.text import (
     ANSWER_HABIT,
@@ -88,7 +88,7 @@ def test_the_usual_object_is_usual_and_not_always_there() -> None:
 
 
 @pytest.mark.parametrize("kind", ["random", "popular", "adversarial"])
-def test_pope_questions_are_balanced_and_true(kind: Kind) -> None:
+def test_pope_questions_are_balanced_and_true(kind: str) -> None:
     few = scenes(50, 0, "heldout")
     rows = pope_questions(few, kind, seed=0)
     assert [row["question_id"] for row in rows] == list(range(1, 101))

@@ -168,7 +168,9 @@ def test_fields_are_kept_on_prefixes_and_zero_elsewhere() -> None:
 
 def test_the_plain_layout_has_one_branch_a_tree() -> None:
     rope = torch.arange(5)[None]
-    plain = Tree(TREE.prefix, TREE.branches, positions=rope, fields={"kind": ids(1, 0, 0)}, block=ids(0, 0, -1)).split(1)
+    plain = Tree(TREE.prefix, TREE.branches, positions=rope, fields={"kind": ids(1, 0, 0)}, block=ids(0, 0, -1)).split(
+        1
+    )
     assert [len(tree) for tree in plain] == [5, 4]
     assert [[branch.tolist() for branch in tree.branches] for tree in plain] == [[[20, 21]], [[30]]]
     packed = pack(plain)
