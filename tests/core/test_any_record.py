@@ -104,7 +104,7 @@ def batch_of(case: Case, trees: list[Tree]) -> dict[str, Any]:
         "items": [1] * len(distinct),
         "order": [distinct.index(image) for image in used],
     }
-    return vars(packed) | {"media": {"image": entry} if used else {}}
+    return vars(packed) | {"layout": "shared", "media": {"image": entry} if used else {}}
 
 
 def oracle(tiny: Tiny, case: Case, trees: list[Tree]) -> list[Tensor]:
