@@ -217,8 +217,8 @@ def _scheduled(arguments: TrainingArguments, config: RunConfig, data: Data) -> T
         "save_strategy": "steps",
         "save_steps": every,
         "load_best_model_at_end": True,
-        "metric_for_best_model": "eval_loss",
-        "greater_is_better": False,
+        "metric_for_best_model": "eval_rewards/margins",
+        "greater_is_better": True,
     }
     return replace(arguments, **{name: value for name, value in defaults.items() if name not in config.train})
 

@@ -7,10 +7,11 @@ raises). Logits exist only where an answer token is predicted, and only one tile
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import inspect
 import types
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -236,23 +237,35 @@ def _score(model: Any, batch: Batch) -> Tensor:
         inputs["attention_mask"] = (batch["record"] >= 0).long()
         named = inspect.signature(backbone.forward).parameters
         inputs |= {name: values for name, values in batch["fields"].items() if name in named}
-    hidden = backbone(**inputs).last_hidden_state
+    with contextlib.nullcontext() if features else _zero_from_encoders(model, state.facts):
+        hidden = backbone(**inputs).last_hidden_state
     mask = batch["mask"]
     rows = hidden.flatten(0, 1)[batch["hidden_index"][mask]]
     logp = model.get_output_embeddings()(rows, score_targets=batch["targets"][mask])
-    if not features and torch.is_grad_enabled():
-        logp = logp + _nothing_from_encoders(model, state.facts)
     return logp.new_zeros(mask.shape).masked_scatter(mask, logp)
 
 
-def _nothing_from_encoders(model: Any, facts: Facts) -> Tensor | float:
-    """Zero, with a zero gradient for every trained parameter of encoder and projector.
+@contextlib.contextmanager
+def _zero_from_encoders(model: Any, facts: Facts) -> Iterator[None]:
+    """Adds zero times every trained parameter of encoder and projector to the embeddings of a batch without media.
 
-    Other processes may have media in their batch where this one has none. Without a gradient here FSDP2 would wait for
-    it, and DDP would leave what earlier micro-batches gave without averaging it.
+    Other processes may have media where this one has none. Without a gradient here, and from the first layer on, FSDP2
+    would wait for it, and DDP would leave what earlier micro-batches gave without averaging it.
     """
     encoders = [p for name, p in model.named_parameters() if p.requires_grad and part_of(name, facts) != "llm"]
-    return sum((parameter.sum() * 0.0 for parameter in encoders), 0.0)
+    if not encoders or not torch.is_grad_enabled():
+        yield
+        return
+
+    def add_zero(module: nn.Module, args: Any, output: Tensor) -> Tensor:
+        del module, args
+        return output + sum(parameter.sum() * 0 for parameter in encoders)
+
+    handle = model.get_input_embeddings().register_forward_hook(add_zero)
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 def _score_rows(layer: Any, hidden: Tensor, targets: Tensor, scale: float, softcap: float | None) -> Tensor:

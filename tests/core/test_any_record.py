@@ -124,7 +124,7 @@ def oracle(tiny: Tiny, case: Case, trees: list[Tree]) -> list[Tensor]:
 
 def gradient_of(tiny: Tiny, value: Tensor) -> Tensor:
     value.backward()
-    flat = torch.cat([p.grad.flatten() for p in tiny.model.parameters() if p.grad is not None])
+    flat = torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in tiny.model.parameters()])
     tiny.model.zero_grad(set_to_none=True)
     return flat
 

@@ -56,7 +56,7 @@ def watched_tower(loaded: LoadedModel) -> Iterator[Watch]:
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])
-@pytest.mark.parametrize(("batch", "accumulation"), [(4, 1), (2, 2), (1, 4)])
+@pytest.mark.parametrize(("batch", "accumulation"), [(4, 1), (1, 4)])
 def test_one_forward_for_each_distinct_image_of_a_step(
     tmp_path: Path, batch: int, accumulation: int, checkpointing: bool
 ) -> None:
