@@ -60,17 +60,23 @@ def metric_table(result: dict[str, Any]) -> Table:
 
 
 def comparison_table(comparison: dict[str, Any]) -> Table:
-    """Paired differences of two models."""
-    table = Table("metric", "A %", "B %", "difference (95% interval)", "p", "verdict", box=None, header_style="bold")
+    """Paired differences of two models, in percent, narrow enough for 80 columns."""
+    table = Table("metric", box=None, header_style="bold", pad_edge=False)
+    for name in ("A", "B", "B - A [95% interval]", "p"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("verdict", no_wrap=True)
+    table.columns[0].no_wrap = True
+    colours = {"better": "green", "worse": "red"}
     for name, entry in comparison["metrics"].items():
         gap = entry["difference"]
+        verdict = gap.get("verdict", "").partition(" (")[0].replace("no difference shown", "not shown")
         table.add_row(
             name,
             percent(entry["before"]["value"]),
             percent(entry["after"]["value"]),
-            f"{100 * gap['value']:+.1f} ({100 * gap['low']:+.1f} to {100 * gap['high']:+.1f})",
-            f"{gap['p']:.3g}",
-            gap.get("verdict", ""),
+            f"{100 * gap['value']:+.1f} [{100 * gap['low']:+.1f}, {100 * gap['high']:+.1f}]".replace("[", r"\["),
+            "<.001" if gap["p"] < 0.001 else f"{gap['p']:.3f}",
+            f"[{colours[verdict]}]{verdict}[/]" if verdict in colours else verdict,
         )
     return table
 
