@@ -79,6 +79,17 @@ def test_one_forward_for_each_distinct_image_of_a_step(
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])
+def test_without_a_reference_the_policys_own_pass_takes_no_gradients(tmp_path: Path, checkpointing: bool) -> None:
+    loaded = loaded_model()
+    trainer = make_trainer(
+        loaded, shared_images(), tmp_path, loss={"nll": {}}, max_steps=1, activation_checkpointing=checkpointing
+    )
+    with watched_tower(loaded) as watch:
+        trainer.train()
+    assert (watch.images, watch.with_gradient) == (2, 0)
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
 @pytest.mark.parametrize("trainable", ["llm+projector", "all"])
 def test_what_trains_runs_with_gradients(tmp_path: Path, trainable: Trainable, checkpointing: bool) -> None:
     """With the projector trained the tower still runs once a batch; a trained tower runs for policy and reference."""
