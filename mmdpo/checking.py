@@ -75,7 +75,7 @@ def check_run(
     longest = data.train[max(range(len(data.train)), key=data.screening.lengths.__getitem__)]
     yield Group(*_example(longest, data.encoder))
     rows = Collator(data.encoder, objective.views, layout=layout.layout)([(0, longest)])["input_ids"].numel()
-    yield Group(*_memory(loaded, rows * arguments.per_device_train_batch_size, arguments.gradient_checkpointing))
+    yield Group(*_memory(loaded, rows * arguments.per_device_train_batch_size, arguments.activation_checkpointing))
 
 
 def _steps(records: int, batch: int, arguments: Any) -> int:
@@ -186,5 +186,5 @@ def _memory(loaded: LoadedModel, tokens: int, checkpointing: bool) -> Iterator[T
     fits = [card for card in CARDS if total < 0.9 * card * GIB]
     advice = f"Fits a card of {fits[0]} GiB." if fits else f"Does not fit a card of {CARDS[-1]} GiB."
     if not checkpointing and (not fits or fits[0] > CARDS[0]):
-        advice += " train.gradient_checkpointing=true needs less."
+        advice += " train.activation_checkpointing=true needs less."
     yield Text(advice, style="bold")

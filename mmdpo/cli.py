@@ -148,13 +148,14 @@ def train(
         relaunch(processes)
     from accelerate import PartialState
 
-    from mmdpo.evaluation import evaluate_run
     from mmdpo.pipeline import train as run_training
-    from mmdpo.report import write_card, write_figures, write_report
 
     folder = out or Path("runs") / config.stem
     run_training(settings, folder, resume=resume, folder=config.parent, progress=progress)
     if PartialState().is_main_process:
+        from mmdpo.evaluation import evaluate_run
+        from mmdpo.report import write_card, write_figures, write_report
+
         if settings.eval:
             evaluate_run(folder, settings, progress=progress)
         write_figures(folder)
