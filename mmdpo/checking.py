@@ -18,9 +18,10 @@ from mmdpo.config import RunConfig
 from mmdpo.encoding import Encoder
 from mmdpo.objectives import make_objective
 from mmdpo.parity import choose_layout
-from mmdpo.pipeline import Data, load_data, load_policy, probe_records, training_arguments
+from mmdpo.pipeline import load_policy, training_arguments
 from mmdpo.policy import LoadedModel
 from mmdpo.records import Record
+from mmdpo.run_data import Data, load_data, probe_records
 from mmdpo.screening import Screening
 from mmdpo.views import CLEAN, View
 
