@@ -25,6 +25,7 @@ from torch import Tensor
 
 from mmdpo.branches import Tree, pack
 from mmdpo.encoding import EncodedPrompt, Encoder, MediaUnit
+from mmdpo.errors import DataError
 from mmdpo.records import Record
 from mmdpo.rendering import EncodedAnswer
 from mmdpo.views import CLEAN, ScoreTable, View
@@ -102,6 +103,12 @@ class Collator:
                 for tree in self._tree(prompt, answers).split(self.branches or len(answers)):
                     uses += [(len(trees), unit) for unit in prompt.units]
                     trees.append(tree)
+        if not trees:
+            raise DataError(
+                f"no record of {', '.join(record.id for _, record in examples[:3])} has a view that is asked for",
+                why=f"Wanted are {', '.join(f'candidate {v.candidate} / {v.media}' for v in self.views)}.",
+                fix="A record without media has no corrupted variant; a candidate must exist to be scored.",
+            )
         per_row = self.trees_per_row
         packed = pack(
             trees,

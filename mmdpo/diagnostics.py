@@ -10,12 +10,26 @@ from torch import Tensor
 
 from mmdpo.objectives import Objective
 from mmdpo.objectives.terms import log_ratio, reduce_tokens
-from mmdpo.views import CHOSEN, CLEAN, REJECTED, ScoreTable, View
+from mmdpo.views import CHOSEN, CLEAN, REJECTED, Reduction, ScoreTable, View
 
 
-def reward_beta(objective: Objective) -> float:
-    """The beta that rewards are reported with: that of the first term that has one, else 0.1."""
-    return next((float(term.beta) for term in objective.terms.values() if hasattr(term, "beta")), 0.1)
+@dataclass(frozen=True)
+class Reward:
+    """How log-ratios become the rewards that are reported: as in the first term of the objective that has a beta.
+
+    Args:
+        beta: Factor.
+        reduction: Over the tokens of an answer.
+    """
+
+    beta: float = 0.1
+    reduction: Reduction = "sum"
+
+
+def reward_of(objective: Objective) -> Reward:
+    """The beta and reduction really used, else the defaults."""
+    term = next((term for term in objective.terms.values() if hasattr(term, "beta")), None)
+    return Reward() if term is None else Reward(float(term.beta), getattr(term, "reduction", "sum"))
 
 
 @dataclass(frozen=True)
@@ -48,7 +62,7 @@ class PairStatistics:
 
 
 @torch.no_grad()
-def pair_statistics(table: ScoreTable, beta: float, media: str = CLEAN) -> PairStatistics:
+def pair_statistics(table: ScoreTable, reward: Reward, media: str = CLEAN) -> PairStatistics:
     """Statistics of every record that has both a chosen and a rejected row under a media variant."""
     better, worse = table.aligned(View(CHOSEN, media), View(REJECTED, media))
     drift = torch.zeros_like(table.logp) if table.ref_logp is None else table.logp - table.ref_logp
@@ -60,8 +74,8 @@ def pair_statistics(table: ScoreTable, beta: float, media: str = CLEAN) -> PairS
     tokens = table.mask.sum(-1)
     return PairStatistics(
         example=table.example[better],
-        chosen=beta * log_ratio(table, better),
-        rejected=beta * log_ratio(table, worse),
+        chosen=reward.beta * log_ratio(table, better, reward.reduction),
+        rejected=reward.beta * log_ratio(table, worse, reward.reduction),
         chosen_logp=summed(table.logp, better),
         rejected_logp=summed(table.logp, worse),
         length_gap=(tokens[better] - tokens[worse]).float(),

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from mmdpo.collate import Batch, Collator, Layout
 from mmdpo.encoding import Encoder
-from mmdpo.errors import ParityError
+from mmdpo.errors import MMDPOError, ParityError
 from mmdpo.models.families import Facts
 from mmdpo.records import Record
 from mmdpo.scoring import score
@@ -63,7 +63,13 @@ def choose_layout(
     if wanted == "auto" and facts.plain_reason is not None:
         layouts, tried = ["plain"], [facts.plain_reason]
     for layout in layouts:
-        difference, tolerance = compare(model, encoder, records, views, layout)
+        try:
+            difference, tolerance = compare(model, encoder, records, views, layout)
+        except MMDPOError:
+            raise  # the record's fault, not the layout's
+        except Exception as error:  # whatever a model says to a mask that it does not know
+            tried.append(f"the {layout} layout fails ({type(error).__name__}: {error})")
+            continue
         if difference <= tolerance:
             reason = "; ".join([*tried, f"equal to the model's own logits within {difference:.2g} nats a token"])
             return LayoutDecision(layout, reason, difference, tolerance)

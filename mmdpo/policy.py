@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+import torch
+
 from mmdpo.errors import ConfigError
 from mmdpo.features import FeatureStore
 from mmdpo.models.families import Facts, facts_of
@@ -75,6 +77,8 @@ def prepare(
     """
     facts = facts_of(model)
     silence_dropout(model)
+    if lora is None and adapter is None and model.dtype in (torch.bfloat16, torch.float16):
+        model.float()  # an update of 5e-6 is rounded away in half precision; train.bf16 computes in it all the same
     trained = TRAINS[trainable]
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(lora is None and adapter is None and part_of(name, facts) in trained)

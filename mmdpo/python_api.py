@@ -8,11 +8,11 @@ from typing import Any
 
 import torch
 
-from mmdpo.collate import Collator, Layout
+from mmdpo.collate import Collator
 from mmdpo.config import EvalSection, parse_config
 from mmdpo.encoding import Encoder
 from mmdpo.evaluation import compare_folders, encoder_of, evaluate_model, load_any
-from mmdpo.parity import to_model
+from mmdpo.parity import choose_layout, to_model
 from mmdpo.pipeline import train as run_training
 from mmdpo.policy import encode_once
 from mmdpo.records import Record, Records
@@ -54,7 +54,7 @@ def score(
     encoder: Encoder = encoder_of(model, processor, getattr(records, "media_root", None))
     inner = model.get_base_model() if hasattr(model, "get_base_model") else model
     views = [View(k, media) for k in range(max(len(record.candidates) for record in records))]
-    layout: Layout = "plain" if encoder.facts.plain_reason else "shared"
+    layout = choose_layout(inner, encoder, records[:1], views[: len(records[0].candidates)]).layout
     collate = Collator(encoder, views, layout=layout)
     totals: list[list[float]] = []
     for start in range(0, len(records), batch_size):

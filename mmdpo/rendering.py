@@ -82,10 +82,9 @@ class Renderer:
         Raises:
             DataError: The candidate has no token, or some of its text would become a special id.
         """
-        if candidate.token_ids is not None:
-            way: Way = "given"
-            ids = list(candidate.token_ids)
-        else:
+        way: Way = "given"
+        ids = self._given(candidate)
+        if ids is None:
             way, ids = self._rendered(record, candidate)
         ids = self._ended(ids, candidate.finished)
         self._check_answer(record, candidate, ids)
@@ -178,6 +177,14 @@ class Renderer:
 
     def _text_ids(self, text: str) -> list[int]:
         return list(self.tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True)) if text else []
+
+    def _given(self, candidate: Candidate) -> list[int] | None:
+        """The sampler's ids, where they are this tokenizer's and spell the text: an edited text is what counts."""
+        ids = candidate.token_ids
+        if ids is None or not all(0 <= token < len(self.tokenizer) for token in ids):
+            return None
+        spelled = self.tokenizer.decode(list(ids), skip_special_tokens=True)
+        return list(ids) if "".join(spelled.split()) == "".join(candidate.text.split()) else None
 
     def _ended(self, ids: list[int], finished: bool) -> list[int]:
         """Cuts at the first id that stops generation; a finished answer keeps it, or gets one where there is none."""

@@ -14,7 +14,7 @@ from transformers.trainer_utils import EvalLoopOutput
 
 from mmdpo.callbacks import Bar
 from mmdpo.collate import Batch, Collator, Layout, split_rows, table_of
-from mmdpo.diagnostics import Meter, pair_statistics, reward_beta, step_metrics
+from mmdpo.diagnostics import Meter, pair_statistics, reward_of, step_metrics
 from mmdpo.encoding import Encoder
 from mmdpo.errors import ConfigError, ParityError
 from mmdpo.objectives import Objective
@@ -125,7 +125,7 @@ class PreferenceTrainer(Trainer):
         self.groups = list(validation_groups)
         self.two_pass = two_pass or objective.coupled or rows_per_chunk is not None
         self.rows_per_chunk = rows_per_chunk
-        self.beta = reward_beta(objective)
+        self.reward = reward_of(objective)
         self.meter = Meter()
         # the loss is divided by counts over the whole optimizer step, so Trainer must not divide it again
         self.loss_is_scaled_for_ga = True
@@ -225,7 +225,7 @@ class PreferenceTrainer(Trainer):
         return (score(model, part)[: len(answers)] * done.gradient[answers]).sum()
 
     def _record(self, table: ScoreTable, parts: dict[str, Tensor]) -> None:
-        self.meter.add(step_metrics(pair_statistics(table, self.beta)))
+        self.meter.add(step_metrics(pair_statistics(table, self.reward)))
         # each micro-batch holds a share of the step's loss: the sum over micro-batches is one value a step
         for name, value in parts.items():
             self._loss_parts[name] = self._loss_parts.get(name, torch.zeros_like(value)) + value
@@ -278,7 +278,7 @@ class PreferenceTrainer(Trainer):
             inputs = self._prepare_inputs(batch)
             with torch.no_grad(), self.compute_loss_context_manager():
                 table = self._table(model, inputs, self.validation_collator)
-            gathered = self.accelerator.gather(validation_columns(table, inputs["index"], self.beta))
+            gathered = self.accelerator.gather(validation_columns(table, inputs["index"], self.reward))
             fresh = torch.tensor(first_time(gathered[:, 0].long().tolist(), seen), device=gathered.device)
             columns.append(gathered[fresh])
             own = fresh.view(-1, len(inputs["index"]))[self.accelerator.process_index]

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mmdpo.diagnostics import pair_statistics
+from mmdpo.diagnostics import Reward, pair_statistics
 from mmdpo.evals.stats import Table, interval, ratio
 from mmdpo.views import ScoreTable
 
@@ -18,20 +18,20 @@ BLIND = "blank"
 ACCURACY = ratio("accuracy", "right", "pairs")
 
 
-def validation_columns(table: ScoreTable, index: Tensor, beta: float) -> Tensor:
+def validation_columns(table: ScoreTable, index: Tensor, reward: Reward) -> Tensor:
     """Per-record values of one batch.
 
     Args:
         table: Score table with the clean and the blind pair views.
         index: [E] place of each record in its data set.
-        beta: Factor of the rewards.
+        reward: How log-ratios become rewards.
 
     Returns:
         [E, 6] index, chosen reward, rejected reward, blind margin, media gain (nats by which the media make the chosen
         answer more likely), KL estimate; NaN where a record has no such value.
     """
     result = torch.full((len(index), 6), torch.nan, device=index.device)
-    seen, blind = pair_statistics(table, beta), pair_statistics(table, beta, BLIND)
+    seen, blind = pair_statistics(table, reward), pair_statistics(table, reward, BLIND)
     clean_logp = torch.full((len(index),), torch.nan, device=index.device)
     clean_logp[seen.example] = seen.chosen_logp.float()
     result[:, 0] = index
