@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shlex
@@ -60,3 +61,45 @@ def test_links_between_pages_lead_somewhere() -> None:
     for page in PAGES:
         for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8")):
             assert (page.parent / target).exists(), f"{page.relative_to(ROOT)} links to {target}"
+
+
+def readme_lines() -> list[str]:
+    lines = "\n".join(blocks(ROOT / "README.md", "bash")).replace("\\\n", " ").splitlines()
+    return [line.strip() for line in lines if COMMAND.match(line)]
+
+
+def test_readme_commands_run_in_their_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On twelve pictures of the tiny world, with the shipped tiny model in place of the 7B one."""
+    from typer.testing import CliRunner
+
+    from mmdpo.cli import app
+    from mmdpo.evals.pope_questions import write_questions
+    from mmdpo.playground.files import write_annotations, write_ratings_table, write_scene_images
+    from mmdpo.playground.questions import pope_questions
+    from mmdpo.playground.raters import rate_captions, raters
+    from mmdpo.playground.world import scenes
+
+    seen = scenes(12, 0, "preference")
+    captions = ["A red circle and a boat on a lake.", "A star in a meadow.", "A yellow tree in a night sky."]
+    write_scene_images(tmp_path / "photos", seen)
+    rows = [row for scene in seen for row in rate_captions(scene, captions, raters(0))]
+    write_ratings_table(tmp_path / "ratings.csv", rows)
+    write_questions(pope_questions(seen, "adversarial", 0), tmp_path / "questions.jsonl")
+    write_annotations(tmp_path / "objects.json", seen)
+    told = [json.dumps({"image_id": scene.file_name, "caption": "a boat and a tree"}) for scene in seen]
+    (tmp_path / "captions.jsonl").write_text("\n".join(told), encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+
+    lines = readme_lines()
+    assert [line.split()[1] for line in lines] == ["build", "check", "train", "eval", "eval", "score", "compare"]
+    for line in ["mmdpo cp llava_7b", *lines]:
+        words = shlex.split(line.replace("llava-hf/llava-1.5-7b-hf", "playground"))[1:]
+        result = CliRunner().invoke(app, words)
+        assert result.exit_code == 0, (line, result.output, result.exception)
+        if words[0] == "cp":  # what a laptop has in place of the GPU that the configuration is for
+            path = tmp_path / "llava_7b.yaml"
+            text = path.read_text(encoding="utf-8").replace("llava-hf/llava-1.5-7b-hf", "playground")
+            text = text.replace("dtype: bfloat16", "dtype: float32").replace("bf16: true", "use_cpu: true")
+            path.write_text(
+                text.replace("train:\n", "train:\n  max_steps: 2\n  disable_tqdm: true\n"), encoding="utf-8"
+            )
