@@ -8,18 +8,19 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import groupby
 from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from data_builders.quality import measure
 from mmdpo.config import describe_problem
 from mmdpo.errors import ConfigError, DataError
 from mmdpo.jsonfiles import write_json, write_json_lines
 from mmdpo.records import Record, Records, save_records
-from mmdpo.registry import builders
+from mmdpo.registry import builders, load_plugins
 
 SET_ASIDE_FILE = "set_aside.jsonl"
 QUALITY_FILE = "quality.json"
@@ -33,12 +34,14 @@ class BuilderConfig(BaseModel):
     Args:
         validation: Share of the media groups that go to the validation split.
         seed: Seed of every choice that is left to chance.
+        plugins: Python files beside the configuration that register extensions, such as the builder itself.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     validation: float = Field(0.05, ge=0.0, lt=1.0)
     seed: int = 0
+    plugins: list[str] = []
 
 
 @dataclass(frozen=True)
@@ -140,7 +143,8 @@ class BuildResult:
 
     Args:
         splits: Records by split: `train` and, unless it is empty, `validation`.
-        quality: Numbers and examples, as docs/data.md describes them; nothing but what JSON can hold.
+        quality: Numbers and examples, as docs/data.md describes them; nothing but what JSON can hold. `build` adds the
+            account of the ledger, the splits and the records' own numbers where they are not given.
         ledger: The account of every row.
     """
 
@@ -184,6 +188,7 @@ def build(
     *,
     strict: bool = False,
     embed: bool = False,
+    folder: str | Path = ".",
 ) -> BuildResult:
     """Runs a builder and writes the records, `quality.json` and `set_aside.jsonl`.
 
@@ -193,16 +198,20 @@ def build(
         out: Folder to make.
         strict: Fail when any row is bad, before anything is written.
         embed: Store the media's bytes in the records.
+        folder: Where the configuration lies; relative ``plugins`` start there.
 
     Raises:
-        ConfigError: The builder is unknown, or the configuration is wrong; all its errors at once.
+        ConfigError: A plugin cannot be imported, the builder is unknown, or the configuration is wrong; all its errors
+            at once.
         DataError: The source cannot be used, `out` is taken, or no record came out of it.
     """
+    plugins = _parse(BuilderConfig, {key: value for key, value in config.items() if key == "plugins"}, name).plugins
+    load_plugins([Path(folder) / plugin for plugin in plugins])  # first: the builder may be in one of them
     builder: Builder[Any] = builders.get(name)()
     parsed = _parse(builder.Config, config, name)
     out = Path(out)
     _require_free(out)
-    result = builder.build(parsed)
+    result = _measured(builder.build(parsed), parsed.seed)
     if strict:
         result.ledger.require_clean()
     out.mkdir(parents=True, exist_ok=True)
@@ -218,6 +227,15 @@ def build(
     provenance = {"builder": name, "config": parsed.model_dump(mode="json")}
     save_records(result.splits, out, embed=embed, provenance=provenance)
     return result
+
+
+def _measured(result: BuildResult, seed: int) -> BuildResult:
+    """The result with the numbers that every quality page shows, where the builder did not give them itself."""
+    splits = {name: len(part) for name, part in result.splits.items()}
+    quality = {"source": None, **result.ledger.account(), "possible_pairs": None, "splits": splits}
+    if "records" not in result.quality and len(result.records):
+        quality["records"] = measure(result.records, seed=seed)
+    return replace(result, quality={**quality, **result.quality})
 
 
 def _require_free(out: Path) -> None:

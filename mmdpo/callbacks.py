@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import signal
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ from accelerate.utils import gather
 from transformers import ProgressCallback, TrainerCallback
 
 logger = logging.getLogger(__name__)
+ECHO_SECONDS = 1.0
+"""A launcher may pass on a Ctrl-C that the terminal has sent to all processes: what comes this soon is the same one."""
 
 
 class SilentRun:
@@ -47,11 +50,15 @@ class Bar(ProgressCallback):
 
 
 class RunCallback(TrainerCallback):
-    """Writes ``log.jsonl``; as a context manager, turns Ctrl-C and SIGTERM into a checkpoint at the end of the step."""
+    """Writes ``log.jsonl``; as a context manager, turns Ctrl-C and SIGTERM into a checkpoint at the end of the step.
+
+    A step that hangs never ends: a second signal does what it would do without us.
+    """
 
     def __init__(self, run: Any) -> None:
         self.run = run
         self.signal: int | None = None
+        self._caught_at = 0.0
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> RunCallback:
@@ -79,5 +86,9 @@ class RunCallback(TrainerCallback):
 
     def _caught(self, number: int, frame: Any) -> None:
         del frame
-        logger.warning("stopping at the end of this step; the checkpoint will be kept")
-        self.signal = number
+        if self.signal is None:
+            logger.warning("stopping at the end of this step; the checkpoint will be kept; once more stops at once")
+            self.signal, self._caught_at = number, time.monotonic()
+        elif time.monotonic() - self._caught_at > ECHO_SECONDS:
+            self.__exit__()
+            signal.raise_signal(number)

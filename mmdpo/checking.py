@@ -12,16 +12,15 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from mmdpo import registry
 from mmdpo.collate import Collator
 from mmdpo.config import RunConfig
 from mmdpo.encoding import Encoder
-from mmdpo.objectives import make_objective
-from mmdpo.parity import choose_layout
-from mmdpo.pipeline import load_policy, training_arguments
+from mmdpo.pipeline import prepare_run, what_trains
 from mmdpo.policy import LoadedModel
 from mmdpo.records import Record
-from mmdpo.run_data import Data, load_data, probe_records
+from mmdpo.resuming import flat
+from mmdpo.run_data import Data
+from mmdpo.run_settings import check_config
 from mmdpo.screening import Screening
 from mmdpo.views import CLEAN, View
 
@@ -53,12 +52,9 @@ def check_run(
     Raises:
         MMDPOError: What training would raise.
     """
-    registry.load_plugins([folder / plugin for plugin in config.plugins])
-    objective = make_objective(config.loss)
-    arguments = training_arguments(config, Path("runs/check"))
-    loaded = load_policy(config, arguments.device)
-    data = load_data(config, loaded, objective, progress)
-    layout = choose_layout(loaded.inner, data.encoder, probe_records(data), objective.views, config.layout)
+    ready = prepare_run(config, *check_config(config, folder, Path("runs/check")), progress)
+    objective, arguments, loaded = ready.objective, ready.arguments, ready.loaded
+    data, layout = ready.data, ready.layout
     yield _origins(config.model_dump(exclude_unset=True), overrides)
     yield Group(_records(data), *_set_aside(data.screening))
     batch = arguments.train_batch_size * arguments.gradient_accumulation_steps * arguments.world_size
@@ -68,7 +64,7 @@ def check_run(
             "loss": "  +  ".join(f"{e['weight']:g} * ({e['formula']})" for e in objective.describe().values()),
             "views": ", ".join(_view_name(view) for view in objective.views),
             "layout": f"{layout.layout}: {layout.reason}",
-            "trained": f"{config.model.trainable}, {loaded.decisions['trainable_parameters']:,} parameters",
+            "trained": f"{what_trains(config)[1]}; {loaded.decisions['trainable_parameters']:,} parameters",
             "answers tokenised": ", ".join(f"{count} {WAYS[way]}" for way, count in data.screening.ways.items()),
             "optimizer steps": f"{steps:,} of {batch} records, {steps * batch / len(data.train):.3g} epochs",
         }
@@ -87,18 +83,10 @@ def _origins(settings: Mapping[str, Any], overrides: Sequence[str]) -> Table:
     """Every setting that is not the default, and whether the file or the command line gave it."""
     typed = [override.split("=", 1)[0] for override in overrides]
     table = Table("setting", "value", "from", box=None, header_style="bold")
-    for name, value in _flat(settings):
+    for name, value in flat(settings):
         shell = any(name == key or name.startswith(f"{key}.") for key in typed)
         table.add_row(name, Text(str(value)), Text("shell" if shell else "file", style="yellow" if shell else "dim"))
     return table
-
-
-def _flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for name, value in settings.items():
-        if isinstance(value, Mapping) and value:
-            yield from _flat(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", value
 
 
 def _records(data: Data) -> Table:

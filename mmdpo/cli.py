@@ -14,7 +14,7 @@ import typer
 from rich.logging import RichHandler
 
 from mmdpo import helper_verbs
-from mmdpo.commandline import eval_sections, merged, options, relaunch, run_config
+from mmdpo.commandline import eval_sections, free_to_write, merged, options, relaunch, run_config, use_plugins
 from mmdpo.errors import MMDPOError
 from mmdpo.terminal import (
     closing,
@@ -40,6 +40,9 @@ PIPELINE, HELPERS = "Pipeline", "Helpers"
 Overrides = Annotated[list[str] | None, typer.Argument(help="Settings as `section.key=value`.", show_default=False)]
 Out = Annotated[Path, typer.Option("--out", help="Folder to make; nothing is overwritten.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Plugins = helper_verbs.Plugins
+OWN_OPTIONS = {"allow_extra_args": True, "ignore_unknown_options": True}
+"""Lets a verb take options that it does not know itself: those of a benchmark."""
 
 
 @app.callback()
@@ -66,7 +69,7 @@ def demo(
     seed: Annotated[int, typer.Option(help="Seed of scenes, sampling, raters and training.")] = 0,
     scenes: Annotated[int, typer.Option(help="Held-out scenes to measure on.", min=20)] = 500,
 ) -> None:
-    """The whole story on a CPU, from ratings to report, in about two minutes.
+    """The whole story on a CPU, from ratings to report, in about three minutes.
 
     Example: `mmdpo demo --out runs/demo`
     """
@@ -97,8 +100,8 @@ def build(
     from data_builders.base import build as run_builder
     from mmdpo.report import write_quality_page
 
-    values = merged(config or [])
-    result = run_builder(builder, values, out, strict=strict, embed=embed)
+    values, folder = merged(config or [])
+    result = run_builder(builder, values, out, strict=strict, embed=embed, folder=folder)
     page = write_quality_page(result.quality, out / "quality.html", media_root=result.records.media_root)
     account = result.ledger.account()
     rows = account["rows"]
@@ -164,22 +167,28 @@ def train(
         closing(f"trained; run folder {folder}", page, f"mmdpo eval {folder} pope --data pope=QUESTIONS --out DIR")
 
 
-@app.command(name="eval", rich_help_panel=PIPELINE)
+@app.command(name="eval", rich_help_panel=PIPELINE, context_settings=OWN_OPTIONS)
 def evaluate(
     model: Annotated[str, typer.Argument(help="A run folder, a model folder or a hub name.")],
     benchmarks: Annotated[list[str], typer.Argument(help="Names of benchmarks: mmdpo ls benchmarks")],
     data: Annotated[list[str] | None, typer.Option("--data", help="BENCH=PATH of the questions.")] = None,
     images: Annotated[list[str] | None, typer.Option("--images", help="BENCH=FOLDER of the images.")] = None,
     out: Out = Path("runs/eval"),
-    limit: Annotated[int | None, typer.Option(help="Use the first N samples.", min=1)] = None,
+    limit: Annotated[
+        int | None, typer.Option(help="Use the first N images, with all questions about each.", min=1)
+    ] = None,
     batch_size: Annotated[int, typer.Option(help="Prompts at a time.", min=1)] = 16,
+    plugin: Plugins = None,
 ) -> None:
     """Let a model answer benchmarks, keep the answers, and score them.
+
+    Further options, after the benchmarks, are a benchmark's own; with several benchmarks write `--name BENCH=value`.
 
     Example: `mmdpo eval runs/first pope --data pope=questions.jsonl --images pope=photos --out runs/first-pope`
     """
     from mmdpo.evaluation import evaluate_model
 
+    use_plugins(plugin)
     sections = eval_sections(benchmarks, data or [], images or [], limit)
     metrics = evaluate_model(model, sections, out, batch_size=batch_size, progress=progress)
     for result in metrics.values():
@@ -187,26 +196,30 @@ def evaluate(
     closing("answers, items and metrics written", out, f"mmdpo compare OTHER {out}")
 
 
-@app.command(rich_help_panel=PIPELINE, context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+@app.command(rich_help_panel=PIPELINE, context_settings=OWN_OPTIONS)
 def score(
     context: typer.Context,
     benchmark: Annotated[str, typer.Argument(help="Name of a benchmark: mmdpo ls benchmarks")],
     data: Annotated[Path, typer.Option("--data", help="The benchmark's official data.")],
     answers: Annotated[Path, typer.Option("--answers", help="Existing answers in the official form.")],
-    out: Annotated[Path | None, typer.Option("--out", help="Also write the JSON (and the items beside it).")] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="Also write the JSON, and items.jsonl beside it.")] = None,
+    plugin: Plugins = None,
 ) -> None:
     """Score existing answers without a model; JSON on stdout. Further options are the benchmark's own.
 
     Example: `mmdpo score pope --data questions.jsonl --answers answers.jsonl --parser official`
     """
     from mmdpo.evals.runner import score as run_score
+    from mmdpo.jsonfiles import write_json
 
+    use_plugins(plugin)
+    items = None if out is None else free_to_write(out, out.parent / "items.jsonl")
     result = run_score(benchmark, data, answers, **options(context.args))
-    text = json.dumps(result.to_json(), indent=2)
-    if out is not None:
+    if out is not None and items is not None:
         out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text(text + "\n", encoding="utf-8")
-    typer.echo(text)
+        result.save_items(items)
+        write_json(out, result.to_json())
+    typer.echo(json.dumps(result.to_json(), indent=2))
 
 
 @app.command(rich_help_panel=PIPELINE)
@@ -214,16 +227,22 @@ def compare(
     before: Annotated[Path, typer.Argument(help="Run or evaluation folder A.")],
     after: Annotated[Path, typer.Argument(help="Run or evaluation folder B.")],
     fail_under: Annotated[
-        list[str] | None, typer.Option("--fail-under", help="METRIC=VALUE that B must reach; exit 1 below it.")
+        list[str] | None,
+        typer.Option(
+            "--fail-under",
+            help="METRIC=VALUE that B must reach: exit 1 below it, or above it where lower is better (chair_i).",
+        ),
     ] = None,
     as_json: AsJson = False,
+    plugin: Plugins = None,
 ) -> None:
     """Paired differences of two evaluated models, with intervals, p-values and a verdict in words.
 
     Example: `mmdpo compare runs/base-eval runs/tuned-eval --fail-under pope_f1=0.85`
     """
-    from mmdpo.evaluation import compare_folders, require
+    from mmdpo.evals.folders import compare_folders, require
 
+    use_plugins(plugin)
     comparison = compare_folders(before, after)
     if as_json:
         typer.echo(json.dumps(comparison, indent=2))
@@ -239,7 +258,7 @@ def report(
 ) -> None:
     """One self-contained report.html, figures and the model card.
 
-    Example: `mmdpo report runs/demo`
+    Example: `mmdpo report runs/demo/tiny-llava`
     """
     from mmdpo.report import write_card, write_figures, write_report
 

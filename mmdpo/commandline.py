@@ -16,8 +16,8 @@ def run_config(config: Path, overrides: list[str] | None) -> Any:
     return load_config(config, overrides or [])
 
 
-def merged(words: list[str]) -> dict[str, Any]:
-    """One YAML file (or none) and overrides, as plain values."""
+def merged(words: list[str]) -> tuple[dict[str, Any], Path]:
+    """One YAML file (or none) and overrides, as plain values; and the folder where relative plugins start."""
     from mmdpo.config import read_yaml, shipped_configs
 
     files = [word for word in words if "=" not in word]
@@ -30,13 +30,22 @@ def merged(words: list[str]) -> dict[str, Any]:
     path = None if not files else Path(files[0])
     if path is not None and not path.exists():
         path = shipped_configs().get(files[0], path)
-    return read_yaml(path, [word for word in words if "=" in word])
+    return read_yaml(path, [word for word in words if "=" in word]), path.parent if path else Path()
 
 
-def eval_sections(benchmarks: list[str], data: list[str], images: list[str], limit: int | None) -> dict[str, Any]:
-    """Sections of a configuration from ``--data`` and ``--images``."""
+def use_plugins(files: list[Path] | None) -> None:
+    """Imports the files of ``--plugin``; relative ones start where the command runs."""
+    from mmdpo.registry import load_plugins
+
+    load_plugins(files or [])
+
+
+def eval_sections(words: list[str], data: list[str], images: list[str], limit: int | None) -> dict[str, Any]:
+    """Sections of a configuration from benchmarks with their own options, ``--data`` and ``--images``."""
     from mmdpo.config import EvalSection
 
+    start = next((n for n, word in enumerate(words) if word.startswith("--")), len(words))
+    benchmarks, own = words[:start], own_options(words[:start], options(words[start:]))
     paths, folders = by_name(data, "--data"), by_name(images, "--images")
     missing = [name for name in benchmarks if name not in paths]
     if missing:
@@ -45,7 +54,28 @@ def eval_sections(benchmarks: list[str], data: list[str], images: list[str], lim
             why="A benchmark needs its questions.",
             fix=f"Add --data {missing[0]}=PATH",
         )
-    return {name: EvalSection(data=paths[name], images=folders.get(name), limit=limit) for name in benchmarks}
+    return {
+        name: EvalSection(data=paths[name], images=folders.get(name), limit=limit, options=own[name])
+        for name in benchmarks
+    }
+
+
+def own_options(benchmarks: list[str], given: dict[str, str]) -> dict[str, dict[str, str]]:
+    """Each benchmark's own options: of ``VALUE`` where one is named, of ``BENCH=VALUE`` where there are several."""
+    own: dict[str, dict[str, str]] = {name: {} for name in benchmarks}
+    for option, value in given.items():
+        name, _, rest = value.partition("=")
+        if name in own:
+            own[name][option] = rest
+        elif len(own) == 1:
+            own[benchmarks[0]][option] = value
+        else:
+            raise ConfigError(
+                f"--{option.replace('_', '-')} {value!r} has no benchmark name",
+                why=f"It could belong to any of {', '.join(benchmarks)}.",
+                fix=f"Write --{option.replace('_', '-')} BENCH=VALUE.",
+            )
+    return own
 
 
 def by_name(pairs: list[str], option: str) -> dict[str, str]:
@@ -70,6 +100,18 @@ def options(words: list[str]) -> dict[str, Any]:
             fix="Write --name value.",
         )
     return {name[2:].replace("-", "_"): value for name, value in zip(flat[::2], flat[1::2], strict=True)}
+
+
+def free_to_write(*files: Path) -> Path:
+    """Makes sure that none of the files exists; returns the last."""
+    for file in files:
+        if file.exists():
+            raise ConfigError(
+                f"{str(file)!r} exists",
+                why="Scores and the items behind them stay together, so neither is overwritten.",
+                fix="Choose another --out, in a folder of its own.",
+            )
+    return files[-1]
 
 
 def relaunch(processes: int) -> None:

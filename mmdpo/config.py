@@ -9,9 +9,9 @@ from typing import Annotated, Any, Literal
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
-from mmdpo.errors import ConfigError, did_you_mean
+from mmdpo.errors import ConfigError, MMDPOError, did_you_mean
 
 
 class Section(BaseModel):
@@ -41,12 +41,24 @@ class ModelSection(Section):
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     lora: LoraSection | None = LoraSection()
 
+    @field_validator("adapter")
+    @classmethod
+    def _trains_itself(cls, value: str | None, info: ValidationInfo) -> str | None:
+        if value is not None and info.data.get("trainable", "llm") != "llm":
+            raise ValueError("an existing adapter trains what it was made for; remove model.trainable")
+        return value
+
 
 class DataSection(Section):
-    """Which records; ``validation`` is a share of the images, or a path to other records."""
+    """Which records; ``validation`` is a share of the images, or a path to other records.
+
+    The media roots are needed only where a data set does not say its own: it was moved, or is a bare Parquet file.
+    """
 
     path: str
+    media_root: str | None = None
     validation: float | str = 0.05
+    validation_media_root: str | None = None
     max_length: Annotated[int, Field(ge=1)] | None = None
     limit: Annotated[int, Field(ge=1)] | None = None
 
@@ -171,12 +183,23 @@ def parse_config(values: Mapping[str, Any], origin: str = "the configuration") -
     try:
         return RunConfig.model_validate(values)
     except ValidationError as error:
-        problems = [describe_problem(problem, RunConfig) for problem in error.errors()]
-        raise ConfigError(
-            f"{origin} has {len(problems)} problem{'s' if len(problems) > 1 else ''}:\n  " + "\n  ".join(problems),
-            why="Nothing was started.",
-            fix="Correct them all at once; mmdpo check CONFIG shows the result.",
-        ) from error
+        raise problems_error(origin, [describe_problem(problem, RunConfig) for problem in error.errors()]) from error
+
+
+def problems_error(origin: str, problems: Sequence[str]) -> ConfigError:
+    """One error that lists every problem of a configuration."""
+    return ConfigError(
+        f"{origin} has {len(problems)} problem{'s' if len(problems) > 1 else ''}:\n  " + "\n  ".join(problems),
+        why="Nothing was started.",
+        fix="Correct them all at once; mmdpo check CONFIG shows the result.",
+    )
+
+
+def together(origin: str, errors: Sequence[MMDPOError]) -> MMDPOError:
+    """One error for several: itself if it is alone, else a list of what is wrong and why."""
+    if len(errors) == 1:
+        return errors[0]
+    return problems_error(origin, [f"{error.what}. {error.why}" for error in errors])
 
 
 def describe_problem(problem: Mapping[str, Any], root: type[BaseModel]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -10,15 +11,17 @@ from typing import Any
 import torch
 import yaml
 
-from mmdpo.config import EvalSection, RunConfig
+from mmdpo.config import EvalSection, ModelSection, RunConfig
 from mmdpo.encoding import Encoder
-from mmdpo.errors import ConfigError, DataError, MMDPOError
+from mmdpo.errors import ConfigError, DataError
 from mmdpo.evals.base import Benchmark, Result, Sample
-from mmdpo.evals.runner import compare, make_benchmark
+from mmdpo.evals.folders import compare_stages
+from mmdpo.evals.result import METRICS_FILE
+from mmdpo.evals.runner import make_benchmark
 from mmdpo.generate import GenerationSettings, generate
 from mmdpo.jsonfiles import read_json, write_json, write_json_lines
 from mmdpo.models.families import facts_of
-from mmdpo.models.load import load_pretrained
+from mmdpo.models.load import BASE_CHANGING, load_pretrained
 from mmdpo.records import Media, Record, user_message
 
 Progress = Callable[[Iterable[Any]], Iterable[Any]]
@@ -44,7 +47,7 @@ def evaluate_model(
     """
     benchmarks = {name: make_benchmark(name, **section.options) for name, section in sections.items()}
     for name in benchmarks:
-        if (out / "eval" / name).exists():
+        if (out / "eval" / name / METRICS_FILE).exists():
             raise ConfigError(
                 f"{str(out / 'eval' / name)!r} exists",
                 why="Evaluations are never overwritten.",
@@ -60,17 +63,50 @@ def evaluate_model(
 
 
 def evaluate_run(run: Path, config: RunConfig, *, batch_size: int = 16, progress: Progress = iter) -> None:
-    """Evaluates a run's model and its base model on the benchmarks of its configuration, and compares them."""
-    stages = {"eval": str(run)} if config.model.adapter else {"base_eval": config.model.path, "eval": str(run)}
-    for stage, path in stages.items():
-        model, processor = load_any(path)
-        for name, section in config.eval.items():
-            folder = run / stage / name
-            if not folder.exists():
-                benchmark = make_benchmark(name, **section.options)
-                answer_and_score(model, processor, benchmark, section, folder, batch_size, progress)
-    if "base_eval" in stages:
-        write_json(run / "comparison.json", compare_stages(run / "base_eval", run / "eval"))
+    """Evaluates a run's model, and the model it started from, on the benchmarks of its configuration; compares them.
+
+    What is there already stays; an evaluation that was interrupted, and so has no metrics, is made again. There is
+    never more than one model in memory, and both stages answer on a base that is loaded as training loaded it.
+    """
+    todo = {
+        stage: [name for name in config.eval if not (run / stage / name / METRICS_FILE).is_file()]
+        for stage in ("eval", "base_eval")
+    }
+
+    def answer(stage: str, model: Any, processor: Any) -> None:
+        for name in todo[stage]:
+            section = config.eval[name]
+            benchmark = make_benchmark(name, **section.options)
+            answer_and_score(model, processor, benchmark, section, run / stage / name, batch_size, progress)
+        todo[stage] = []
+
+    if todo["eval"]:
+        model, processor = load_any(str(run))
+        answer("eval", model, processor)
+        if config.model.adapter is None and _base_is_inside(model):
+            with model.disable_adapter():
+                answer("base_eval", model, processor)
+        del model, processor
+        _free_memory()
+    if todo["base_eval"]:
+        answer("base_eval", *load_any(config.model.adapter or config.model.path, config.model))
+        _free_memory()
+    write_json(run / "comparison.json", compare_stages(run / "base_eval", run / "eval"))
+
+
+def _base_is_inside(model: Any) -> bool:
+    """Whether the model without its adapter is the model that training started from."""
+    return hasattr(model, "disable_adapter") and not any(
+        str(settings.init_lora_weights).split("_niter")[0].lower() in BASE_CHANGING
+        for settings in model.peft_config.values()
+        if hasattr(settings, "init_lora_weights")
+    )
+
+
+def _free_memory() -> None:
+    gc.collect()  # wrapped models hold reference cycles
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 def answer_and_score(
@@ -148,13 +184,19 @@ def encoder_of(model: Any, processor: Any, root: Path | None) -> Encoder:
     return Encoder(processor, facts_of(inner), stop, root)
 
 
-def load_any(path: str) -> tuple[Any, Any]:
+def load_any(path: str, settings: ModelSection | None = None) -> tuple[Any, Any]:
     """Loads a run's trained model, an adapter with its base, a model folder or a hub model, ready to answer.
+
+    Args:
+        path: Where it is.
+        settings: How to load it (precision, quantization, attention); by default a run, and an adapter or model inside
+            one, as its own configuration says, anything else as it is stored.
 
     Raises:
         MMDPOError: Nothing loadable is there.
     """
     folder = Path(path)
+    base: str | None = None
     if (folder / "manifest.json").is_file():
         trained = next((folder / name for name in ("adapter", "model") if (folder / name).is_dir()), None)
         if trained is None:
@@ -163,25 +205,33 @@ def load_any(path: str) -> tuple[Any, Any]:
                 why="It was interrupted or failed before it saved one.",
                 fix="Go on with mmdpo train CONFIG --resume.",
             )
-        if trained.name == "adapter":
-            section = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))["model"]
-            return _with_adapter(section["path"], trained)
-        folder = trained
-    elif (folder / "adapter_config.json").is_file():
-        return _with_adapter(read_json(folder / "adapter_config.json")["base_model_name_or_path"], folder)
-    model, processor = load_pretrained(str(folder) if folder.exists() else path)
+        folder, path = trained, str(trained)
+    own = _settings_of_run(folder.parent) if folder.is_dir() else None
+    if (folder / "adapter_config.json").is_file():
+        named = read_json(folder / "adapter_config.json")["base_model_name_or_path"]
+        base = own.path if own else named
+    settings = settings or own
+    how: dict[str, Any] = settings.model_dump(include={"dtype", "quantize", "attention"}) if settings else {}
+    model, processor = load_pretrained(base or path, **how)
+    if base is not None:
+        from peft import PeftModel
+
+        model = PeftModel.from_pretrained(model, str(folder))
     return _placed(model), processor
 
 
-def _with_adapter(base: str, adapter: Path) -> tuple[Any, Any]:
-    from peft import PeftModel
-
-    model, processor = load_pretrained(base)
-    return _placed(PeftModel.from_pretrained(model, str(adapter))), processor
+def _settings_of_run(run: Path) -> ModelSection | None:
+    """The model section of a run's configuration; None where the folder is no run."""
+    if not (run / "manifest.json").is_file():
+        return None
+    values = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))
+    return ModelSection.model_validate(values["model"])
 
 
 def _placed(model: Any) -> Any:
-    return model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
+    if not getattr(model, "is_quantized", False):  # quantized weights are on their device since they were loaded
+        model = model.to("cuda" if torch.cuda.is_available() else "cpu")
+    return model.eval()
 
 
 def merge_run(run: Path, out: Path) -> Path:
@@ -193,7 +243,7 @@ def merge_run(run: Path, out: Path) -> Path:
     """
     if out.exists():
         raise ConfigError(f"{str(out)!r} exists", why="It is not overwritten.", fix="Choose another --out.")
-    model, processor = load_any(str(run))
+    model, processor = load_any(str(run), _settings_to_merge(run))
     if not hasattr(model, "merge_and_unload"):
         raise DataError(
             f"run {str(run)!r} has no adapter",
@@ -206,53 +256,7 @@ def merge_run(run: Path, out: Path) -> Path:
     return out
 
 
-def compare_folders(before: Path, after: Path) -> dict[str, Any]:
-    """Paired differences of two evaluated models.
-
-    Args:
-        before: Run or evaluation folder of model A.
-        after: The same of model B.
-
-    Raises:
-        DataError: They share no benchmark.
-    """
-    folders = [folder / "eval" if (folder / "eval").is_dir() else folder for folder in (before, after)]
-    return compare_stages(*folders)
-
-
-def compare_stages(before: Path, after: Path) -> dict[str, Any]:
-    """Paired differences of every benchmark that stands in both folders, metrics prefixed with the benchmark's name."""
-    names = [path.parent.name for path in sorted(before.glob("*/metrics.json"))]
-    shared = [name for name in names if (after / name / "metrics.json").is_file()]
-    if not shared:
-        raise DataError(
-            f"{str(before)!r} and {str(after)!r} share no evaluated benchmark",
-            why="Only answers to the same questions can be compared.",
-            fix="Evaluate both on the same benchmark with mmdpo eval.",
-        )
-    metrics: dict[str, Any] = {}
-    for name in shared:
-        gaps = compare(Result.load(before / name), Result.load(after / name))
-        for metric, entry in gaps.items():
-            metrics[metric if metric.startswith(name) else f"{name}_{metric}"] = entry
-    return {"metrics": metrics}
-
-
-def require(comparison: Mapping[str, Any], floors: Sequence[str]) -> None:
-    """Checks ``METRIC=VALUE`` floors of model B.
-
-    Raises:
-        ConfigError: A floor is not of that form or names no metric.
-        MMDPOError: A metric is below its floor.
-    """
-    for floor in floors:
-        name, _, value = floor.partition("=")
-        if name not in comparison["metrics"] or not value:
-            raise ConfigError(
-                f"--fail-under {floor!r} names no compared metric",
-                why=f"Compared are: {', '.join(comparison['metrics'])}.",
-                fix="Write METRIC=VALUE with a fraction between 0 and 1.",
-            )
-        reached = comparison["metrics"][name]["after"]["value"]
-        if reached < float(value):
-            raise MMDPOError(f"{name} is {reached:.4f}, below {value}", why="The floor was set by --fail-under.")
+def _settings_to_merge(run: Path) -> ModelSection | None:
+    """A run's own settings, but on the whole weights: a merge into quantized ones would round the adapter away."""
+    settings = _settings_of_run(run)
+    return settings and settings.model_copy(update={"quantize": None})

@@ -12,6 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from mmdpo.commandline import use_plugins
 from mmdpo.terminal import closing, quality_table, results
 
 if TYPE_CHECKING:
@@ -19,6 +20,10 @@ if TYPE_CHECKING:
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 STYLES = {"chosen": "green", "rejected": "red"}
+Plugins = Annotated[
+    list[Path] | None,
+    typer.Option("--plugin", help="Python file that registers an extension; may be repeated.", show_default=False),
+]
 Out = Annotated[Path, typer.Option("--out", help="Folder to make; nothing is overwritten.")]
 
 
@@ -104,6 +109,7 @@ def _shown(record: Record) -> Text:
 def list_names(
     kind: Annotated[str, typer.Argument(help="losses, builders, benchmarks, modalities, configs or families")],
     as_json: AsJson = False,
+    plugin: Plugins = None,
 ) -> None:
     """What there is to choose from.
 
@@ -111,6 +117,7 @@ def list_names(
     """
     from mmdpo.discovery import listing
 
+    use_plugins(plugin)
     rows = listing(kind)
     if as_json:
         typer.echo(json.dumps(rows, indent=2))

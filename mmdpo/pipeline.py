@@ -6,7 +6,7 @@ import logging
 import signal
 import sys
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,21 +14,23 @@ import torch
 from accelerate import PartialState
 from accelerate.utils import set_seed
 from transformers import TrainingArguments
-from transformers.trainer_utils import get_last_checkpoint
 
-from mmdpo import registry
 from mmdpo.callbacks import RunCallback, SilentRun
 from mmdpo.config import RunConfig
-from mmdpo.errors import ConfigError, MMDPOError, ParityError, did_you_mean
+from mmdpo.errors import MMDPOError
 from mmdpo.jsonfiles import write_json_lines
 from mmdpo.models.load import Lora, load_pretrained
-from mmdpo.objectives import Objective, make_objective
-from mmdpo.parity import choose_layout
+from mmdpo.objectives import Objective
+from mmdpo.parity import LayoutDecision, choose_layout
 from mmdpo.policy import LoadedModel, prepare
-from mmdpo.reference import Reference, make_reference
+from mmdpo.reference import make_reference
+from mmdpo.resuming import check_same_config, check_same_data, last_checkpoint, rewrite_config
 from mmdpo.run import RunFolder
 from mmdpo.run_data import Data, load_data, probe_records
-from mmdpo.trainer import REFUSED, PreferenceTrainer
+from mmdpo.run_settings import check_config, scheduled
+from mmdpo.run_settings import training_arguments as training_arguments
+from mmdpo.screening import count_reasons
+from mmdpo.trainer import PreferenceTrainer
 
 logger = logging.getLogger(__name__)
 Progress = Callable[[Iterable[Any]], Iterable[Any]]
@@ -65,18 +67,19 @@ def train(
     Raises:
         MMDPOError: Something foreseen went wrong; the manifest says what.
     """
-    registry.load_plugins([folder / plugin for plugin in config.plugins])
-    objective = make_objective(config.loss)
-    arguments = training_arguments(config, out)
-    with _run_folder(config, out, resume, command) as run:
-        set_seed(config.seed)
-        loaded = load_policy(config, arguments.device)
-        data = load_data(config, loaded, objective, progress)
+    objective, arguments = check_config(config, folder, out)
+    checkpoint = last_checkpoint(out) if resume else None
+    with _run_folder(config, out, resume, checkpoint, command) as run:
+        ready = prepare_run(config, objective, arguments, progress)
+        loaded, data = ready.loaded, ready.data
+        if checkpoint is not None:
+            check_same_data(run.manifest, data.fingerprint)
         callback = RunCallback(run)
-        trainer = _trainer(config, arguments, loaded, objective, data, run, callback)
+        trainer = _trainer(config, ready, run, callback)
         _note(run, out, loaded, objective, data)
-        _check_start(trainer, run, trainer.reference, resume)
-        checkpoint = get_last_checkpoint(str(run.checkpoints)) if resume else None
+        start = trainer.check_start(run.manifest.get("reference_start") if checkpoint is not None else None)
+        if start is not None and checkpoint is None:
+            run.note(reference_start=start.reference, start_difference=start.difference)
         with callback:
             trainer.train(resume_from_checkpoint=checkpoint)
         if callback.signal is not None:
@@ -89,18 +92,44 @@ def train(
     return out
 
 
-def _trainer(
-    config: RunConfig,
-    arguments: TrainingArguments,
-    loaded: LoadedModel,
-    objective: Objective,
-    data: Data,
-    run: Any,
-    callback: RunCallback,
-) -> PreferenceTrainer:
-    """Decides layout and reference, keeps both in the manifest, and builds the trainer."""
+@dataclass(frozen=True)
+class Ready:
+    """A run before its first step.
+
+    Args:
+        objective: The objective.
+        arguments: The training arguments, finished.
+        loaded: The model with its adapters.
+        data: The screened records.
+        layout: How answers are laid out, and why.
+    """
+
+    objective: Objective
+    arguments: TrainingArguments
+    loaded: LoadedModel
+    data: Data
+    layout: LayoutDecision
+
+
+def prepare_run(
+    config: RunConfig, objective: Objective, arguments: TrainingArguments, progress: Progress = iter
+) -> Ready:
+    """Loads the model, screens the records and tries the layout: what ``mmdpo check`` and ``mmdpo train`` share."""
+    set_seed(config.seed)
+    loaded = load_policy(config, arguments.device)
+    data = load_data(config, loaded, objective, progress)
     layout = choose_layout(loaded.inner, data.encoder, probe_records(data), objective.views, config.layout)
-    run.decide("layout", layout.layout, layout.reason)
+    return Ready(objective, scheduled(arguments, config, objective, data), loaded, data, layout)
+
+
+def _trainer(config: RunConfig, ready: Ready, run: Any, callback: RunCallback) -> PreferenceTrainer:
+    """Decides the reference, keeps all decisions in the manifest, and builds the trainer."""
+    objective, arguments, loaded, data = ready.objective, ready.arguments, ready.loaded, ready.data
+    run.decide("layout", ready.layout.layout, ready.layout.reason)
+    run.decide("trains", *what_trains(config))
+    if arguments.load_best_model_at_end:
+        direction = "largest" if arguments.greater_is_better else "smallest"
+        run.decide("best_checkpoint", arguments.metric_for_best_model, f"the {direction} value is kept")
     reference = make_reference(loaded, config.reference.kind) if objective.needs_reference else None
     if reference is not None:
         run.decide("reference", reference.kind, "the live weights before training")
@@ -110,10 +139,10 @@ def _trainer(
         reference,
         data.encoder,
         data.train,
-        args=_scheduled(arguments, config, data),
+        args=arguments,
         validation_records=data.validation,
         validation_groups=data.groups,
-        layout=layout.layout,
+        layout=ready.layout.layout,
         two_pass=config.two_pass,
         branches_per_row=config.branches_per_row,
         rows_per_chunk=config.rows_per_chunk,
@@ -128,75 +157,11 @@ def _note(run: Any, out: Path, loaded: LoadedModel, objective: Objective, data: 
         objective=objective.describe(),
         trained=loaded.decisions,
         counts={"train": len(data.train), "validation": len(data.validation)},
-        set_aside=data.screening.reasons(),
+        set_aside=count_reasons(data.set_aside),
         tokenised=dict(data.screening.ways),
     )
     if PartialState().is_main_process:
-        write_json_lines(out / "set_aside.jsonl", [asdict(entry) for entry in data.screening.set_aside])
-
-
-def training_arguments(config: RunConfig, out: Path) -> TrainingArguments:
-    """``transformers.TrainingArguments`` of the ``train:`` section.
-
-    Raises:
-        ConfigError: A field is unknown or would break the objective.
-    """
-    known = set(TrainingArguments.__dataclass_fields__)
-    for name in config.train:
-        if name in REFUSED:
-            raise ConfigError(
-                f"train.{name} cannot be set",
-                why=f"It would break the run: {REFUSED[name]}.",
-                fix="Remove it.",
-            )
-        if name not in known:
-            raise ConfigError(
-                f"train.{name} is unknown", why=did_you_mean(name, known), fix="See transformers.TrainingArguments."
-            )
-    fields: dict[str, Any] = {
-        "output_dir": str(out / "checkpoints"),
-        "seed": config.seed,
-        "report_to": "none",
-        "logging_steps": 10,
-        "logging_first_step": True,
-        "save_total_limit": 2,
-        "learning_rate": 5e-6,
-        "num_train_epochs": 1,
-        "per_device_train_batch_size": 2,
-        "max_grad_norm": 1.0,
-        "dataloader_pin_memory": torch.cuda.is_available(),
-    }
-    # YAML reads a bare `no` as false
-    given = {k: "no" if v is False and k.endswith("_strategy") else v for k, v in config.train.items()}
-    try:
-        return TrainingArguments(**fields | given | {"remove_unused_columns": False})
-    except (TypeError, ValueError) as error:
-        raise ConfigError(
-            f"the train: section is refused: {error}",
-            why="transformers.TrainingArguments checks its fields.",
-            fix="Correct the field that is named.",
-        ) from error
-
-
-def _scheduled(arguments: TrainingArguments, config: RunConfig, data: Data) -> TrainingArguments:
-    """Adds validation four times a run and the choice of the best checkpoint, where the user set nothing else."""
-    if not data.validation:
-        return arguments
-    rows = arguments.train_batch_size * arguments.gradient_accumulation_steps * arguments.world_size
-    steps = arguments.max_steps
-    if steps <= 0:
-        steps = int(max(1, len(data.train) // rows) * arguments.num_train_epochs)
-    every = max(1, steps // 4)
-    defaults: dict[str, Any] = {
-        "eval_strategy": "steps",
-        "eval_steps": every,
-        "save_strategy": "steps",
-        "save_steps": every,
-        "load_best_model_at_end": True,
-        "metric_for_best_model": "eval_rewards/margins",
-        "greater_is_better": True,
-    }
-    return replace(arguments, **{name: value for name, value in defaults.items() if name not in config.train})
+        write_json_lines(out / "set_aside.jsonl", [asdict(entry) for entry in data.set_aside])
 
 
 def load_policy(config: RunConfig, device: torch.device) -> LoadedModel:
@@ -212,31 +177,27 @@ def load_policy(config: RunConfig, device: torch.device) -> LoadedModel:
     return loaded
 
 
-def _run_folder(config: RunConfig, out: Path, resume: bool, command: Sequence[str]) -> Any:
+def what_trains(config: RunConfig) -> tuple[str, str]:
+    """What trains, and which settings say so."""
+    section = config.model
+    if section.adapter is not None:
+        return "adapter", f"{section.adapter} goes on as it is; model.lora and model.trainable are not used"
+    if section.lora is not None:
+        return "lora", f"a new adapter (model.lora) on model.trainable {section.trainable}"
+    return "parts", f"the parts of model.trainable {section.trainable} themselves: model.lora is null"
+
+
+def _run_folder(config: RunConfig, out: Path, resume: bool, checkpoint: str | None, command: Sequence[str]) -> Any:
+    """The run folder; nothing in it changes before a resume is known to be of the same run."""
+    if checkpoint is not None:
+        check_same_config(out, config)
     if not PartialState().is_main_process:
         return SilentRun(out)
     if resume:
-        return RunFolder.open(out, command=command)
+        run = RunFolder.open(out, command=command)
+        rewrite_config(out, config)
+        return run
     return RunFolder.create(out, config=config.model_dump(mode="json"), command=command)
-
-
-def _check_start(trainer: PreferenceTrainer, run: Any, reference: Reference | None, resume: bool) -> None:
-    """Policy == reference at the start; on a resume, reference == the reference that the run began with."""
-    if reference is None:
-        return
-    batch = trainer._prepare_inputs(trainer.collator([(0, trainer.train_dataset.records[0])]))
-    value = float(reference.score(trainer.model, batch).sum())
-    trainer.loaded.inner.mmdpo_scoring.features.clear()
-    if not resume:
-        run.note(reference_start=value, start_difference=trainer.check_start())
-        return
-    before = run.manifest.get("reference_start")
-    if before is not None and abs(value - before) > 1e-2 * max(1.0, abs(before)):
-        raise ParityError(
-            f"the reference gives {value:.4f} nats to the first record, the run began with {before:.4f}",
-            why="Model or data have changed since; the resumed run would optimise against another reference.",
-            fix="Restore what changed, or start a new run.",
-        )
 
 
 def save_trained(trainer: PreferenceTrainer, loaded: LoadedModel, out: Path) -> Path:

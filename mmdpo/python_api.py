@@ -7,11 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import ValidationError
 
 from mmdpo.collate import Collator
-from mmdpo.config import EvalSection, parse_config
+from mmdpo.config import EvalSection, describe_problem, parse_config
 from mmdpo.encoding import Encoder
-from mmdpo.evaluation import compare_folders, encoder_of, evaluate_model, load_any
+from mmdpo.errors import ConfigError
+from mmdpo.evals.folders import compare_folders
+from mmdpo.evaluation import encoder_of, evaluate_model, load_any
 from mmdpo.parity import choose_layout, to_model
 from mmdpo.pipeline import train as run_training
 from mmdpo.policy import encode_once
@@ -90,9 +93,21 @@ def evaluate(model: str, benchmarks: Mapping[str, Mapping[str, Any]], out: str |
 
     Returns:
         Each benchmark's result in the form of ``mmdpo score``.
+
+    Raises:
+        ConfigError: A key is unknown, or a benchmark's ``data`` is missing.
     """
-    sections = {name: EvalSection.model_validate(values) for name, values in benchmarks.items()}
-    return evaluate_model(model, sections, Path(out))
+    return evaluate_model(model, {name: _section(name, values) for name, values in benchmarks.items()}, Path(out))
+
+
+def _section(name: str, values: Mapping[str, Any]) -> EvalSection:
+    try:
+        return EvalSection.model_validate(values)
+    except ValidationError as error:
+        problems = [f"{name}.{describe_problem(problem, EvalSection)}" for problem in error.errors()]
+        raise ConfigError(
+            "; ".join(problems), why="Nothing was evaluated.", fix=f"Known keys: {', '.join(EvalSection.model_fields)}."
+        ) from error
 
 
 def compare(before: str | Path, after: str | Path) -> dict[str, Any]:

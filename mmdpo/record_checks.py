@@ -127,15 +127,24 @@ def _candidate_problems(record: Record) -> Iterator[tuple[str, str]]:
 
 
 def _order_problems(record: Record) -> Iterator[tuple[str, str]]:
-    candidates = record.candidates
-    values = _values(candidates)
-    if record.higher_is_better is None:
-        if any(candidate.score is not None or candidate.rank is not None for candidate in candidates):
-            yield "missing_direction", "it has scores or ranks, but higher_is_better is not said"
-    elif len(candidates) == 2 and len(values) == 2:
-        chosen, rejected = values if record.higher_is_better else values[::-1]
-        if chosen < rejected:
-            yield "wrong_order", f"the chosen answer has {values[0]}, the rejected one {values[1]}"
+    ratings = ratings_of(record)
+    if lacks_direction(record):
+        yield "missing_direction", "it has scores or ranks, but higher_is_better is not said"
+    elif len(ratings) == 2 and ratings[0] < ratings[1]:
+        values = _values(record.candidates)
+        yield "wrong_order", f"the chosen answer has {values[0]}, the rejected one {values[1]}"
+
+
+def lacks_direction(record: Record) -> bool:
+    """Whether scores or ranks are given without saying which end of them is the good one."""
+    rated = any(candidate.score is not None or candidate.rank is not None for candidate in record.candidates)
+    return rated and record.higher_is_better is None
+
+
+def ratings_of(record: Record) -> list[float]:
+    """The candidates' scores (else their ranks), turned so that more is better; empty where one has none."""
+    sign = 1.0 if record.higher_is_better else -1.0
+    return [] if record.higher_is_better is None else [sign * value for value in _values(record.candidates)]
 
 
 def _values(candidates: Sequence[Candidate]) -> list[float]:

@@ -205,11 +205,12 @@ def load_records(path: str | Path, *, split: str = "train", media_root: str | Pa
 
     Args:
         path: The data set's folder, or one Parquet file with the columns of docs/data.md.
-        split: Which split of the folder.
+        split: Which split of the folder; a file has the split of its name alone, which `train` always means.
         media_root: Folder of the media, when it is not where the data set says.
 
     Raises:
-        DataError: There is no such data set or split, or a row is not a record.
+        DataError: There is no such data set or split, a row is not a record, or the data set names a media root that
+            it may not choose.
     """
     from mmdpo import records_io
 

@@ -59,6 +59,7 @@ def save(splits: Mapping[str, Records], out: Path, *, embed: bool, provenance: d
         "form": form,
         "embedded": embed,
         "media_root": None if embed or media_root is None else _portable_root(media_root, out),
+        "folder": str(out.resolve()),
         "media": media_fields,
         "splits": described,
         "provenance": provenance,
@@ -70,6 +71,12 @@ def save(splits: Mapping[str, Records], out: Path, *, embed: bool, provenance: d
 def load(path: Path, split: str, media_root: Path | None) -> Records:
     """See `mmdpo.records.load_records`."""
     if path.suffix == ".parquet":
+        if split not in ("train", path.stem):
+            raise DataError(
+                f"the file {str(path)!r} has no split {split!r}",
+                why="A file holds the rows of one split, whatever their name.",
+                fix="Give the data set's folder, or the file of that split.",
+            )
         file, folder = path, path.parent.parent
     else:
         file, folder = path / DATA_FOLDER / f"{split}.parquet", path
@@ -84,7 +91,7 @@ def load(path: Path, split: str, media_root: Path | None) -> Records:
             fix="Update mmdpo.",
         )
     if media_root is None and info.get("media_root") is not None:
-        media_root = (folder / info["media_root"]).resolve()
+        media_root = _trusted_root(folder.resolve(), info)
     return Records(_read_rows(file), media_root)
 
 
@@ -137,6 +144,26 @@ def _portable_root(media_root: Path, out: Path) -> str:
     return os.path.relpath(resolved, out.resolve()) if resolved.is_relative_to(home) else str(resolved)
 
 
+def _trusted_root(folder: Path, info: Mapping[str, Any]) -> Path:
+    """The media root that a data set names for itself, as far as it may.
+
+    Raises:
+        DataError: The root is the whole file system, or lies neither inside the data set nor beside it and the data
+            set is not where it was written: then it speaks of somebody else's folders.
+    """
+    root, top = (folder / str(info["media_root"])).resolve(), Path(folder.anchor)
+    nearby = root.is_relative_to(folder if folder.parent == top else folder.parent)
+    at_home = info.get("folder") == str(folder)
+    if root != top and (nearby or at_home):
+        return root
+    raise DataError(
+        f"the data set {str(folder)!r} names {info['media_root']!r} as its media root",
+        why="A data set that was moved or comes from elsewhere could otherwise read any picture of this machine.",
+        fix="Say where its media are: data.media_root=FOLDER in a run, load_records(..., media_root=FOLDER) in Python, "
+        "or its own media_root in info.json, relative to the data set, with the media beside it.",
+    )
+
+
 def _with_hashes(record: Record, media_root: Path | None) -> Record:
     """The record with the content hash of every media file that is there."""
     media = {name: tuple(_with_hash(item, media_root) for item in items) for name, items in record.media.items()}
@@ -157,7 +184,7 @@ def _with_hash(item: Media, media_root: Path | None) -> Media:
 def _read_rows(file: Path) -> Iterator[Record]:
     """The rows of a file, a batch at a time. Read through Arrow alone: `datasets` would decode and cache."""
     index = 0
-    for batch in pyarrow.parquet.ParquetFile(file).iter_batches(batch_size=ROWS_PER_GROUP):
+    for batch in _batches(file):
         for row in batch.to_pylist():
             try:
                 yield from_row(row, index)
@@ -168,3 +195,14 @@ def _read_rows(file: Path) -> Iterator[Record]:
                     fix="Bring the data through a builder: mmdpo ls builders",
                 ) from error
             index += 1
+
+
+def _batches(file: Path) -> Iterator[pyarrow.RecordBatch]:
+    try:
+        yield from pyarrow.parquet.ParquetFile(file).iter_batches(batch_size=ROWS_PER_GROUP)
+    except (pyarrow.ArrowInvalid, OSError) as error:
+        raise DataError(
+            f"the file {str(file)!r} is damaged or no Parquet file: {error}",
+            why="None of its rows can be trusted.",
+            fix="Copy it again, or build the data set again.",
+        ) from error

@@ -1,8 +1,8 @@
 """The four registries: loss terms, builders, benchmarks, modalities.
 
 A name maps to an object, or lazily to ``"module:attribute"``, so that listing names imports nothing heavy.
-An extension is one file whose import registers it: through ``plugins:`` in a config or an entry point of group
-``mmdpo``.
+An extension is one file whose import registers it: through ``plugins:`` in a config, ``--plugin`` on the command line,
+or an installed entry point of group ``mmdpo``, which is loaded when a registry is first read.
 """
 
 from __future__ import annotations
@@ -11,11 +11,13 @@ import importlib
 import importlib.metadata
 import importlib.util
 import sys
-from collections.abc import Callable, Iterator
+import zlib
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Any, TypeVar
 
-from mmdpo.errors import ConfigError, did_you_mean
+from mmdpo.errors import ConfigError, MMDPOError, did_you_mean
 
 T = TypeVar("T")
 
@@ -59,6 +61,7 @@ class Registry:
         Raises:
             ConfigError: The name is unknown; near names are suggested.
         """
+        load_entry_points()
         if name not in self._entries:
             raise ConfigError(
                 f"unknown name {name!r} among the {self.kind}",
@@ -74,9 +77,11 @@ class Registry:
         return entry
 
     def __contains__(self, name: object) -> bool:
+        load_entry_points()
         return name in self._entries
 
     def __iter__(self) -> Iterator[str]:
+        load_entry_points()
         return iter(sorted(self._entries))
 
 
@@ -92,32 +97,78 @@ register_modality = modalities.register
 
 benchmarks.lazy("pope", "mmdpo.evals.pope:Pope")
 benchmarks.lazy("chair", "mmdpo.evals.chair:Chair")
+benchmarks.lazy("usual_object", "mmdpo.playground.usual:UsualObject")
 builders.lazy("ratings", "data_builders.ratings:Ratings")
 modalities.lazy("image", "mmdpo.modalities.image:ImageModality")
 terms.lazy("dpo", "mmdpo.objectives.terms:Dpo")
 terms.lazy("nll", "mmdpo.objectives.terms:Nll")
 
 
-def load_plugins(paths: list[Path]) -> list[Path]:
-    """Imports plugin files and installed entry points so that their decorators run.
+_entry_points_done = False
+_plugins: dict[Path, ModuleType] = {}
+
+
+def load_entry_points() -> None:
+    """Imports the installed extensions, once in a process.
+
+    Raises:
+        ConfigError: One of them fails; the next call tries again.
+    """
+    global _entry_points_done
+    if _entry_points_done:
+        return
+    _entry_points_done = True  # before loading: an extension may read a registry itself
+    for entry in importlib.metadata.entry_points(group="mmdpo"):
+        try:
+            entry.load()
+        except Exception as error:
+            _entry_points_done = False
+            raise _failed(f"installed extension {entry.name!r} ({entry.value})", error) from error
+
+
+def load_plugins(paths: Sequence[Path]) -> list[Path]:
+    """Imports plugin files and installed entry points so that their decorators run; a file is imported only once.
 
     Returns:
-        The resolved paths that were imported, for the manifest and the terminal.
+        The resolved paths, for the manifest and the terminal.
+
+    Raises:
+        ConfigError: A path is no Python file, or its import fails.
     """
-    for entry in importlib.metadata.entry_points(group="mmdpo"):
-        entry.load()
-    loaded = []
-    for path in paths:
-        resolved = path.resolve()
-        spec = importlib.util.spec_from_file_location(f"mmdpo_plugin_{resolved.stem}", resolved)
-        if spec is None or spec.loader is None or not resolved.is_file():
-            raise ConfigError(
-                f"plugin {str(path)!r} is not a Python file",
-                why="Names that it should register would be unknown.",
-                fix="Give a path to a .py file, relative to the config file.",
-            )
-        module = importlib.util.module_from_spec(spec)
-        sys.modules[spec.name] = module
+    load_entry_points()
+    resolved = [path.resolve() for path in paths]
+    for path in resolved:
+        if path not in _plugins:
+            _plugins[path] = _imported(path)
+    return resolved
+
+
+def _imported(path: Path) -> ModuleType:
+    # The digest tells files of the same name apart: neither takes the other's place in sys.modules.
+    name = f"mmdpo_plugin_{path.stem}_{zlib.crc32(str(path).encode()):08x}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None or not path.is_file():
+        raise ConfigError(
+            f"plugin {str(path)!r} is not a Python file",
+            why="Names that it should register would be unknown.",
+            fix="Give a path to a .py file; under plugins: it is relative to the configuration file.",
+        )
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    try:
         spec.loader.exec_module(module)
-        loaded.append(resolved)
-    return loaded
+    except Exception as error:
+        del sys.modules[name]
+        raise _failed(f"plugin {str(path)!r}", error) from error
+    return module
+
+
+def _failed(what: str, error: Exception) -> MMDPOError:
+    """What to raise for an extension whose import fails; our own errors already say it."""
+    if isinstance(error, MMDPOError):
+        return error
+    return ConfigError(
+        f"{what} cannot be imported: {type(error).__name__}: {error}",
+        why="Names that it should register would be unknown.",
+        fix="Correct it, or leave it out; --verbose shows where it fails.",
+    )

@@ -67,7 +67,7 @@ class RunFolder:
             path: The folder; it must not exist yet, or be empty.
             config: The resolved configuration (plain values only).
             command: What was typed, as ``sys.argv`` has it.
-            data_fingerprint: Hash of the training data, see ``mmdpo.caches``.
+            data_fingerprint: Hash of the training data.
 
         Raises:
             ConfigError: The folder holds something already; nothing in it is touched.

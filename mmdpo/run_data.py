@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, overload
 
 from data_builders.splits import media_groups, split_by_media
-from mmdpo.config import RunConfig
+from mmdpo.config import DataSection, RunConfig
 from mmdpo.encoding import Encoder
 from mmdpo.errors import DataError
+from mmdpo.media import read_bytes
 from mmdpo.objectives import Objective
 from mmdpo.policy import LoadedModel
 from mmdpo.records import Record, Records, load_records
-from mmdpo.screening import Screening, screen
+from mmdpo.records_io import list_splits
+from mmdpo.screening import Screening, SetAsideRecord, screen
 
 Progress = Callable[[Iterable[Any]], Iterable[Any]]
 
@@ -27,7 +31,8 @@ class Data:
         validation: Held-out records.
         groups: Image group of each held-out record.
         screening: Account of the training records.
-        fingerprint: Content hash of everything read.
+        held_out: Account of the held-out records.
+        fingerprint: Content hash of everything read: all training and validation records, before ``data.limit``.
         encoder: The model's encoder over the records' media root.
     """
 
@@ -35,53 +40,106 @@ class Data:
     validation: Sequence[Record]
     groups: Sequence[str]
     screening: Screening
+    held_out: Screening
     fingerprint: str
     encoder: Encoder
+
+    @property
+    def set_aside(self) -> list[SetAsideRecord]:
+        """The records of both splits that are not used."""
+        return [*self.screening.set_aside, *self.held_out.set_aside]
+
+
+class WithMedia(Sequence[Record]):
+    """Records that are handed out with the bytes of their media, for an encoder over another media root.
+
+    Args:
+        records: The records, with the root that their media are read from.
+    """
+
+    def __init__(self, records: Records) -> None:
+        self.records = records
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    @overload
+    def __getitem__(self, index: int) -> Record: ...
+    @overload
+    def __getitem__(self, index: slice) -> WithMedia: ...
+    def __getitem__(self, index: int | slice) -> Record | WithMedia:
+        if isinstance(index, slice):
+            return WithMedia(self.records[index])
+        record, root = self.records[index], self.records.media_root
+        media = {
+            name: tuple(replace(item, data=read_bytes(item, root)) for item in items)
+            for name, items in record.media.items()
+        }
+        return replace(record, media=media)
 
 
 def load_data(config: RunConfig, loaded: LoadedModel, objective: Objective, progress: Progress = iter) -> Data:
     """Loads, splits and screens the records of a configuration.
 
     Raises:
-        DataError: No record is left to train on.
+        DataError: No record is left to train on, or none of the validation records that were asked for.
     """
     section = config.data
-    records = load_records(section.path)
-    if section.limit is not None:
-        records = records[: section.limit]
-    if isinstance(section.validation, str):
-        held_out = load_records(section.validation)
+    everything = load_records(section.path, media_root=section.media_root)
+    records = everything if section.limit is None else everything[: section.limit]
+    own = _own_validation(section)
+    if own is None:
+        splits = split_by_media(records, float(section.validation), config.seed)
+        records, held_out = splits.get("train", records[:0]), splits.get("validation", records[:0])
     else:
-        held_out, records = _held_out(section.path, records, section.validation, config.seed)
-    encoder = Encoder(loaded.processor, loaded.facts, loaded.eos_ids, records.media_root, seed=config.seed)
+        held_out = own
+
+    def encoder_over(root: Path | None) -> Encoder:
+        return Encoder(loaded.processor, loaded.facts, loaded.eos_ids, root, seed=config.seed)
+
+    encoder = encoder_over(records.media_root)
     screening = screen(records, encoder, objective.views, section.max_length, progress)
-    kept_out = screen(held_out, encoder, objective.views, section.max_length, progress)
-    if not screening.kept:
-        raise DataError(
-            f"none of the {len(records)} records of {section.path!r} can be trained on: {screening.reasons()}",
-            why="; ".join(f"for instance {entry.id}: {entry.message}" for entry in screening.set_aside[:1]),
-            fix="Correct the records, or build them again; mmdpo quality DATA --media tries every image.",
-        )
+    kept_out = screen(
+        held_out, encoder_over(held_out.media_root), objective.views, section.max_length, progress, split="validation"
+    )
+    _require_some(screening, section.path, "trained on")
+    if own is not None:
+        origin = section.validation if isinstance(section.validation, str) else section.path
+        _require_some(kept_out, origin, "used for validation")
     groups = media_groups(held_out)
+    validation = Records((held_out[n] for n in kept_out.kept), held_out.media_root)
     return Data(
         train=[records[n] for n in screening.kept],
-        validation=[held_out[n] for n in kept_out.kept],
+        validation=validation if held_out.media_root == records.media_root else WithMedia(validation),
         groups=[groups[n] for n in kept_out.kept],
         screening=screening,
-        fingerprint=records.fingerprint(),
+        held_out=kept_out,
+        fingerprint=everything.fingerprint() if own is None else _joined(everything.fingerprint(), own.fingerprint()),
         encoder=encoder,
     )
 
 
-def _held_out(path: str, records: Records, share: float, seed: int) -> tuple[Records, Records]:
-    """The data set's own validation split, else a share of its images."""
-    if share == 0:
-        return records[:0], records
-    try:
-        return load_records(path, split="validation"), records
-    except DataError:
-        splits = split_by_media(records, share, seed)
-        return splits.get("validation", records[:0]), splits["train"]
+def _own_validation(section: DataSection) -> Records | None:
+    """The records at a validation path, else the data set's own validation split, else None: a share is held out."""
+    if isinstance(section.validation, str):
+        return load_records(section.validation, media_root=section.validation_media_root)
+    if section.validation > 0 and "validation" in list_splits(Path(section.path)):
+        return load_records(section.path, split="validation", media_root=section.media_root)
+    return None
+
+
+def _require_some(screening: Screening, origin: str, purpose: str) -> None:
+    if screening.kept:
+        return
+    raise DataError(
+        f"none of the {len(screening.set_aside)} records of {origin!r} can be {purpose}: {screening.reasons()}",
+        why="; ".join(f"for instance {entry.id}: {entry.message}" for entry in screening.set_aside[:1]),
+        fix="Correct the records, or build them again; mmdpo quality DATA --media tries every image.",
+    )
+
+
+def _joined(*fingerprints: str) -> str:
+    return hashlib.sha256("\n".join(fingerprints).encode()).hexdigest()
 
 
 def probe_records(data: Data) -> list[Record]:

@@ -12,8 +12,9 @@ from dataclasses import dataclass, field
 
 from mmdpo.encoding import Encoder
 from mmdpo.errors import MMDPOError, ModelError
+from mmdpo.record_checks import lacks_direction, ratings_of
 from mmdpo.records import Record, media_field
-from mmdpo.views import CLEAN, View
+from mmdpo.views import CLEAN, REJECTED, View
 
 
 @dataclass(frozen=True)
@@ -24,15 +25,22 @@ class SetAsideRecord:
         index: Its place in the data set.
         id: Its id.
         reason: Short stable name: ``too_long``, ``control_token``, ``placeholder_mismatch``, ``equal_answers``,
-            ``empty_answer``, ``missing_candidates``, ``refused`` (by the model's processor or template), the kind of a
-            :class:`~mmdpo.media.MediaError`, or ``unreadable``.
+            ``empty_answer``, ``missing_candidates``, ``wrong_order``, ``missing_direction``, ``refused`` (by the
+            model's processor or template), the kind of a :class:`~mmdpo.media.MediaError`, or ``unreadable``.
         message: The same for people.
+        split: ``train`` or ``validation``.
     """
 
     index: int
     id: str
     reason: str
     message: str
+    split: str = "train"
+
+
+def count_reasons(set_aside: Iterable[SetAsideRecord]) -> dict[str, int]:
+    """Records set aside by reason, the most frequent first."""
+    return dict(Counter(entry.reason for entry in set_aside).most_common())
 
 
 @dataclass
@@ -55,7 +63,7 @@ class Screening:
 
     def reasons(self) -> dict[str, int]:
         """Records set aside by reason."""
-        return dict(Counter(entry.reason for entry in self.set_aside).most_common())
+        return count_reasons(self.set_aside)
 
     def probes(self) -> list[int]:
         """Places of the records that the start-up check tries: longest, most media, one without media."""
@@ -71,6 +79,7 @@ def screen(
     views: Sequence[View],
     max_length: int | None = None,
     progress: Callable[[Iterable[Record]], Iterable[Record]] = iter,
+    split: str = "train",
 ) -> Screening:
     """Encodes every record once and decides which can be trained on.
 
@@ -80,6 +89,7 @@ def screen(
         views: Views of the objective: which candidates a record must have.
         max_length: Longest plain row in tokens; by default the model's position limit.
         progress: Wraps the records for a progress bar.
+        split: Name of the records in the account.
     """
     limits = [limit for limit in (max_length, encoder.facts.max_positions) if limit is not None]
     limit = min(limits) if limits else None
@@ -100,7 +110,7 @@ def screen(
         except MMDPOError as error:
             reason, message = _reason_of(error), error.what
         if reason:
-            result.set_aside.append(SetAsideRecord(index, record.id, reason, message))
+            result.set_aside.append(SetAsideRecord(index, record.id, reason, message, split))
             continue
         result.kept.append(index)
         result.lengths.append(length)
@@ -114,12 +124,25 @@ def _problem(record: Record, candidates: Sequence[int]) -> tuple[str, str]:
         return "missing_candidates", f"{len(record.candidates)} candidates, the loss needs {max(candidates) + 1}"
     if any(not record.candidates[k].text.strip() for k in candidates):
         return "empty_answer", "an answer has no text"
+    if max(candidates) <= REJECTED and (problem := _order_problem(record)):
+        return problem
     parts = [part["type"] for message in record.prompt for part in message["content"]]
     places = Counter(media_field(part) for part in parts if part != "text")
     items = Counter({name: len(media) for name, media in record.media.items()})
     if places != items:
         return "placeholder_mismatch", f"places for {_counted(places)}, media: {_counted(items)}"
     return "", ""
+
+
+def _order_problem(record: Record) -> tuple[str, str] | None:
+    """Why the first two candidates are not chosen and rejected; losses over longer lists read the scores instead."""
+    if lacks_direction(record):
+        return "missing_direction", "it has scores or ranks, but higher_is_better is not said"
+    ratings = ratings_of(record)
+    if len(ratings) > 1 and (ratings[0] <= ratings[1] or ratings != sorted(ratings, reverse=True)):
+        what = "scores" if record.candidates[0].score is not None else "ranks"
+        return "wrong_order", f"by their {what} the candidates do not stand best first"
+    return None
 
 
 def _counted(media: Mapping[str, int]) -> str:

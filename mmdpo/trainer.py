@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from accelerate.utils import fsdp2_prepare_model
@@ -38,9 +38,23 @@ REFUSED = {
     "per_gpu_train_batch_size": "use per_device_train_batch_size",
     "output_dir": "the run folder keeps the checkpoints; set it with --out",
     "seed": "the run has one seed; set it as seed: at the top",
+    "dataloader_drop_last": "it would leave out held-out records too",
+    "accelerator_config.even_batches": "a process with fewer micro-batches would keep the others waiting forever",
     "resume_from_checkpoint": "the run folder knows its last checkpoint; use --resume",
 }
 """Fields of ``TrainingArguments`` that would break the objective or the run, and why."""
+
+
+class Start(NamedTuple):
+    """Policy and reference on the first record, before any training.
+
+    Args:
+        difference: Largest difference of a token's log-probability, in nats.
+        reference: Summed log-probability of the record's answers under the reference, in nats.
+    """
+
+    difference: float
+    reference: float
 
 
 class RecordDataset(Dataset[tuple[int, Record]]):
@@ -127,6 +141,8 @@ class PreferenceTrainer(Trainer):
         self.rows_per_chunk = rows_per_chunk
         self.reward = reward_of(objective)
         self.meter = Meter()
+        self._loss_parts: dict[str, Tensor] = {}
+        self._steps_since_log = 0
         # the loss is divided by counts over the whole optimizer step, so Trainer must not divide it again
         self.loss_is_scaled_for_ga = True
         self.model_accepts_loss_kwargs = False
@@ -147,6 +163,7 @@ class PreferenceTrainer(Trainer):
         self.loaded.inner.mmdpo_scoring.features.clear()
         if not batches:
             return batches, None
+        self._steps_since_log += 1
         names = self.collator.media_names
         counts = torch.stack(
             [self.objective.counts(table_of(b, names, torch.zeros_like(b["weight"]))) for b in batches]
@@ -230,19 +247,14 @@ class PreferenceTrainer(Trainer):
         for name, value in parts.items():
             self._loss_parts[name] = self._loss_parts.get(name, torch.zeros_like(value)) + value
 
-    @property
-    def _loss_parts(self) -> dict[str, Tensor]:
-        return self.__dict__.setdefault("_parts_since_log", {})
-
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Adds the means since the last log, over records and processes."""
         if "loss" in logs:
-            steps = max(1, self.state.global_step - self.__dict__.get("_logged_at", 0))
-            self.__dict__["_logged_at"] = self.state.global_step
             for name in sorted(self._loss_parts):
                 total = self.accelerator.reduce(self._loss_parts[name], reduction="sum")
-                logs[f"loss/{name}"] = float(total) / steps
+                logs[f"loss/{name}"] = float(total) / max(1, self._steps_since_log)
             self._loss_parts.clear()
+            self._steps_since_log = 0
             logs |= self.meter.read(self.accelerator.reduce)
         super().log(logs, start_time)
 
@@ -299,17 +311,24 @@ class PreferenceTrainer(Trainer):
 
     # ---- checks ----
 
-    def check_start(self, tolerance: float = 1e-3) -> float:
+    def check_start(self, began_with: float | None = None, tolerance: float = 1e-3) -> Start | None:
         """Asserts that policy and reference agree before the first step, so that every margin is 0.
 
+        Must be called before a checkpoint is loaded.
+
+        Args:
+            began_with: On a resume, :attr:`Start.reference` of the run's first start.
+            tolerance: Largest allowed difference of a token's log-probability, in nats.
+
         Returns:
-            The largest difference of a token's log-probability.
+            What was measured on the first record; None without a reference.
 
         Raises:
-            ParityError: They differ: the loss would not start at its closed form.
+            ParityError: They differ: the loss would not start at its closed form. Or the reference is another one than
+                at the run's first start.
         """
         if self.reference is None:
-            return 0.0
+            return None
         model = self.model
         batch = self._prepare_inputs(self.collator([self.train_dataset[0]]))
         was_training = model.training
@@ -326,4 +345,11 @@ class PreferenceTrainer(Trainer):
                 why="The margins would not start at 0: the run would be measured from another model.",
                 fix="Start from the adapter or model itself (model.adapter), or use reference: {kind: copy}.",
             )
-        return worst
+        value = float((table.ref_logp * table.mask).sum())
+        if began_with is not None and abs(value - began_with) > 1e-2 * max(1.0, abs(began_with)):
+            raise ParityError(
+                f"the reference gives {value:.4f} nats to the first record, the run began with {began_with:.4f}",
+                why="Model or data have changed since; the resumed run would optimise against another reference.",
+                fix="Restore what changed, or start a new run.",
+            )
+        return Start(worst, value)

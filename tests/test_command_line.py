@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -89,6 +91,23 @@ def test_looking_at_data_and_names(demo: Path) -> None:
         assert json.loads(mmdpo("ls", kind, "--json"))
     assert "'losses'" in fails("ls", "loses").why
     assert json.loads(mmdpo("env", "--json"))["torch"]
+
+
+def test_the_demo_folders_can_be_compared(demo: Path) -> None:
+    """In a fresh process, where nothing has imported the demo's own benchmark yet."""
+    words = [sys.executable, "-m", "mmdpo", "compare", demo / RUN / "base_eval", demo / RUN / "eval", "--json"]
+    result = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    assert json.loads(result.stdout)["metrics"]["usual_object_rate"]["better"] == "lower"
+
+
+def test_a_score_is_written_with_its_items_and_never_over_another(demo: Path, tmp_path: Path) -> None:
+    folder = demo / RUN / "eval" / "usual_object"
+    words = ["score", "usual_object", "--data", demo / "heldout/usual.json"]
+    words += ["--answers", demo / RUN / "eval/chair/answers.jsonl", "--out", tmp_path / "score.json"]
+    mmdpo(*words)
+    assert (tmp_path / "items.jsonl").read_bytes() == (folder / "items.jsonl").read_bytes()
+    assert "exists" in fails(*words).what
 
 
 def test_scoring_answers_again_needs_no_model(demo: Path) -> None:

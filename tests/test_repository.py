@@ -111,7 +111,7 @@ def test_nothing_of_a_private_machine_is_tracked() -> None:
 def test_shipped_run_configurations_are_valid(name: str, tmp_path: Path) -> None:
     from mmdpo.config import load_config, shipped_configs
     from mmdpo.objectives import make_objective
-    from mmdpo.pipeline import training_arguments
+    from mmdpo.run_settings import training_arguments
 
     config = load_config(shipped_configs()[name], ["train.bf16=false"])
     make_objective(config.loss)

@@ -28,7 +28,7 @@ from rich.table import Table as Printed
 from data_builders.base import build
 from mmdpo.collate import Collator, table_of
 from mmdpo.config import RunConfig, load_config, read_yaml
-from mmdpo.diagnostics import pair_statistics, reward_beta
+from mmdpo.diagnostics import pair_statistics, reward_of
 from mmdpo.encoding import Encoder
 from mmdpo.evals.paired import paired_difference
 from mmdpo.evals.stats import Interval, Table, interval, ratio
@@ -147,7 +147,7 @@ def reward_margins(
     encoder = Encoder(loaded.processor, loaded.facts, loaded.eos_ids, root)
     variants = (CLEAN,) if adapter is None else (CLEAN, BLIND)
     collate = Collator(encoder, [View(answer, media) for media in variants for answer in (CHOSEN, REJECTED)])
-    beta = reward_beta(make_objective(config.loss))
+    reward = reward_of(make_objective(config.loss))
     margins: dict[str, list[float]] = {variant: [] for variant in variants}
     for start in range(0, len(records), batch_size):
         batch = collate(list(enumerate(records[start : start + batch_size])))
@@ -157,7 +157,7 @@ def reward_margins(
         loaded.inner.mmdpo_scoring.features.clear()
         table = table_of(batch, collate.media_names, policy, reference)
         for variant, values in margins.items():
-            values += pair_statistics(table, beta, variant).margin.tolist()
+            values += pair_statistics(table, reward, variant).margin.tolist()
     return margins
 
 

@@ -97,6 +97,14 @@ class Chair(Benchmark):
                 fix="Give --lineage pattern and --singulars FILE together.",
             )
 
+        try:
+            (self.image_name or "").format(id="1")
+        except (LookupError, ValueError) as error:
+            raise ConfigError(
+                f"image_name {self.image_name!r} is no pattern: {error}",
+                why="The file name of every image is made from it.",
+                fix="Write the id's place as {id}, or {id:0>12} for twelve digits.",
+            ) from error
         if self.lineage == "pattern" and self.lemmatize is not None:
             raise ConfigError(
                 "lineage 'pattern' with a lemmatizer",

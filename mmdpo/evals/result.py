@@ -11,6 +11,10 @@ from typing import Any
 from mmdpo.errors import DataError
 from mmdpo.evals.files import read_json, read_rows
 from mmdpo.evals.stats import Interval
+from mmdpo.jsonfiles import write_json
+
+METRICS_FILE = "metrics.json"
+"""Written last: a folder without it holds an interrupted evaluation."""
 
 
 @dataclass(frozen=True)
@@ -122,12 +126,16 @@ class Result:
         }
 
     def save(self, folder: Path) -> None:
-        """Writes ``metrics.json`` and ``items.jsonl`` into a folder, which is made if needed."""
+        """Writes ``items.jsonl`` and then ``metrics.json``, each whole or not at all; makes the folder if needed."""
         folder.mkdir(parents=True, exist_ok=True)
-        lines = (json.dumps(item.to_json()) + "\n" for item in self.items)
-        (folder / "items.jsonl").write_text("".join(lines), encoding="utf-8")
-        summary = json.dumps(self.to_json(), indent=2) + "\n"
-        (folder / "metrics.json").write_text(summary, encoding="utf-8")
+        self.save_items(folder / "items.jsonl")
+        write_json(folder / METRICS_FILE, self.to_json())
+
+    def save_items(self, path: Path) -> None:
+        """Writes the items as JSON lines, all or nothing; pure ASCII, for answers may hold half a surrogate pair."""
+        temporary = path.with_name(f".{path.name}.tmp")
+        temporary.write_text("".join(json.dumps(item.to_json()) + "\n" for item in self.items), encoding="ascii")
+        temporary.replace(path)
 
     @classmethod
     def load(cls, folder: Path) -> Result:
@@ -136,7 +144,7 @@ class Result:
         Raises:
             DataError: The folder holds no result.
         """
-        summary = read_json(folder / "metrics.json")
+        summary = read_json(folder / METRICS_FILE)
         rows = read_rows(folder / "items.jsonl")
         try:
             metrics = {name: Interval(**value) for name, value in summary.pop("metrics").items()}

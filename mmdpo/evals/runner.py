@@ -58,8 +58,8 @@ def compare(before: Result, after: Result, *, level: float = 0.95, seed: int = 0
         seed: Of the p-values' random swaps.
 
     Returns:
-        Metric -> ``before`` and ``after`` (value, low, high, n as scored), and ``difference`` (value, low, high, n,
-        p, detectable, verdict).
+        Metric -> ``before`` and ``after`` (value, low, high, n as scored), ``difference`` (value, low, high, n, p,
+        detectable, verdict), and ``better`` (which direction is an improvement).
 
     Raises:
         DataError: The results are of different benchmarks, rules or labels, or share fewer than two images.
@@ -79,6 +79,7 @@ def compare(before: Result, after: Result, *, level: float = 0.95, seed: int = 0
             "before": before.metrics[metric.name].to_json(),
             "after": after.metrics[metric.name].to_json(),
             "difference": {**gap.to_json(), "verdict": verdict(metric, gap)},
+            "better": metric.better,
         }
     return comparison
 

@@ -54,7 +54,7 @@ def load_pretrained(
     """Loads a model and its processor from a folder or the hub; safetensors only, no remote code.
 
     Raises:
-        ModelError: Nothing loadable is there.
+        ModelError: Nothing loadable is there, or a package that it needs is missing.
     """
     import transformers
 
@@ -68,13 +68,20 @@ def load_pretrained(
     options: dict[str, Any] = {"dtype": dtype, "trust_remote_code": False, "use_safetensors": True}
     if attention != "auto":
         options["attn_implementation"] = attention
-    if quantize == "4bit":
-        options["quantization_config"] = transformers.BitsAndBytesConfig(
-            load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.bfloat16
-        )
     try:
+        if quantize == "4bit":
+            options["quantization_config"] = transformers.BitsAndBytesConfig(
+                load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.bfloat16
+            )
         model = transformers.AutoModelForImageTextToText.from_pretrained(path, **options)
         processor = transformers.AutoProcessor.from_pretrained(path, trust_remote_code=False)
+    except ImportError as error:
+        wanted = "quantize: 4bit" if quantize else f"attention: {attention}" if attention != "auto" else "its classes"
+        raise ModelError(
+            f"cannot load a model from {path!r}: {str(error).strip().splitlines()[0]}",
+            why=f"A package that {wanted} needs is not installed.",
+            fix="pip install mmdpo[quant]" if quantize else "Install the package that is named.",
+        ) from error
     except (OSError, ValueError) as error:
         raise ModelError(
             f"cannot load a model from {path!r}: {str(error).splitlines()[0]}",

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_type_hints
 
 import torch
+from pydantic import ConfigDict, TypeAdapter, ValidationError
 from torch import Tensor
 
 from mmdpo import registry
+from mmdpo.config import together
 from mmdpo.errors import ConfigError, did_you_mean
 from mmdpo.objectives.terms import Term
 from mmdpo.views import ScoreTable, View
@@ -80,27 +82,63 @@ def make_objective(config: Mapping[str, Mapping[str, Any] | None]) -> Objective:
             of None switches the term off.
 
     Raises:
-        ConfigError: An unknown term or field, or no term at all.
+        ConfigError: Listing every unknown term, unknown field and wrong value, or that there is no term at all.
     """
+    problems = loss_problems(config)
+    if problems:
+        raise together("the loss: section", problems)
     terms: dict[str, Term] = {}
     for name, given in config.items():
-        if given is None:
-            continue
-        fields = dict(given)
-        term_type: type[Term] = registry.terms.get(fields.pop("term", name))
-        known = {f.name for f in dataclasses.fields(term_type)}
-        for key in fields:
-            if key not in known:
-                raise ConfigError(
-                    f"loss.{name}.{key} is unknown",
-                    why=did_you_mean(key, known),
-                    fix="See: mmdpo ls losses",
-                )
-        terms[name] = term_type(**fields)
-    if not terms:
-        raise ConfigError(
-            "the configuration has no loss term",
-            why="There would be nothing to train.",
-            fix="Add one, for example: loss: {dpo: {beta: 0.1}}",
-        )
+        if given is not None:
+            term_type, fields = _term_of(name, given)
+            terms[name] = term_type(**{key: _adapters(term_type)[key].validate_python(fields[key]) for key in fields})
     return Objective(terms)
+
+
+def loss_problems(config: Mapping[str, Mapping[str, Any] | None]) -> list[ConfigError]:
+    """Everything that is wrong with a ``loss:`` section."""
+    given = {name: fields for name, fields in config.items() if fields is not None}
+    if not given:
+        return [
+            ConfigError(
+                "the configuration has no loss term",
+                why="There would be nothing to train.",
+                fix="Add one, for example: loss: {dpo: {beta: 0.1}}",
+            )
+        ]
+    return [problem for name, fields in given.items() for problem in _term_problems(name, fields)]
+
+
+def _term_of(name: str, given: Mapping[str, Any]) -> tuple[type[Term], dict[str, Any]]:
+    """The registered term of an entry, and its fields."""
+    fields = dict(given)
+    return registry.terms.get(fields.pop("term", name)), fields
+
+
+def _adapters(term_type: type[Term]) -> dict[str, TypeAdapter[Any]]:
+    """What each field of a term may hold, by its annotation."""
+    hints = get_type_hints(term_type)
+    rules = ConfigDict(allow_inf_nan=False, arbitrary_types_allowed=True)
+    return {field.name: TypeAdapter(hints[field.name], config=rules) for field in dataclasses.fields(term_type)}
+
+
+def _term_problems(name: str, given: Mapping[str, Any]) -> Iterator[ConfigError]:
+    see = "See: mmdpo ls losses"
+    try:
+        term_type, fields = _term_of(name, given)
+    except ConfigError as error:
+        yield error
+        return
+    adapters = _adapters(term_type)
+    for key, value in fields.items():
+        if key not in adapters:
+            yield ConfigError(f"loss.{name}.{key} is unknown", why=did_you_mean(key, adapters), fix=see)
+            continue
+        try:
+            accepted = adapters[key].validate_python(value)
+        except ValidationError as error:
+            yield ConfigError(f"loss.{name}.{key} is {value!r}", why=f"{error.errors()[0]['msg']}.", fix=see)
+            continue
+        if key == "beta" and not accepted > 0:
+            why = "At 0 the loss is constant, below it the rejected answer is preferred."
+            yield ConfigError(f"loss.{name}.{key} is {value!r}", why=why, fix="Give a number above 0.")

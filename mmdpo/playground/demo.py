@@ -23,9 +23,10 @@ import yaml
 from data_builders.base import build
 from mmdpo.config import RunConfig, parse_config, shipped_configs
 from mmdpo.errors import ConfigError
+from mmdpo.evals.folders import compare_stages
 from mmdpo.evals.pope import KINDS
 from mmdpo.evals.pope_questions import write_questions
-from mmdpo.evaluation import compare_stages, encoder_of, evaluate_run
+from mmdpo.evaluation import encoder_of, evaluate_run
 from mmdpo.generate import GenerationSettings, generate
 from mmdpo.jsonfiles import write_json
 from mmdpo.models.load import load_pretrained
@@ -236,11 +237,7 @@ def add_usual_object(run: Path, heldout: Path) -> None:
 def summarise(run: Path, seconds: float) -> dict[str, Any]:
     """``summary.json``: before, after and paired differences of the metrics that the demo is about."""
     compared = json.loads((run / "comparison.json").read_text(encoding="utf-8"))["metrics"]
-    short = {
-        name.removeprefix("chair_") if name == "chair_recall" else name.replace("chair_chair", "chair"): entry
-        for name, entry in compared.items()
-    }
-    short = {name.replace("usual_object_usual_object", "usual_object"): entry for name, entry in short.items()}
+    short = {"recall" if name == "chair_recall" else name: entry for name, entry in compared.items()}
     summary: dict[str, Any] = {"seconds": round(seconds, 1), "base": {}, "tuned": {}, "difference": {}}
     for name in SUMMARY_METRICS:
         for key, source in (("base", "before"), ("tuned", "after"), ("difference", "difference")):

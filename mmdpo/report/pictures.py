@@ -146,11 +146,11 @@ def mark(text: str, words: Iterable[str]) -> Markup:
 
 
 def thumbnail(path: str, root: Path) -> Thumbnail:
-    """A picture as a data URI; what cannot be opened is said in its place."""
-    file = Path(path)
-    folder, name = (file.parent, file.name) if file.is_absolute() else (root, path)
+    """A picture under a folder as a data URI; what cannot be opened or lies elsewhere is said in its place."""
+    if root.resolve() == Path(root.resolve().anchor):  # run folders travel: one could name every file of this machine
+        return Thumbnail(None, missing="outside root")
     try:
-        return embed(open_image(Media(name), folder))
+        return embed(open_image(Media(path), root))
     except MediaError as error:
         return Thumbnail(None, missing=error.kind.replace("_", " "))
 

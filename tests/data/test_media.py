@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from mmdpo.media import Media, MediaError, content_hash, image_size, open_image, read_bytes
+from mmdpo.report.pictures import Thumbnail, thumbnail
 
 RED, WHITE = (255, 0, 0), (255, 255, 255)
 
@@ -173,3 +174,15 @@ def test_a_changed_file_is_noticed(tmp_path: Path):
     with pytest.raises(MediaError) as caught:
         open_image(media, tmp_path)
     assert caught.value.kind == "changed_media"
+
+
+def test_a_report_shows_pictures_of_its_folder_alone(tmp_path: Path):
+    folder = tmp_path / "run" / "photos"
+    folder.mkdir(parents=True)
+    for file in (folder / "inside.png", tmp_path / "private.png"):
+        Image.new("RGB", (4, 4)).save(file)
+    (folder / "link.png").symlink_to(tmp_path / "private.png")
+    assert thumbnail("inside.png", folder).uri
+    for name in (str(tmp_path / "private.png"), "../../private.png", "link.png"):
+        assert thumbnail(name, folder) == Thumbnail(None, missing="outside root")
+    assert thumbnail(str(tmp_path / "private.png"), Path("/")) == Thumbnail(None, missing="outside root")

@@ -147,6 +147,54 @@ def test_splits_and_moving_the_folder(root: Path, tmp_path: Path):
         load_records(tmp_path / "after" / "pairs", split="test")
 
 
+def test_a_file_has_one_split(root: Path, tmp_path: Path):
+    splits = {"train": Records([pair()], root), "validation": Records([pair("b")], root)}
+    files = save_records(splits, tmp_path / "out") / "data"
+    assert load_records(files / "validation.parquet")[0].id == "b"
+    assert load_records(files / "validation.parquet", split="validation")[0].id == "b"
+    with pytest.raises(DataError, match="no split 'validation'"):
+        load_records(files / "train.parquet", split="validation")
+
+
+@pytest.mark.parametrize(
+    ("chosen", "trusted"),
+    [
+        ("photos", True),
+        ("../media", True),
+        ("..", True),
+        ("../..", False),
+        ("../../elsewhere", False),
+        ("/", False),
+        ("/etc", False),
+    ],
+)
+def test_a_data_set_may_not_choose_any_folder(root: Path, tmp_path: Path, chosen: str, trusted: bool):
+    out = save_records(Records([pair()], root), tmp_path / "home" / "out")
+    info = json.loads((out / "info.json").read_text())
+    (out / "info.json").write_text(json.dumps(info | {"media_root": chosen, "folder": "/where/it/was/written"}))
+    assert load_records(out, media_root="/").media_root == Path("/")
+    if trusted:
+        assert load_records(out).media_root == (out / chosen).resolve()
+    else:
+        with pytest.raises(DataError, match="as its media root"):
+            load_records(out)
+
+
+def test_media_elsewhere_are_found_as_long_as_the_data_set_stays(root: Path, tmp_path: Path):
+    out = save_records(Records([pair()], root), tmp_path / "home" / "out")
+    assert load_records(out).media_root == root
+    with pytest.raises(DataError, match="as its media root"):
+        load_records(out.rename(tmp_path / "home" / "moved"))
+
+
+def test_the_whole_file_system_is_no_media_root_even_at_home(root: Path, tmp_path: Path):
+    absolute = pair(image=str(root / "0.png"))
+    out = save_records(Records([absolute], "/"), tmp_path / "out")
+    with pytest.raises(DataError, match="as its media root"):
+        load_records(out)
+    assert load_records(out, media_root="/")[0].media["images"][0].sha256
+
+
 def test_nothing_is_overwritten_and_nothing_empty_is_saved(root: Path, tmp_path: Path):
     save_records(Records([pair()], root), tmp_path / "out")
     with pytest.raises(DataError, match="already holds a data set"):

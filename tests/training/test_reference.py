@@ -68,7 +68,7 @@ def test_the_reference_stays_where_the_policy_began(kind: Kind, tmp_path: Path, 
     trainer = make_trainer(loaded, pairs(4), tmp_path / "run", max_steps=2, learning_rate=0.3)
     assert trainer.reference is not None
     assert trainer.reference.kind == kind
-    assert trainer.check_start() < 1e-5
+    assert trainer.check_start().difference < 1e-5
     trainer.train()
 
     loaded.model.eval()
@@ -115,7 +115,7 @@ def test_an_initialisation_that_changes_the_base_is_copied(tmp_path: Path) -> No
     trainer = make_trainer(loaded, pairs(4), tmp_path, max_steps=1, per_device_train_batch_size=4)
     assert trainer.reference is not None
     assert trainer.reference.kind == "copy"
-    assert trainer.check_start() < 1e-4
+    assert trainer.check_start().difference < 1e-4
     trainer.train()
     assert trainer.state.log_history[0]["rewards/margins"] == pytest.approx(0, abs=1e-4)
 

@@ -12,10 +12,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from mmdpo import cli
+from mmdpo import callbacks, cli
 from mmdpo.callbacks import RunCallback
-from mmdpo.config import parse_config
-from mmdpo.errors import ConfigError, ParityError
+from mmdpo.config import load_config, parse_config
+from mmdpo.errors import ConfigError, DataError, ParityError
 from mmdpo.pipeline import Interrupted, train
 from training.common import pairs, run_settings, saved_inputs
 
@@ -164,3 +164,67 @@ def test_what_a_run_leaves(inputs: Path, tmp_path: Path) -> None:
     assert {"adapter_config.json", "adapter_model.safetensors", "tokenizer.json"} <= set(saved)
     allowed = (".json", ".safetensors", ".md", ".jinja", ".txt")
     assert [name for name in saved if not name.endswith(allowed)] == []
+
+
+def test_a_resume_goes_on_with_the_same_run_only(inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = settings_of(inputs)
+    run = tmp_path / "run"
+    with monkeypatch.context() as patched:
+        stop_at(patched, 2, signal.SIGINT)
+        with pytest.raises(Interrupted):
+            train(parse_config(settings), run)
+    before = (run / "manifest.json").read_bytes()
+
+    other = {**settings, "loss": {"dpo": {"beta": 0.5}}, "train": settings["train"] | {"learning_rate": 1e-5}}
+    with pytest.raises(ConfigError, match=r"2 settings differ[^$]*loss\.dpo\.beta: 0\.1 before, 0\.5 now") as caught:
+        train(parse_config(other), run, resume=True)
+    assert "train.learning_rate" in caught.value.what
+    assert (run / "manifest.json").read_bytes() == before, "a refused resume leaves no trace"
+
+    manifest = manifest_of(run)
+    (run / "manifest.json").write_text(json.dumps(manifest | {"data_fingerprint": "another"}))
+    with pytest.raises(DataError, match="data have changed"):
+        train(parse_config(settings), run, resume=True)
+    (run / "manifest.json").write_text(json.dumps(manifest))
+
+    longer = parse_config({**settings, "train": settings["train"] | {"max_steps": 7, "logging_steps": 2}})
+    train(longer, run, resume=True)
+    assert load_config(run / "config.yaml") == longer
+
+
+def test_without_a_checkpoint_a_run_begins_again_with_the_new_settings(inputs: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    wrong = {**settings_of(inputs), "layout": "plain", "data": {"path": str(tmp_path / "absent")}}
+    with pytest.raises(DataError):
+        train(parse_config(wrong), run)
+    right = parse_config(settings_of(inputs))
+    train(right, run, resume=True)
+    assert load_config(run / "config.yaml") == right
+
+
+def test_the_terms_after_a_resume_are_means_over_its_own_steps(
+    inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = parse_config(settings_of(inputs))
+    with monkeypatch.context() as patched:
+        stop_at(patched, 3, signal.SIGINT)
+        with pytest.raises(Interrupted):
+            train(config, tmp_path / "run")
+    train(config, tmp_path / "run", resume=True)
+    events = [line for line in log_of(tmp_path / "run") if "loss" in line]
+    assert [event["step"] for event in events] == [1, 2, 3, 4, 5, 6]
+    for event in events:
+        assert event["loss/dpo"] == pytest.approx(event["loss"], abs=1e-4)
+
+
+def test_a_second_signal_stops_a_step_that_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
+    handlers = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    callback = RunCallback(None)
+    with callback:
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)  # the launcher's echo of the first
+        assert callback.signal == signal.SIGINT
+        monkeypatch.setattr(callbacks, "ECHO_SECONDS", 0.0)
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+        assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == handlers

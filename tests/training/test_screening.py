@@ -16,8 +16,9 @@ from mmdpo.encoding import Encoder
 from mmdpo.errors import DataError
 from mmdpo.objectives import make_objective
 from mmdpo.pipeline import train
-from mmdpo.records import Media, Record
+from mmdpo.records import Candidate, Media, Record
 from mmdpo.screening import Screening, screen
+from mmdpo.views import View
 from tiny import FAMILIES
 from training.common import encoder_of, loaded_model, pairs, run_settings, saved_inputs
 
@@ -78,6 +79,39 @@ def test_a_bad_record_is_set_aside_with_its_reason(encoder: Encoder, reason: str
     assert result.kept == [0, 2]
     assert [(entry.index, entry.id, entry.reason) for entry in result.set_aside] == [(1, "a", reason)]
     assert result.set_aside[0].message
+
+
+@pytest.mark.parametrize(
+    ("values", "higher_is_better", "reason"),
+    [
+        ((5.0, 1.0), True, ""),
+        ((1.0, 5.0), False, ""),
+        ((5.0, 3.0, 3.0), True, ""),
+        ((1.0, 5.0), True, "wrong_order"),
+        ((5.0, 1.0), False, "wrong_order"),
+        ((3.0, 3.0), True, "wrong_order"),
+        ((1.0, 2.0, 9.0), True, "wrong_order"),
+        ((5.0, 1.0, 9.0), True, "wrong_order"),
+        ((5.0, 1.0), None, "missing_direction"),
+    ],
+)
+@pytest.mark.parametrize("ranked", [False, True])
+def test_chosen_and_rejected_agree_with_their_ratings(
+    encoder: Encoder, values: tuple[float, ...], higher_is_better: bool | None, reason: str, ranked: bool
+) -> None:
+    candidates = tuple(
+        Candidate(f"{n} cats.", **{"rank": int(value)} if ranked else {"score": value})
+        for n, value in enumerate(values)
+    )
+    rated = replace(record("a", QUESTION, ANSWERS), candidates=candidates, higher_is_better=higher_is_better)
+    result = screened(encoder, [*pairs(1), rated])
+    assert result.reasons() == ({reason: 1} if reason else {})
+
+
+def test_a_loss_over_longer_lists_takes_them_in_any_order(encoder: Encoder) -> None:
+    candidates = tuple(Candidate(f"{n} cats.", score=float(n)) for n in range(3))
+    rated = replace(record("a", QUESTION, ANSWERS), candidates=candidates, higher_is_better=True)
+    assert screen([rated], encoder, [View(n) for n in range(3)]).kept == [0]
 
 
 def test_everything_good_is_kept(encoder: Encoder) -> None:

@@ -1,0 +1,206 @@
+"""What a configuration asks of the libraries below: every problem at once, before anything heavy is loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import TrainingArguments
+
+from mmdpo import registry
+from mmdpo.config import EvalSection, RunConfig, together
+from mmdpo.errors import ConfigError, MMDPOError, did_you_mean
+from mmdpo.evals.runner import make_benchmark
+from mmdpo.objectives import Objective, make_objective
+from mmdpo.objectives.objective import loss_problems
+from mmdpo.run_data import Data
+from mmdpo.trainer import REFUSED
+from mmdpo.views import REJECTED
+
+IMAGES_TRIED = 3
+"""How many samples' images must be there before a run starts that will end with their benchmark."""
+
+
+def check_config(config: RunConfig, folder: Path, out: Path) -> tuple[Objective, TrainingArguments]:
+    """Checks what the schema cannot: loss terms, training fields, benchmarks with their data.
+
+    Args:
+        config: The configuration.
+        folder: Folder that relative plugin paths start from.
+        out: The run folder.
+
+    Returns:
+        The objective and the training arguments, as far as they are known without data.
+
+    Raises:
+        ConfigError: Listing every problem of all sections at once.
+    """
+    registry.load_plugins([folder / plugin for plugin in config.plugins])
+    problems: list[MMDPOError] = [
+        *loss_problems(config.loss),
+        *_train_problems(config, out),
+        *_eval_problems(config.eval),
+    ]
+    if problems:
+        raise together("the configuration", problems)
+    return make_objective(config.loss), training_arguments(config, out)
+
+
+def training_arguments(config: RunConfig, out: Path) -> TrainingArguments:
+    """``transformers.TrainingArguments`` of the ``train:`` section; :func:`scheduled` finishes them.
+
+    Raises:
+        ConfigError: Fields are unknown, would break the objective, or do not go together.
+    """
+    problems = _train_problems(config, out)
+    if problems:
+        raise together("the train: section", problems)
+    return _made(config, out)
+
+
+def scheduled(arguments: TrainingArguments, config: RunConfig, objective: Objective, data: Data) -> TrainingArguments:
+    """Adds validation four times a run and the choice of the best checkpoint, where the user set nothing else.
+
+    Raises:
+        ConfigError: Validation is asked for, and nothing is held out.
+    """
+    if not data.validation:
+        if _given(config).get("eval_strategy", "no") != "no":
+            raise ConfigError(
+                f"train.eval_strategy is {config.train['eval_strategy']!r}, and no record is held out",
+                why="There is nothing to evaluate on.",
+                fix="Set data.validation to a share of the images or to a path, or remove train.eval_strategy.",
+            )
+        plain = {"eval_strategy": "no", "load_best_model_at_end": False, "save_strategy": "steps"}
+        return replace(arguments, **{k: v for k, v in plain.items() if k not in config.train})
+    rows = arguments.train_batch_size * arguments.gradient_accumulation_steps * arguments.world_size
+    steps = arguments.max_steps
+    if steps <= 0:
+        steps = int(max(1, len(data.train) // rows) * arguments.num_train_epochs)
+    paired = any(view.candidate == REJECTED for view in objective.views)
+    return replace(arguments, **_validation_plan(_given(config), max(1, steps // 4), paired))
+
+
+def _validation_plan(given: Mapping[str, Any], every: int, paired: bool) -> dict[str, Any]:
+    """Fields that the user left open; what is saved follows what is evaluated.
+
+    Args:
+        given: What the user set.
+        every: Optimizer steps between two evaluations.
+        paired: Whether the objective reads a rejected answer, so that held-out pairs have a margin.
+    """
+    strategy = given.get("eval_strategy", "steps")
+    if strategy == "no":
+        return {}
+    plan: dict[str, Any] = {"eval_strategy": strategy, "save_strategy": strategy}
+    plan["eval_steps"] = given.get("eval_steps", given.get("save_steps", every))
+    plan["save_steps"] = plan["eval_steps"]
+    whole = {**plan, **given}
+    plan["load_best_model_at_end"] = _saves_what_it_evaluates(whole)
+    best = given.get("load_best_model_at_end", plan["load_best_model_at_end"]) or whole["save_strategy"] == "best"
+    if best and "metric_for_best_model" not in given:
+        # the direction belongs to the metric: of a metric that the user chose, transformers knows it
+        plan |= {"metric_for_best_model": "eval_rewards/margins" if paired else "eval_loss"}
+        plan |= {"greater_is_better": paired}
+    return {name: value for name, value in plan.items() if name not in given}
+
+
+def _saves_what_it_evaluates(fields: Mapping[str, Any]) -> bool:
+    """Whether every checkpoint has just been evaluated, so that the best of them is known."""
+    evaluates, saves = fields["eval_strategy"], fields["save_strategy"]
+    if saves == "best" or evaluates != "steps":
+        return bool(saves in ("best", evaluates))
+    every, kept = fields["eval_steps"], fields["save_steps"]
+    numbers = isinstance(every, int | float) and isinstance(kept, int | float) and every > 0
+    return saves == evaluates and numbers and kept % every == 0
+
+
+def _given(config: RunConfig) -> dict[str, Any]:
+    """The ``train:`` section; YAML reads a bare `no` as false."""
+    return {k: "no" if v is False and k.endswith("_strategy") else v for k, v in config.train.items()}
+
+
+def _made(config: RunConfig, out: Path) -> TrainingArguments:
+    given = _given(config)
+    fields: dict[str, Any] = {
+        "output_dir": str(out / "checkpoints"),
+        "seed": config.seed,
+        "report_to": "none",
+        "logging_steps": 10,
+        "logging_first_step": True,
+        "save_total_limit": 2,
+        "learning_rate": 5e-6,
+        "num_train_epochs": 1,
+        "per_device_train_batch_size": 2,
+        "max_grad_norm": 1.0,
+        "dataloader_pin_memory": torch.cuda.is_available(),
+    }
+    if config.data.validation != 0:  # how often is known only with the data
+        fields |= _validation_plan(given, every=1, paired=True)
+    return TrainingArguments(**fields | given | {"remove_unused_columns": False})
+
+
+def _train_problems(config: RunConfig, out: Path) -> list[ConfigError]:
+    known = TrainingArguments.__dataclass_fields__
+    inner = [f"{name}.{key}" for name, value in config.train.items() if isinstance(value, Mapping) for key in value]
+    problems = [
+        ConfigError(f"train.{name} cannot be set", why=f"It would break the run: {REFUSED[name]}.", fix="Remove it.")
+        for name in [*config.train, *inner]
+        if name in REFUSED
+    ] + [
+        ConfigError(
+            f"train.{name} is unknown", why=did_you_mean(name, known), fix="See transformers.TrainingArguments."
+        )
+        for name in config.train
+        if name not in known and name not in REFUSED
+    ]
+    if not problems:
+        try:
+            _made(config, out)
+        except (TypeError, ValueError, NotImplementedError) as error:
+            problems = [
+                ConfigError(
+                    f"the train: section is refused: {error}",
+                    why="transformers.TrainingArguments checks its fields.",
+                    fix="Correct the field that is named.",
+                )
+            ]
+    return problems
+
+
+def _eval_problems(sections: Mapping[str, EvalSection]) -> list[MMDPOError]:
+    """A benchmark that cannot run is told now, and not after hours of training."""
+    return [problem for name, section in sections.items() for problem in _benchmark_problems(name, section)]
+
+
+def _benchmark_problems(name: str, section: EvalSection) -> Iterator[MMDPOError]:
+    data = Path(section.data)
+    try:
+        benchmark = make_benchmark(name, **section.options)
+    except MMDPOError as error:
+        yield ConfigError(f"eval.{name}: {error.what}", why=error.why, fix=error.fix)
+        return
+    if not data.exists():
+        yield _missing(f"eval.{name}.data", data)
+        return
+    try:
+        samples = benchmark.samples(data)
+    except MMDPOError as error:
+        yield ConfigError(f"eval.{name}.data: {error.what}", why=error.why, fix=error.fix)
+        return
+    root = Path(section.images) if section.images else (data if data.is_dir() else data.parent)
+    paths = {root / path for sample in samples[:IMAGES_TRIED] for media in sample.media.values() for path in media}
+    absent = sorted(path for path in paths if not path.is_file())
+    if absent:
+        yield _missing(f"eval.{name}.images: an image", absent[0])
+
+
+def _missing(name: str, path: Path) -> ConfigError:
+    return ConfigError(
+        f"{name} {str(path)!r} does not exist",
+        why="The benchmark runs after the training, which would end without it.",
+        fix="Correct the path; a relative one starts from the working folder.",
+    )
