@@ -28,7 +28,6 @@ from mmdpo.resuming import check_same_config, check_same_data, last_checkpoint, 
 from mmdpo.run import RunFolder
 from mmdpo.run_data import Data, load_data, probe_records
 from mmdpo.run_settings import check_config, scheduled
-from mmdpo.run_settings import training_arguments as training_arguments
 from mmdpo.screening import count_reasons
 from mmdpo.trainer import PreferenceTrainer
 
