@@ -131,35 +131,28 @@ def pack(
     segment, depth = torch.zeros(shape, dtype=torch.long), torch.zeros(shape, dtype=torch.long)
     positions = torch.zeros((stack, *shape), dtype=torch.long)
     fields = {name: torch.zeros(shape, dtype=torch.long) for name in names}
-    starts: dict[tuple[int, int], int] = {}  # (tree, branch) -> flat index of the branch's first token
-    last_prefix: dict[int, int] = {}
+    starts: dict[tuple[int, int], int] = {}  # (tree, segment) -> flat index of the segment's first token
 
     for row, members in enumerate(rows):
         at = width - used[row] if side == "left" else 0
         blocks = 0
         for slot, index in enumerate(members):
             tree = trees[index]
-            prefix = len(tree.prefix)
-            here = slice(at, at + prefix)
-            ids[row, here], record[row, here] = tree.prefix, slot
-            depth[row, here] = torch.arange(prefix)
-            positions[:, row, here] = _positions(tree, 0, prefix, prefix)
+            prefix = slice(at, at + len(tree.prefix))
             for name, values in tree.fields.items():
-                fields[name][row, here] = values
+                fields[name][row, prefix] = values
             if tree.block is not None:  # numbered per row, so that two trees of a row never share a block
-                block[row, here] = torch.where(tree.block >= 0, tree.block + blocks, -1)
+                block[row, prefix] = torch.where(tree.block >= 0, tree.block + blocks, -1)
                 blocks += int(tree.block.max()) + 1
-            last_prefix[index] = row * width + at + prefix - 1
-            at += prefix
-            for k, branch in enumerate(tree.branches):
-                here = slice(at, at + len(branch))
-                ids[row, here], record[row, here], segment[row, here] = branch, slot, k + 1
-                depth[row, here] = prefix + torch.arange(len(branch))
-                positions[:, row, here] = _positions(tree, prefix, len(branch), prefix)
-                starts[index, k] = row * width + at
-                at += len(branch)
+            for number, tokens in enumerate((tree.prefix, *tree.branches)):
+                here, before = slice(at, at + len(tokens)), len(tree.prefix) if number else 0
+                ids[row, here], record[row, here], segment[row, here] = tokens, slot, number
+                depth[row, here] = before + torch.arange(len(tokens))
+                positions[:, row, here] = _positions(tree, before, len(tokens))
+                starts[index, number] = row * width + at
+                at += len(tokens)
 
-    hidden_index, targets, mask = _answers(trees, starts, last_prefix)
+    hidden_index, targets, mask = _answers(trees, starts)
     return Packed(
         input_ids=ids,
         record=record,
@@ -222,18 +215,16 @@ def _position_rows(tree: Tree) -> int:
     return 1 if tree.positions is None else tree.positions.shape[0]
 
 
-def _positions(tree: Tree, start: int, length: int, prefix: int) -> Tensor:
+def _positions(tree: Tree, start: int, length: int) -> Tensor:
     """[R, length] positions of the plain row from ``start`` on."""
     if tree.positions is None:
         return torch.arange(start, start + length)[None]
     if tree.positions.shape[1] < start + length:
-        raise ValueError(f"positions cover {tree.positions.shape[1]} tokens of {start + length} (prefix {prefix})")
+        raise ValueError(f"positions cover {tree.positions.shape[1]} tokens of {start + length}")
     return tree.positions[:, start : start + length]
 
 
-def _answers(
-    trees: Sequence[Tree], starts: Mapping[tuple[int, int], int], last_prefix: Mapping[int, int]
-) -> tuple[Tensor, Tensor, Tensor]:
+def _answers(trees: Sequence[Tree], starts: Mapping[tuple[int, int], int]) -> tuple[Tensor, Tensor, Tensor]:
     """[N, A] predicting hidden state, target id and mask of every answer token; 0 and False on padding."""
     branches = [(i, k, branch) for i, tree in enumerate(trees) for k, branch in enumerate(tree.branches)]
     longest = max(len(branch) for _, _, branch in branches)
@@ -243,8 +234,8 @@ def _answers(
     for n, (i, k, branch) in enumerate(branches):
         length = len(branch)
         # the first answer token is predicted by the last prefix position, the others by the token before them
-        hidden_index[n, 0] = last_prefix[i]
-        hidden_index[n, 1:length] = starts[i, k] + torch.arange(length - 1)
+        hidden_index[n, 0] = starts[i, 0] + len(trees[i].prefix) - 1
+        hidden_index[n, 1:length] = starts[i, k + 1] + torch.arange(length - 1)
         targets[n, :length] = branch
         mask[n, :length] = True
     return hidden_index, targets, mask

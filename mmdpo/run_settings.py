@@ -17,11 +17,28 @@ from mmdpo.evals.runner import make_benchmark
 from mmdpo.objectives import Objective, make_objective
 from mmdpo.objectives.objective import loss_problems
 from mmdpo.run_data import Data
-from mmdpo.trainer import REFUSED
 from mmdpo.views import REJECTED
 
 IMAGES_TRIED = 3
 """How many samples' images must be there before a run starts that will end with their benchmark."""
+
+
+REFUSED = {
+    "label_smoothing_factor": "it smooths language-model labels; use a loss term that has it",
+    "neftune_noise_alpha": "noise in the embeddings would make policy and reference differ at step 0",
+    "label_names": "the objective has no labels",
+    "use_liger_kernel": "it replaces the forward that scores the answers",
+    "remove_unused_columns": "records are not tensors; it is always off",
+    "auto_find_batch_size": "it would change the optimizer step in the middle of the run",
+    "include_num_input_tokens_seen": "shared prefixes make it count something else",
+    "per_gpu_train_batch_size": "use per_device_train_batch_size",
+    "output_dir": "the run folder keeps the checkpoints; set it with --out",
+    "seed": "the run has one seed; set it as seed: at the top",
+    "dataloader_drop_last": "it would leave out held-out records too",
+    "accelerator_config.even_batches": "a process with fewer micro-batches would keep the others waiting forever",
+    "resume_from_checkpoint": "the run folder knows its last checkpoint; use --resume",
+}
+"""Fields of ``TrainingArguments`` that would break the objective or the run, and why."""
 
 
 def check_config(config: RunConfig, folder: Path, out: Path) -> tuple[Objective, TrainingArguments]:

@@ -9,8 +9,7 @@ import torch
 from accelerate.utils import fsdp2_prepare_model
 from torch import Tensor, nn
 from torch.utils.data import Dataset
-from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCallback, TrainingArguments
-from transformers.trainer_utils import EvalLoopOutput
+from transformers import PrinterCallback, ProgressCallback, TrainerCallback, TrainingArguments
 
 from mmdpo.callbacks import Bar
 from mmdpo.collate import Batch, Collator, Layout, split_rows, table_of
@@ -22,27 +21,11 @@ from mmdpo.policy import LoadedModel
 from mmdpo.records import Record
 from mmdpo.reference import Reference
 from mmdpo.scoring import score
+from mmdpo.scoring_trainer import ScoringTrainer
 from mmdpo.sharding import plan_sharding
 from mmdpo.two_pass import FirstPass, Generators, even_chunks, first_pass, gather_tables
-from mmdpo.validation import BLIND, first_time, validation_columns, validation_metrics
+from mmdpo.validation import BLIND
 from mmdpo.views import CHOSEN, CLEAN, REJECTED, ScoreTable, View
-
-REFUSED = {
-    "label_smoothing_factor": "it smooths language-model labels; use a loss term that has it",
-    "neftune_noise_alpha": "noise in the embeddings would make policy and reference differ at step 0",
-    "label_names": "the objective has no labels",
-    "use_liger_kernel": "it replaces the forward that scores the answers",
-    "remove_unused_columns": "records are not tensors; it is always off",
-    "auto_find_batch_size": "it would change the optimizer step in the middle of the run",
-    "include_num_input_tokens_seen": "shared prefixes make it count something else",
-    "per_gpu_train_batch_size": "use per_device_train_batch_size",
-    "output_dir": "the run folder keeps the checkpoints; set it with --out",
-    "seed": "the run has one seed; set it as seed: at the top",
-    "dataloader_drop_last": "it would leave out held-out records too",
-    "accelerator_config.even_batches": "a process with fewer micro-batches would keep the others waiting forever",
-    "resume_from_checkpoint": "the run folder knows its last checkpoint; use --resume",
-}
-"""Fields of ``TrainingArguments`` that would break the objective or the run, and why."""
 
 
 class Start(NamedTuple):
@@ -70,7 +53,7 @@ class RecordDataset(Dataset[tuple[int, Record]]):
         return index, self.records[index]
 
 
-class PreferenceTrainer(Trainer):
+class PreferenceTrainer(ScoringTrainer):
     """Trains a model on preference records.
 
     Args:
@@ -192,12 +175,6 @@ class PreferenceTrainer(Trainer):
         loss = loss * self.accelerator.num_processes
         return (loss, {}) if return_outputs else loss
 
-    def _table(self, model: nn.Module, inputs: Batch, collator: Collator) -> ScoreTable:
-        reference = None
-        if self.reference is not None:
-            reference = self.reference.score(model, inputs)
-        return table_of(inputs, collator.media_names, score(model, inputs), reference)
-
     def _first_pass(self, batches: list[Batch], counts: Tensor) -> None:
         """Scores the whole step without gradient and leaves dL/dlogp in each micro-batch."""
         model = self.model_wrapped
@@ -257,57 +234,6 @@ class PreferenceTrainer(Trainer):
             self._steps_since_log = 0
             logs |= self.meter.read(self.accelerator.reduce)
         super().log(logs, start_time)
-
-    # ---- validation ----
-
-    def get_eval_dataloader(self, eval_dataset: Any = None) -> Any:
-        """The validation pairs, with their blind views."""
-        self.data_collator: Any = self.validation_collator
-        try:
-            return super().get_eval_dataloader(eval_dataset)
-        finally:
-            self.data_collator = self.collator
-
-    def evaluation_loop(
-        self,
-        dataloader: Any,
-        description: str,
-        prediction_loss_only: bool | None = None,
-        ignore_keys: list[str] | None = None,
-        metric_key_prefix: str = "eval",
-    ) -> EvalLoopOutput:
-        """Accuracy and margin of the held-out pairs, with and without their media, with intervals."""
-        model = self.model_wrapped if self.model_wrapped is not None else self.model
-        if model is self.model and len(self.accelerator._models) == 0:
-            model = self.accelerator.prepare_model(self.model, evaluation_mode=True)
-        was_training = model.training
-        model.eval()
-        columns: list[Tensor] = []
-        seen: set[int] = set()
-        totals = torch.zeros(2, len(self.objective.terms), device=self.args.device)
-        for batch in dataloader:
-            self.loaded.inner.mmdpo_scoring.features.clear()
-            inputs = self._prepare_inputs(batch)
-            with torch.no_grad(), self.compute_loss_context_manager():
-                table = self._table(model, inputs, self.validation_collator)
-            gathered = self.accelerator.gather(validation_columns(table, inputs["index"], self.reward))
-            fresh = torch.tensor(first_time(gathered[:, 0].long().tolist(), seen), device=gathered.device)
-            columns.append(gathered[fresh])
-            own = fresh.view(-1, len(inputs["index"]))[self.accelerator.process_index]
-            self._add_totals(totals, table.select(own[table.example]))
-        self.loaded.inner.mmdpo_scoring.features.clear()
-        model.train(was_training)
-        values = torch.cat(columns).double().cpu().numpy()
-        metrics = validation_metrics(values, self.groups, metric_key_prefix)
-        sums, counts = self.accelerator.reduce(totals, reduction="sum")
-        weights = torch.tensor([term.weight for term in self.objective.terms.values()], device=sums.device)
-        metrics[f"{metric_key_prefix}_loss"] = float((weights * sums / counts.clamp(min=1)).sum())
-        return EvalLoopOutput(predictions=None, label_ids=None, metrics=metrics, num_samples=len(values))
-
-    def _add_totals(self, totals: Tensor, table: ScoreTable) -> None:
-        """Adds every term's sum and count of one batch, for the objective's value on the held-out records."""
-        totals[0] += torch.stack([term.total(table).float() for term in self.objective.terms.values()])
-        totals[1] += self.objective.counts(table)
 
     # ---- checks ----
 

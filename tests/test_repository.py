@@ -13,8 +13,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("mmdpo", "data_builders")
-LONGEST_FILE, LONGEST_FUNCTION = 380, 75
-"""The habit is 300 and 60 lines; these are where a change must split the file or function."""
+LONGEST_FILE, LONGEST_FUNCTION = 300, 66
+"""Where a change must split the file or function; the habit is 60 lines a function."""
 
 
 def sources() -> list[Path]:
@@ -99,7 +99,7 @@ def test_nothing_of_a_private_machine_is_tracked() -> None:
     tracked = run("git", "ls-files").stdout.split()
     if not tracked:
         pytest.skip("not a git checkout")
-    private = re.compile(r"/work/|/root/|/home/\w+/")
+    private = re.compile("/(work|root|home/[a-z]+)/")
     for name in tracked:
         path = ROOT / name
         if path.suffix in {".py", ".md", ".yaml", ".toml", ".txt", ".j2", ".css", ""} and path.is_file():

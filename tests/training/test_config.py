@@ -14,8 +14,7 @@ import pytest
 from mmdpo.config import load_config, parse_config, read_yaml, shipped_configs
 from mmdpo.errors import ConfigError, ModelError
 from mmdpo.models.load import load_pretrained
-from mmdpo.pipeline import training_arguments
-from mmdpo.trainer import REFUSED
+from mmdpo.run_settings import REFUSED, training_arguments
 
 LEAST: dict[str, Any] = {"model": {"path": "m"}, "data": {"path": "d"}}
 
