@@ -95,6 +95,28 @@ def test_wheel_works_without_the_checkout(wheel: Path, tmp_path: Path) -> None:
     assert (tmp_path / "mine.yaml").is_file()
 
 
+def command_of(site: Path) -> list[str]:
+    """The ``mmdpo`` command of an unpacked wheel."""
+    return [sys.executable, "-c", f"import sys; sys.path.insert(0, {str(site)!r}); from mmdpo.cli import main; main()"]
+
+
+def test_the_command_works_from_a_wheel(wheel: Path, tmp_path: Path) -> None:
+    zipfile.ZipFile(wheel).extractall(tmp_path / "site")
+    listed = run(*command_of(tmp_path / "site"), "ls", "configs", cwd=tmp_path)
+    assert "llava_7b" in listed.stdout, listed.stderr
+    copied = run(*command_of(tmp_path / "site"), "cp", "llava_7b", cwd=tmp_path)
+    assert copied.returncode == 0, copied.stderr
+    assert (tmp_path / "llava_7b.yaml").is_file()
+
+
+@pytest.mark.slow
+def test_the_demo_works_from_a_wheel(wheel: Path, tmp_path: Path) -> None:
+    zipfile.ZipFile(wheel).extractall(tmp_path / "site")
+    shown = run(*command_of(tmp_path / "site"), "demo", "--scenes", "20", "--out", "first", cwd=tmp_path)
+    assert shown.returncode == 0, shown.stderr
+    assert (tmp_path / "first" / "report.html").is_file()
+
+
 def test_nothing_of_a_private_machine_is_tracked() -> None:
     tracked = run("git", "ls-files").stdout.split()
     if not tracked:
