@@ -69,7 +69,7 @@ def demo(
     seed: Annotated[int, typer.Option(help="Seed of scenes, sampling, raters and training.")] = 0,
     scenes: Annotated[int, typer.Option(help="Held-out scenes to measure on.", min=20)] = 500,
 ) -> None:
-    """The whole story on a CPU, from ratings to report, in about three minutes.
+    """The whole story on a CPU, from ratings to report, in one to two minutes on two cores.
 
     Example: `mmdpo demo --out runs/demo`
     """
