@@ -48,6 +48,8 @@ def test_demo_leaves_what_it_promises(demo: Path) -> None:
         assert summary["difference"][name]["value"] == pytest.approx(change, abs=1e-9)
     page = (demo / "report.html").read_text(encoding="utf-8")
     assert "POPE adversarial" in page
+    assert "no picture" not in page
+    assert "missing media" not in page
     assert "<script" not in page
     assert "http://" not in page.replace("http://www.w3.org", "")
     for name in ("config.yaml", "manifest.json", "log.jsonl", "README.md", "adapter/adapter_model.safetensors"):

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -231,6 +232,8 @@ def add_usual_object(run: Path, heldout: Path) -> None:
     for stage in ("base_eval", "eval"):
         answers = benchmark.read_answers(run / stage / "chair" / "answers.jsonl")
         benchmark.score(samples, answers).save(run / stage / "usual_object")
+        for name in ("answers.jsonl", "generation.json"):  # the same answers: the report finds their pictures by them
+            shutil.copy(run / stage / "chair" / name, run / stage / "usual_object" / name)
     write_json(run / "comparison.json", compare_stages(run / "base_eval", run / "eval"))
 
 
