@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -30,7 +30,7 @@ class Tree:
         branches: Token ids of each answer, each at least one token.
         positions: [R, P + L] position ids that the model itself gives to the plain row prefix + longest branch (R = 1,
             or 3 for M-RoPE). None for 0, 1, 2, ...
-        fields: Further per-token inputs of the prefix, each [P] (token types); 0 on answers.
+        fields: Further per-token inputs (token types), each [P + 1, ...]: on the prefix, and on every answer token.
         block: [P] number of the two-way attention block that a prefix token belongs to, -1 for none.
     """
 
@@ -60,7 +60,7 @@ class Packed:
         depth: [B, T] index of the token in its plain row prefix + branch.
         position_ids: [B, T], or [R, B, T] when the model's positions have several rows.
         block: [B, T] two-way block, -1 for none.
-        fields: Further per-token inputs, each [B, T].
+        fields: Further per-token inputs, each [B, T, ...]; 0 on padding.
         hidden_index: [N, A] index into the flattened [B * T] hidden states that predicts each answer token.
         targets: [N, A] answer token ids.
         mask: [N, A] True where an answer token is.
@@ -130,7 +130,7 @@ def pack(
     record, block = torch.full(shape, PADDING), torch.full(shape, -1)
     segment, depth = torch.zeros(shape, dtype=torch.long), torch.zeros(shape, dtype=torch.long)
     positions = torch.zeros((stack, *shape), dtype=torch.long)
-    fields = {name: torch.zeros(shape, dtype=torch.long) for name in names}
+    fields = {name: _room(name, trees, shape) for name in names}
     starts: dict[tuple[int, int], int] = {}  # (tree, segment) -> flat index of the segment's first token
 
     for row, members in enumerate(rows):
@@ -139,8 +139,12 @@ def pack(
         for slot, index in enumerate(members):
             tree = trees[index]
             prefix = slice(at, at + len(tree.prefix))
+            whole = slice(at + len(tree.prefix), at + len(tree))
             for name, values in tree.fields.items():
-                fields[name][row, prefix] = values
+                room = fields[name][row]
+                inner: Any = tuple(slice(size) for size in values.shape[1:])
+                room[(prefix, *inner)] = values[:-1]
+                room[(whole, *inner)] = values[-1]
             if tree.block is not None:  # numbered per row, so that two trees of a row never share a block
                 block[row, prefix] = torch.where(tree.block >= 0, tree.block + blocks, -1)
                 blocks += int(tree.block.max()) + 1
@@ -165,6 +169,13 @@ def pack(
         targets=targets,
         mask=mask,
     )
+
+
+def _room(name: str, trees: Sequence[Tree], shape: tuple[int, int]) -> Tensor:
+    """Zeros for a per-token input, its further dimensions as large as any tree's."""
+    values = [tree.fields[name] for tree in trees if name in tree.fields]
+    inner = [max(sizes) for sizes in zip(*(value.shape[1:] for value in values), strict=True)]
+    return torch.zeros((*shape, *inner), dtype=values[0].dtype)
 
 
 def attention_rule(

@@ -9,8 +9,8 @@ A batch is a plain nested dictionary of tensors, so that accelerate can move it 
     weight                                    [N, A]      token weights
     example, candidate, media_index, score    [N]         which record, candidate and media variant a row is
     index                                     [E]         place of each record in its data set
-    media                                     {modality: {units, keys, items, order}}: distinct encoder inputs, and
-                                              which of them each placeholder group takes, in reading order
+    media                                     {modality: {units, ..., order, rows}}: distinct encoder inputs, which of
+                                              them each placeholder group takes, and in which row, in reading order
     layout                                    "shared" or "plain": whether the attention rule is needed
 """
 
@@ -24,13 +24,16 @@ import torch
 from torch import Tensor
 
 from mmdpo.branches import Tree, pack
-from mmdpo.encoding import EncodedPrompt, Encoder, MediaUnit
+from mmdpo.encoding import EncodedPrompt, Encoder, extended
 from mmdpo.errors import DataError
+from mmdpo.media_units import MediaUnit
 from mmdpo.records import Record
 from mmdpo.rendering import EncodedAnswer
 from mmdpo.views import CLEAN, ScoreTable, View
 
 Batch = dict[str, Any]
+UNIT_FIELDS = ("units", "keys", "items", "lengths", "tokens", "names")
+"""Of each distinct unit: encoder inputs, content hash, items, rows of the main input, placeholder tokens, whose."""
 Layout = Literal["shared", "plain"]
 
 
@@ -86,7 +89,7 @@ class Collator:
         """Builds one batch from (place in the data set, record) pairs."""
         trees: list[Tree] = []
         rows: list[Row] = []
-        uses: list[tuple[int, MediaUnit]] = []  # (tree, unit) in reading order
+        uses: list[tuple[int, MediaUnit, str]] = []  # (tree, unit, record) in reading order
         for number, (_, record) in enumerate(examples):
             for variant in self.media_names:
                 wanted = [
@@ -101,7 +104,7 @@ class Collator:
                     for view, answer in zip(wanted, answers, strict=True)
                 ]
                 for tree in self._tree(prompt, answers).split(self.branches or len(answers)):
-                    uses += [(len(trees), unit) for unit in prompt.units]
+                    uses += [(len(trees), unit, record.id) for unit in prompt.units]
                     trees.append(tree)
         if not trees:
             raise DataError(
@@ -133,7 +136,7 @@ class Collator:
             "media_index": torch.tensor([self.media_names.index(row.media) for row in rows]),
             "score": torch.tensor([row.score for row in rows]),
             "index": torch.tensor([index for index, _ in examples]),
-            "media": _media([(tree // per_row, unit) for tree, unit in uses]),
+            "media": _media([(tree // per_row, unit, name) for tree, unit, name in uses]),
             "layout": self.layout,
         }
 
@@ -142,7 +145,7 @@ class Collator:
             prefix=prompt.input_ids,
             branches=tuple(answer.ids for answer in answers),
             positions=self.encoder.positions(prompt, max(len(answer.ids) for answer in answers)),
-            fields=prompt.fields,
+            fields={name: extended(name, values, 1, self.encoder.facts) for name, values in prompt.fields.items()},
             block=two_way_blocks(prompt.input_ids, self.encoder),
         )
 
@@ -188,44 +191,56 @@ def split_rows(batch: Batch, size: int) -> list[tuple[Batch, Tensor]]:
     Returns:
         Each part, and which of the N scored answers it holds.
     """
-    total, width = batch["input_ids"].shape
+    total = len(batch["input_ids"])
+    return [take_rows(batch, range(start, min(start + size, total))) for start in range(0, total, size)]
+
+
+def take_rows(batch: Batch, rows: Sequence[int]) -> tuple[Batch, Tensor]:
+    """The batch of some rows of tokens, in their order, and which of the N scored answers they hold."""
+    width = batch["input_ids"].shape[1]
+    device = batch["input_ids"].device
+    taken = torch.tensor(list(rows), device=device)
     row_of = batch["hidden_index"][:, 0] // width
-    parts = []
-    for start in range(0, total, size):
-        end = min(start + size, total)
-        answers = ((row_of >= start) & (row_of < end)).nonzero()[:, 0]
-        part = dict(batch)
-        for name in ("input_ids", "record", "segment", "depth", "block"):
-            part[name] = batch[name][start:end]
-        part["position_ids"] = batch["position_ids"][..., start:end, :]
-        part["fields"] = {name: values[start:end] for name, values in batch["fields"].items()}
-        for name in ("targets", "mask", "weight", "example", "candidate", "media_index", "score"):
-            part[name] = batch[name][answers]
-        part["hidden_index"] = (batch["hidden_index"][answers] - start * width).clamp(min=0)  # padding points anywhere
-        part["media"] = {name: _of_rows(entry, start, end) for name, entry in batch["media"].items()}
-        part["media"] = {name: entry for name, entry in part["media"].items() if entry["order"]}
-        parts.append((part, answers))
-    return parts
+    answers = torch.isin(row_of, taken).nonzero()[:, 0]
+    part = dict(batch)
+    for name in ("input_ids", "record", "segment", "depth", "block"):
+        part[name] = batch[name][taken]
+    part["position_ids"] = batch["position_ids"][..., taken, :]
+    part["fields"] = {name: values[taken] for name, values in batch["fields"].items()}
+    for name in ("targets", "mask", "weight", "example", "candidate", "media_index", "score"):
+        part[name] = batch[name][answers]
+    place = torch.zeros(len(batch["input_ids"]), dtype=torch.long, device=device)
+    place[taken] = torch.arange(len(taken), device=device)
+    index = batch["hidden_index"][answers]
+    moved = place[row_of[answers]][:, None] * width + index % width
+    part["hidden_index"] = moved  # padding points anywhere inside its row
+    part["media"] = {name: _of_rows(entry, list(rows)) for name, entry in batch["media"].items()}
+    part["media"] = {name: entry for name, entry in part["media"].items() if entry["order"]}
+    return part, answers
 
 
-def _of_rows(entry: Mapping[str, Any], start: int, end: int) -> dict[str, Any]:
-    """The units that some rows use, distinct again."""
-    order = [unit for unit, row in zip(entry["order"], entry["rows"], strict=True) if start <= row < end]
-    rows = [row - start for row in entry["rows"] if start <= row < end]
-    kept = sorted(set(order))
-    chosen = {name: [entry[name][unit] for unit in kept] for name in ("units", "keys", "items")}
-    return {**chosen, "order": [kept.index(unit) for unit in order], "rows": rows}
+def _of_rows(entry: Mapping[str, Any], taken: Sequence[int]) -> dict[str, Any]:
+    """The units that some rows use, distinct again, row by row."""
+    uses = [
+        (place, unit)
+        for place, wanted in enumerate(taken)
+        for unit, row in zip(entry["order"], entry["rows"], strict=True)
+        if row == wanted
+    ]
+    kept = sorted({unit for _, unit in uses})
+    chosen = {name: [entry[name][unit] for unit in kept] for name in UNIT_FIELDS}
+    return {**chosen, "order": [kept.index(unit) for _, unit in uses], "rows": [place for place, _ in uses]}
 
 
-def _media(uses: Sequence[tuple[int, MediaUnit]]) -> dict[str, Any]:
+def _media(uses: Sequence[tuple[int, MediaUnit, str]]) -> dict[str, Any]:
     """Distinct units by modality, and the order and rows in which the placeholders use them."""
     media: dict[str, Any] = {}
-    for row, unit in uses:
-        entry = media.setdefault(unit.modality.name, {"units": [], "keys": [], "items": [], "order": [], "rows": []})
+    for row, unit, record in uses:
+        entry = media.setdefault(unit.modality.name, {name: [] for name in (*UNIT_FIELDS, "order", "rows")})
         if unit.key not in entry["keys"]:
-            entry["keys"].append(unit.key)
-            entry["units"].append(dict(unit.inputs))
-            entry["items"].append(unit.items)
+            values = (dict(unit.inputs), unit.key, unit.items, unit.rows, unit.tokens, f"record {record!r}")
+            for name, value in zip(UNIT_FIELDS, values, strict=True):
+                entry[name].append(value)
         entry["order"].append(entry["keys"].index(unit.key))
         entry["rows"].append(row)
     return media

@@ -34,12 +34,13 @@ class ModelSection(Section):
     """Which model, and which of its parts train."""
 
     path: str
-    trainable: Literal["llm", "llm+projector", "all"] = "llm"
+    trainable: Literal["llm", "projector", "llm+projector", "all"] = "llm"
     adapter: str | None = None
     quantize: Literal["4bit"] | None = None
     attention: Literal["auto", "sdpa", "eager", "flash_attention_2"] = "auto"
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     lora: LoraSection | None = LoraSection()
+    router_aux_loss_coef: Annotated[float, Field(ge=0)] | None = None
 
     @field_validator("adapter")
     @classmethod

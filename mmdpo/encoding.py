@@ -7,7 +7,6 @@ of a prompt or candidate becomes a special id.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,28 +17,12 @@ from torch import Tensor
 
 from mmdpo.corruptions import generator_for
 from mmdpo.errors import DataError, ModelError
+from mmdpo.media_units import MediaUnit, media_units
 from mmdpo.modalities.base import Modality, corruption_of, modality_of
 from mmdpo.models.families import Facts, accepted
-from mmdpo.records import Record
+from mmdpo.records import Record, media_field
 from mmdpo.rendering import Renderer
 from mmdpo.views import CLEAN
-
-
-@dataclass(frozen=True)
-class MediaUnit:
-    """The smallest set of items whose encoder inputs can be told apart: one item, or all of a prompt.
-
-    Args:
-        modality: The modality.
-        key: Content hash of the encoder inputs.
-        inputs: Encoder inputs, batched along dimension 0.
-        items: How many items it holds.
-    """
-
-    modality: Modality
-    key: str
-    inputs: Mapping[str, Tensor]
-    items: int
 
 
 @dataclass(frozen=True)
@@ -48,15 +31,22 @@ class EncodedPrompt:
 
     Args:
         input_ids: [P] token ids with media placeholders expanded.
-        fields: Further per-token inputs, each [P].
+        fields: Further per-token inputs, each [P] or [P, ...].
         units: Encoder inputs in the order of their placeholders.
-        extras: The processor's other outputs (grids, sizes), for the model's position function.
+        extras: The processor's other outputs (pixels, grids, sizes), for the model's own functions.
     """
 
     input_ids: Tensor
     fields: Mapping[str, Tensor]
     units: tuple[MediaUnit, ...]
     extras: Mapping[str, Tensor]
+
+
+def extended(name: str, values: Tensor, length: int, facts: Facts) -> Tensor:
+    """A per-token input of a prompt, [P] or [P, ...], with what it is on the ``length`` answer tokens after it."""
+    if values.ndim > 1:  # a cross-attention mask: an answer sees what the prompt's end sees, as in generation
+        return torch.cat([values, values[-1:].expand(length, *values.shape[1:])])
+    return torch.cat([values, values.new_full((length,), facts.family.answer_fields.get(name, 0))])
 
 
 class Encoder(Renderer):
@@ -89,6 +79,7 @@ class Encoder(Renderer):
         try:
             encoded = self.processor.apply_chat_template(
                 conversation,
+                chat_template=self.template,
                 add_generation_prompt=True,
                 tokenize=True,
                 return_dict=True,
@@ -107,7 +98,7 @@ class Encoder(Renderer):
                 why="The record cannot be turned into model inputs.",
                 fix="Compare its content parts with its media lists.",
             ) from error
-        return self._split(dict(encoded), items)
+        return self._split(dict(encoded), items, record)
 
     def positions(self, prompt: EncodedPrompt, answer_length: int) -> Tensor | None:
         """Positions of the plain row prompt + answer, by the model's own function.
@@ -120,7 +111,7 @@ class Encoder(Renderer):
         filler = torch.full((answer_length,), self.eos_ids[0])
         ids = torch.cat([prompt.input_ids, filler])[None]
         types = {
-            name: torch.cat([values, values.new_zeros(answer_length)])[None] for name, values in prompt.fields.items()
+            name: extended(name, values, answer_length, self.facts)[None] for name, values in prompt.fields.items()
         }
         given = {"input_ids": ids, "attention_mask": torch.ones_like(ids), **types, **prompt.extras}
         positions, _ = self.facts.rope_index(**accepted(self.facts.rope_index, given))
@@ -145,65 +136,65 @@ class Encoder(Renderer):
             parts = []
             for part in message["content"]:
                 kind = part["type"]
-                parts.append(dict(part) if kind == "text" else {"type": kind, kind: next(queues[kind])})
+                if kind == "text":
+                    parts.append(dict(part))
+                    continue
+                item = modality_of(media_field(kind)).for_processor(next(queues[kind]), self.processor)
+                parts.append({"type": kind, kind: item})
             conversation.append({"role": message["role"], "content": parts})
         return conversation, loaded
 
-    def _split(self, encoded: dict[str, Any], items: Mapping[str, Sequence[Any]]) -> EncodedPrompt:
+    def _split(self, encoded: dict[str, Any], items: Mapping[str, Sequence[Any]], record: Record) -> EncodedPrompt:
         """Sorts the processor's outputs into ids, per-token fields and encoder inputs."""
-        ids = encoded.pop("input_ids")
         encoded.pop("attention_mask", None)
+        encoded.pop("labels", None)
+        ids = encoded.pop("input_ids")
         units: list[MediaUnit] = []
-        media_inputs: dict[str, Tensor] = {}
-        for plural, refs in items.items():
-            if refs:
-                modality = modality_of(plural)
-                inputs = {name: torch.as_tensor(encoded.pop(name)) for name in modality.inputs if name in encoded}
-                if not inputs:
-                    raise ModelError(
-                        f"the processor made no inputs for {len(refs)} {plural}",
-                        why="The model would be trained without its media.",
-                        fix=f"Use a model that takes {plural}, or a processor with an encoder for them.",
-                    )
-                units += _units(modality, inputs, len(refs))
-                media_inputs |= inputs
-        fields = {
-            name: values[0]
-            for name, values in encoded.items()
-            if isinstance(values, Tensor) and values.shape == ids.shape
-        }
-        return EncodedPrompt(ids[0], fields, tuple(units), media_inputs)
-
-
-def _units(modality: Modality, inputs: Mapping[str, Tensor], items: int) -> list[MediaUnit]:
-    """Splits encoder inputs by item where their shapes allow it, else keeps them together as one unit."""
-    main = inputs[next(name for name in modality.inputs if name in inputs)]
-    grid = inputs.get(modality.grid) if modality.grid else None
-    if all(len(values) == items for values in inputs.values()):
-        pieces = [{name: values[i : i + 1] for name, values in inputs.items()} for i in range(items)]
-        counts = [1] * items
-    elif grid is not None and len(grid) == items and int(grid.prod(-1).sum()) == len(main):
-        ends = grid.prod(-1).cumsum(0).tolist()
-        pieces = []
-        for i, end in enumerate(ends):
-            start = ends[i - 1] if i else 0
-            pieces.append(
-                {
-                    name: values[i : i + 1] if len(values) == items and values is not main else values[start:end]
-                    for name, values in inputs.items()
-                }
+        extras: dict[str, Tensor] = {}
+        for plural, decoded in items.items():
+            if not decoded:
+                continue
+            modality = modality_of(plural)
+            inputs = {
+                name: torch.as_tensor(encoded.pop(name)) for name in self._input_names(modality) if name in encoded
+            }
+            _check_inputs(modality, inputs, len(decoded), record)
+            units += media_units(
+                modality,
+                inputs,
+                decoded,
+                ids[0] == self.facts.media_token_ids.get(modality.name, -1),
+                self.processor,
+                tokens_needed=self.facts.embeds(modality.name),
             )
-        counts = [1] * items
-    else:
-        pieces, counts = [dict(inputs)], [items]
-    return [MediaUnit(modality, _content_key(piece), piece, count) for piece, count in zip(pieces, counts, strict=True)]
+            extras |= inputs
+        fields = {}
+        for name, values in encoded.items():
+            tensor = torch.as_tensor(values)
+            if tensor.shape[:2] == ids.shape:
+                fields[name] = tensor[0]
+            else:
+                extras[name] = tensor
+        return EncodedPrompt(ids[0], fields, tuple(units), extras)
+
+    def _input_names(self, modality: Modality) -> tuple[str, ...]:
+        """What the processor calls the modality's encoder inputs, the main one first."""
+        own = getattr(self.processor, "input_names", None)  # of a composed model's processor
+        return modality.inputs if own is None else tuple(own(modality.name))
 
 
-def _content_key(inputs: Mapping[str, Tensor]) -> str:
-    """SHA-256 of the encoder inputs: equal inputs are one distinct item, wherever they come from."""
-    digest = hashlib.sha256()
-    for name in sorted(inputs):
-        values = inputs[name].detach().cpu().contiguous()
-        digest.update(f"{name}{values.dtype}{tuple(values.shape)}".encode())
-        digest.update(values.flatten().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
+def _check_inputs(modality: Modality, inputs: Mapping[str, Tensor], items: int, record: Record) -> None:
+    """Refuses media that the processor ignored, and encoder inputs that are not numbers."""
+    if not inputs:
+        raise ModelError(
+            f"the processor made no inputs for the {items} {modality.plural} of record {record.id!r}",
+            why="The model would be trained without its media.",
+            fix=f"Use a model that takes {modality.plural}, or a processor with an encoder for them.",
+        )
+    for name, values in inputs.items():
+        if values.is_floating_point() and not bool(torch.isfinite(values).all()):
+            raise DataError(
+                f"the {modality.plural} of record {record.id!r} give {name} that are not finite",
+                why="One NaN makes every weight NaN at the next step.",
+                fix="Correct the file or leave the record out.",
+            )

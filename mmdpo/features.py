@@ -11,27 +11,55 @@ from __future__ import annotations
 import contextlib
 import types
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Literal
+from dataclasses import dataclass, replace
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from mmdpo import registry
 from mmdpo.errors import ModelError
-from mmdpo.models.families import accepted
+from mmdpo.models.families import Family, accepted, feature_function
 
-PER_ITEM = ("pooler_output", "deepstack_features")
-"""Fields of an encoder's output that hold one entry an item (``deepstack_features``: one list of entries a layer)."""
+
+class _Size(NamedTuple):
+    """How much of an encoder's output belongs to a unit; ``tokens`` is None where it is not known beforehand."""
+
+    items: int
+    rows: int
+    tokens: int | None
+    name: str
+
+
+@dataclass(frozen=True)
+class Features:
+    """Projected features of one unit.
+
+    Args:
+        groups: One tensor for each entry of the encoder's output, or one with a row for each.
+        layers: The same for each further layer that the language model reads (``deepstack_features``).
+        output: Class of the encoder's output, and container of its ``pooler_output``.
+    """
+
+    groups: Any
+    layers: tuple[Any, ...] | None
+    output: tuple[type, type]
+
+    def flat(self) -> Tensor:
+        """[tokens, hidden] all features of the unit, in the order of its placeholders."""
+        if isinstance(self.groups, Tensor):
+            return self.groups.reshape(-1, self.groups.shape[-1])
+        return torch.cat([group.reshape(-1, group.shape[-1]) for group in self.groups])
 
 
 class _Shared:
     """What policy and reference share; a deep copy of the model keeps the very same object."""
 
     def __init__(self) -> None:
-        self.kept: dict[tuple[str, str], dict[str, Any]] = {}
-        self.tower_items: tuple[str, ...] = ()
-        self.tower_outputs: list[Any] = []  # of those items, one a call of the tower
-        self.replay: Iterator[Any] | None = None  # over them, while a feature function runs for scoring
+        self.kept: dict[tuple[str, str], Features] = {}
+        self.tower_outputs: dict[str, tuple[tuple[str, ...], list[Any]]] = {}  # by modality: of which items, by call
+        self.replay: Iterator[Any] | None = None  # over one modality's, while its feature function runs for scoring
+        self.record: list[Any] = []
 
     def __deepcopy__(self, memo: dict[int, Any]) -> _Shared:
         return self
@@ -41,72 +69,76 @@ class FeatureStore:
     """Features of the current optimizer step.
 
     Args:
-        backbone: The module with the ``get_<modality>_features`` methods.
+        backbone: The module that holds encoders and projectors.
+        family: The family's row.
         frozen: ``"all"`` when neither encoder nor projector trains, ``"tower"`` when only the encoder is frozen,
             ``"none"`` when the encoder trains.
-        tower: The encoder module.
+        towers: The encoder modules, for ``"tower"``.
     """
 
-    def __init__(self, backbone: nn.Module, frozen: Literal["all", "tower", "none"], tower: nn.Module | None) -> None:
+    def __init__(
+        self,
+        backbone: nn.Module,
+        family: Family,
+        frozen: Literal["all", "tower", "none"] = "none",
+        towers: Sequence[nn.Module] = (),
+    ) -> None:
         self.backbone = backbone
+        self.family = family
         self.frozen = frozen
         self._shared = _Shared()
-        if frozen == "tower" and tower is not None:
-            self._run_tower_once(tower)
+        for tower in towers:
+            self._run_once(tower)
 
     def clear(self) -> None:
         """Forgets everything; called when the step is over or the weights have changed."""
         self._shared.kept.clear()
-        self._shared.tower_items, self._shared.tower_outputs = (), []
+        self._shared.tower_outputs.clear()
 
-    def outputs(self, media: Mapping[str, Any]) -> dict[str, Any]:
-        """Encoder outputs of a batch by modality, in the order of the placeholders.
+    def units(self, media: Mapping[str, Any]) -> dict[str, list[Features]]:
+        """Features by modality, one a placeholder group, in reading order.
 
         Args:
             media: The batch's ``media`` entry.
-
-        Returns:
-            What the model takes as ``mm_encoder_outputs``.
         """
         return {name: self._of(name, entry) for name, entry in media.items()}
 
-    def _of(self, name: str, entry: Mapping[str, Any]) -> Any:
+    def _of(self, name: str, entry: Mapping[str, Any]) -> list[Features]:
         keys: Sequence[str] = entry["keys"]
         missing = [n for n, key in enumerate(keys) if (name, key) not in self._shared.kept]
         pieces = {n: self._shared.kept[name, keys[n]] for n in range(len(keys)) if n not in missing}
         if missing:
+            sizes = [_Size(*(entry[field][n] for field in ("items", "lengths", "tokens", "names"))) for n in missing]
             output = self._encode(name, entry, missing)
-            kinds = (type(output), type(output.pooler_output))
-            split = _split(output, [entry["items"][n] for n in missing], name)
-            pieces |= dict(zip(missing, split, strict=True))
-            for n, piece in zip(missing, split, strict=True):
-                piece["types"] = kinds
+            for n, piece in zip(missing, _split(output, sizes, name), strict=True):
+                pieces[n] = piece
                 if self.frozen == "all":
                     self._shared.kept[name, keys[n]] = piece
-        return _join([pieces[n] for n in entry["order"]])
+        return [pieces[n] for n in entry["order"]]
 
     def _encode(self, name: str, entry: Mapping[str, Any], missing: Sequence[int]) -> Any:
         """Runs the model's own feature function on the distinct items that are not there yet."""
-        modality = registry.modalities.get(name)
-        method = getattr(self.backbone, modality.encode, None)
-        if method is None:
+        function = feature_function(self.backbone, self.family, name)
+        if function is None:
             raise ModelError(
-                f"{type(self.backbone).__name__} has no {modality.encode}",
-                why=f"It cannot take {modality.plural}.",
+                f"{type(self.backbone).__name__} has nothing that encodes {registry.modalities.get(name).plural}",
+                why=f"{entry['names'][0]} has some, and the model would be trained without them.",
                 fix="Use a model of that modality, or records without it.",
             )
         inputs = {key: concatenate([entry["units"][n][key] for n in missing]) for key in entry["units"][missing[0]]}
         items, shared = tuple(entry["keys"][n] for n in missing), self._shared
-        if shared.tower_items != items:
-            shared.tower_items, shared.tower_outputs = items, []
-        shared.replay = iter(tuple(shared.tower_outputs))
+        of, outputs = shared.tower_outputs.get(name, ((), []))
+        shared.replay, shared.record = iter(outputs if of == items else ()), []
         try:
             with torch.no_grad() if self.frozen == "all" else contextlib.nullcontext():
-                return method(**accepted(method, inputs), return_dict=True)
+                output = function(**accepted(function, inputs), return_dict=True)
+            if shared.record:
+                shared.tower_outputs[name] = (items, shared.record)
+            return output
         finally:
-            shared.replay = None
+            shared.replay, shared.record = None, []
 
-    def _run_tower_once(self, tower: nn.Module) -> None:
+    def _run_once(self, tower: nn.Module) -> None:
         """Replaces the tower's forward by one under ``no_grad`` that is not run again for the same items."""
         plain, shared = type(tower).forward, self._shared
 
@@ -118,14 +150,14 @@ class FeatureStore:
             with torch.no_grad():
                 output = plain(module, *args, **kwargs)
             if replay is not None:
-                shared.tower_outputs.append(output)
+                shared.record.append(output)
             return output
 
         tower.forward = types.MethodType(once, tower)
 
 
 def concatenate(values: Sequence[Tensor]) -> Tensor:
-    """Concatenates along dimension 0, zero-padding the other dimensions to the largest (tiles, pixels)."""
+    """Concatenates along dimension 0, zero-padding the other dimensions to the largest (tiles, pixels, frames)."""
     if len({value.shape[1:] for value in values}) == 1:
         return torch.cat(list(values))
     shape = [max(sizes) for sizes in zip(*(value.shape[1:] for value in values), strict=True)]
@@ -137,41 +169,67 @@ def concatenate(values: Sequence[Tensor]) -> Tensor:
     return torch.cat(padded)
 
 
-def _split(output: Any, items: Sequence[int], name: str) -> list[dict[str, Any]]:
-    """One dictionary of per-item fields for each unit."""
-    entries = len(output.pooler_output)
-    if entries == len(items):
-        counts = [1] * len(items)
-    elif entries == sum(items):
-        counts = list(items)
-    else:
-        raise ModelError(
-            f"the encoder gave {entries} feature groups for {sum(items)} {name} items",
-            why="It is not known which features belong to which item.",
-            fix="Report the model family; mmdpo/models/families.py lacks a fact about it.",
-        )
-    ends = torch.tensor(counts).cumsum(0).tolist()
-    slices = [slice(end - count, end) for end, count in zip(ends, counts, strict=True)]
-    pieces: list[dict[str, Any]] = [{"pooler_output": output.pooler_output[part]} for part in slices]
-    layers = getattr(output, "deepstack_features", None)
-    if layers is not None:
-        for piece, part in zip(pieces, slices, strict=True):
-            piece["deepstack_features"] = [layer[part] for layer in layers]
-    return pieces
-
-
-def _join(pieces: Sequence[dict[str, Any]]) -> Any:
+def outputs_of(units: Sequence[Features]) -> Any:
     """The encoder output that the model reads, assembled in the order of the placeholders."""
-    output_type, container = pieces[0]["types"]
+    container = units[0].output[1]
+    output_type: Any = units[0].output[0]
 
     def joined(groups: Sequence[Any]) -> Any:
         if issubclass(container, Tensor):
             return torch.cat(list(groups))
         return container(entry for group in groups for entry in group)
 
-    fields = {"pooler_output": joined([piece["pooler_output"] for piece in pieces])}
-    if "deepstack_features" in pieces[0]:
-        fields["deepstack_features"] = [
-            joined(layer) for layer in zip(*(piece["deepstack_features"] for piece in pieces), strict=True)
-        ]
+    fields = {"pooler_output": joined([unit.groups for unit in units])}
+    if units[0].layers is not None:
+        fields["deepstack_features"] = [joined(layer) for layer in zip(*(u.layers or () for u in units), strict=True)]
     return output_type(**fields)
+
+
+def _split(output: Any, sizes: Sequence[_Size], name: str) -> list[Features]:
+    """The features of each unit."""
+    groups = output.pooler_output
+    counts = _counts(len(groups), groups.ndim if isinstance(groups, Tensor) else None, sizes)
+    if counts is None:
+        raise ModelError(
+            f"the encoder gave {len(groups)} feature groups for {sum(size.items for size in sizes)} {name} items",
+            why="It is not known which features belong to which item.",
+            fix="Report the model family; mmdpo/models/families.py lacks a fact about it.",
+        )
+    ends = torch.tensor(counts).cumsum(0).tolist()
+    slices = [slice(end - count, end) for end, count in zip(ends, counts, strict=True)]
+    layers = getattr(output, "deepstack_features", None)
+    kinds = (type(output), type(groups))
+    pieces = [
+        Features(groups[part], None if layers is None else tuple(layer[part] for layer in layers), kinds)
+        for part in slices
+    ]
+    return [_checked(piece, size, name) for piece, size in zip(pieces, sizes, strict=True)]
+
+
+def _counts(entries: int, dimensions: int | None, sizes: Sequence[_Size]) -> list[int] | None:
+    """How many of the output's entries belong to each unit."""
+    candidates: list[list[int]] = [[1] * len(sizes), [size.rows for size in sizes], [size.items for size in sizes]]
+    tokens = [size.tokens for size in sizes]
+    if dimensions == 2 and None not in tokens:
+        candidates = [[count or 0 for count in tokens]]
+    return next((counts for counts in candidates if sum(counts) == entries), None)
+
+
+def _checked(piece: Features, size: _Size, name: str) -> Features:
+    """Refuses features that are not finite, or not as many as there are placeholders; cuts an encoder's own padding."""
+    flat = piece.flat()
+    if not bool(torch.isfinite(flat).all()):
+        raise ModelError(
+            f"the {name} features of {size.name} are not finite",
+            why="One NaN makes every weight NaN at the next step.",
+            fix="Look at the item and at the encoder's weights and precision (float16 overflows).",
+        )
+    if size.tokens is None or len(flat) == size.tokens:
+        return piece
+    if isinstance(piece.groups, Tensor) and len(piece.groups) == 1 and len(flat) > size.tokens:
+        return replace(piece, groups=piece.groups[:, : size.tokens])
+    raise ModelError(
+        f"the encoder gave {len(flat)} features for {size.name}, which has {size.tokens} {name} placeholder tokens",
+        why="Features would stand at the wrong tokens.",
+        fix="The length that is declared for an item (MediaEncoder.tokens, the processor) must be its encoder's.",
+    )

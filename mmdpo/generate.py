@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -81,11 +81,23 @@ def generate(
             torch.manual_seed(settings.seed)
             for start in progress(range(0, len(order), settings.batch_size)):
                 members = order[start : start + settings.batch_size]
-                prompts = [encoder.prompt(records[n]) for n in members]
-                answers |= dict(zip(members, _batch(model, encoder, prompts, settings), strict=True))
+                prompts = {n: encoder.prompt(records[n]) for n in members}
+                for group in _groups(prompts, encoder):
+                    generated = _batch(model, encoder, [prompts[n] for n in group], settings)
+                    answers |= dict(zip(group, generated, strict=True))
     finally:
         model.train(training)
     return [answers[n] for n in range(len(records))]
+
+
+def _groups(prompts: Mapping[int, EncodedPrompt], encoder: Encoder) -> Iterator[list[int]]:
+    """Prompts that can be answered side by side: a cross-attention layer takes equally many images of each."""
+    if not encoder.facts.family.cross_attention:
+        yield list(prompts)
+        return
+    counts = {n: sum(unit.items for unit in prompt.units) for n, prompt in prompts.items()}
+    for count in sorted(set(counts.values())):
+        yield [n for n in prompts if counts[n] == count]
 
 
 def _batch(
@@ -100,9 +112,8 @@ def _batch(
     }
     for name in prompts[0].fields:
         inputs[name] = _left_padded([prompt.fields[name] for prompt in prompts], 0)
-    units = [unit for prompt in prompts for unit in prompt.units]
-    for name in {name for unit in units for name in unit.inputs}:
-        inputs[name] = concatenate([unit.inputs[name] for unit in units])
+    for name in {name for prompt in prompts for name in prompt.extras}:
+        inputs[name] = concatenate([prompt.extras[name] for prompt in prompts if name in prompt.extras])
     drawing = (
         {"do_sample": True, "temperature": settings.temperature, "top_p": settings.top_p, "top_k": 0}
         if settings.temperature > 0
@@ -132,4 +143,4 @@ def _generated(encoder: Encoder, row: Tensor) -> Generated:
 
 def _left_padded(rows: Sequence[Tensor], value: int) -> Tensor:
     width = max(len(row) for row in rows)
-    return torch.stack([torch.cat([row.new_full((width - len(row),), value), row]) for row in rows])
+    return torch.stack([torch.cat([row.new_full((width - len(row), *row.shape[1:]), value), row]) for row in rows])

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from mmdpo.collate import Batch, Collator, Layout
-from mmdpo.encoding import Encoder
+from mmdpo.encoding import Encoder, extended
 from mmdpo.errors import MMDPOError, ParityError
 from mmdpo.models.families import Facts
 from mmdpo.records import Record
@@ -127,7 +127,7 @@ def own_logprobs(
     mask = torch.ones_like(ids)
     if padding:
         mask[-padding:] = 0
-    fields = {name: torch.cat([v, v.new_zeros(extra)])[None] for name, v in prompt.fields.items()}
+    fields = {name: extended(name, v, extra, encoder.facts)[None] for name, v in prompt.fields.items()}
     inputs = to_model({"input_ids": ids[None], "attention_mask": mask[None], **fields, **prompt.extras}, model)
     logits = model(**inputs, use_cache=False).logits[0]
     start = len(prompt.input_ids) - 1

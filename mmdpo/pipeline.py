@@ -170,7 +170,14 @@ def load_policy(config: RunConfig, device: torch.device) -> LoadedModel:
         section.path, attention=section.attention, dtype=section.dtype, quantize=section.quantize
     )
     lora = None if section.lora is None else Lora(**section.lora.model_dump())
-    loaded = prepare(model, processor, trainable=section.trainable, lora=lora, adapter=section.adapter)
+    loaded = prepare(
+        model,
+        processor,
+        trainable=section.trainable,
+        lora=lora,
+        adapter=section.adapter,
+        router_aux_loss_coef=section.router_aux_loss_coef,
+    )
     if section.quantize is None:
         loaded.model.to(device)
     return loaded

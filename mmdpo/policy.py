@@ -9,13 +9,15 @@ import torch
 
 from mmdpo.errors import ConfigError
 from mmdpo.features import FeatureStore
-from mmdpo.models.families import Facts, facts_of
+from mmdpo.models.families import Facts, backbone_of, facts_of
 from mmdpo.models.load import (
     TRAINS,
     Lora,
     Part,
     Trainable,
+    encoder_modules,
     part_of,
+    require_parts,
     silence_dropout,
     with_existing_adapter,
     with_lora,
@@ -62,6 +64,7 @@ def prepare(
     trainable: Trainable = "llm",
     lora: Lora | None = None,
     adapter: str | None = None,
+    router_aux_loss_coef: float | None = None,
 ) -> LoadedModel:
     """Makes a loaded model ready for preference training.
 
@@ -71,6 +74,7 @@ def prepare(
         trainable: Which parts train.
         lora: Adapter settings; None trains the parts themselves.
         adapter: An existing adapter to go on from; it is loaded twice, trainable and frozen (the reference).
+        router_aux_loss_coef: Factor of a mixture of experts' load-balancing loss; None for what the model says itself.
 
     Returns:
         The model with its adapters and with the scoring keyword.
@@ -80,6 +84,7 @@ def prepare(
     if lora is None and adapter is None and model.dtype in (torch.bfloat16, torch.float16):
         model.float()  # an update of 5e-6 is rounded away in half precision; train.bf16 computes in it all the same
     trained = TRAINS[trainable]
+    require_parts(model, facts, trained)
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(lora is None and adapter is None and part_of(name, facts) in trained)
     wrapped, base_changed = model, False
@@ -87,7 +92,7 @@ def prepare(
         wrapped = with_existing_adapter(model, adapter)
     elif lora is not None:
         wrapped, base_changed = with_lora(model, facts, trained, lora)
-    encode_once(model, facts)
+    encode_once(model, facts, router_aux_loss_coef)
     names = [name for name, parameter in wrapped.named_parameters() if parameter.requires_grad]
     if not names:
         raise ConfigError(
@@ -106,15 +111,15 @@ def prepare(
     )
 
 
-def encode_once(model: Any, facts: Facts) -> None:
+def encode_once(model: Any, facts: Facts, router_aux_loss_coef: float | None = None) -> None:
     """Attaches the feature store and the scoring keyword, from which parts train now."""
     training: set[Part] = {part_of(name, facts) for name, p in model.named_parameters() if p.requires_grad}
-    backbone: Any = getattr(model, model.base_model_prefix)
     frozen: Literal["all", "tower", "none"] = "all"
     if "encoder" in training:
         frozen = "none"
     elif "projector" in training:
         # a tower that holds its own projector (Qwen's merger) cannot run under no_grad as a whole
-        frozen = "none" if any("." in name for name in facts.family.projector) else "tower"
-    tower: Any = backbone.get_encoder(modality="image") if frozen == "tower" else None
-    install_scoring(model, FeatureStore(backbone, frozen, tower))
+        frozen = "none" if any("." in name for name in facts.projectors) else "tower"
+    towers = encoder_modules(model, facts) if frozen == "tower" else []
+    store = FeatureStore(backbone_of(model), facts.family, frozen, towers)
+    install_scoring(model, store, router_aux_loss_coef)

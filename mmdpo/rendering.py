@@ -56,12 +56,17 @@ class Renderer:
                 why="An answer could not be told from its continuation, and generation would never stop.",
                 fix="Set generation_config.eos_token_id to the id that ends an assistant turn.",
             )
-        if not getattr(processor, "chat_template", None):
+        if self.template is None:
             raise ModelError(
                 "the processor has no chat template",
                 why="The prompt could not be rendered the way the model was trained.",
                 fix="Set processor.chat_template, or save the model's processor with it.",
             )
+
+    @property
+    def template(self) -> str | None:
+        """The processor's chat template, or the plain prompt of a family that has none."""
+        return getattr(self.processor, "chat_template", None) or self.facts.family.template
 
     @cached_property
     def _control(self) -> re.Pattern[str]:
@@ -97,7 +102,10 @@ class Renderer:
             ModelError: Naming the text: the model would be trained on answers to a question it never sees.
         """
         rendered = self.processor.apply_chat_template(
-            [dict(message) for message in record.prompt], add_generation_prompt=True, tokenize=False
+            [dict(message) for message in record.prompt],
+            chat_template=self.template,
+            add_generation_prompt=True,
+            tokenize=False,
         )
         for message in record.prompt:
             for part in message["content"]:
@@ -112,7 +120,7 @@ class Renderer:
         """Token ids of a rendering, media placeholders not expanded."""
         ids = self.tokenizer.apply_chat_template(
             conversation,
-            chat_template=self.processor.chat_template,
+            chat_template=self.template,
             add_generation_prompt=generation_prompt,
             tokenize=True,
             return_dict=False,
@@ -122,6 +130,9 @@ class Renderer:
 
     def _rendered(self, record: Record, candidate: Candidate) -> tuple[Way, list[int]]:
         """What the template makes of an answer, white space after it dropped where it writes no end token."""
+        if getattr(self.processor, "chat_template", None) is None:
+            # no chat: the processor itself tokenises an answer (its ``suffix``) apart from the prompt
+            return "context", self._text_ids(candidate.text)
         conversation: list[dict[str, Any]] = [
             {"role": m["role"], "content": [dict(part) for part in m["content"]]} for m in record.prompt
         ]
@@ -169,7 +180,7 @@ class Renderer:
         return str(
             self.tokenizer.apply_chat_template(
                 conversation,
-                chat_template=self.processor.chat_template,
+                chat_template=self.template,
                 add_generation_prompt=generation_prompt,
                 tokenize=False,
             )

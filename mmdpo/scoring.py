@@ -7,23 +7,22 @@ raises). Logits exist only where an answer token is predicted, and only one tile
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import inspect
 import types
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from mmdpo.branches import additive_mask, attention_rule
+from mmdpo.backbone import ScoringState, last_hidden
 from mmdpo.collate import Batch
 from mmdpo.errors import ModelError
 from mmdpo.features import FeatureStore
 from mmdpo.models.families import Facts, facts_of
-from mmdpo.models.load import part_of
+from mmdpo.models.router import router_loss_of
 
 TILE_ELEMENTS = 2**24
 """Logits held at a time by the head: 64 MiB in float32."""
@@ -153,33 +152,22 @@ def head_of(model: Any, facts: Facts) -> Head:
         )
     text: Any = model.config.get_text_config()
     softcap = getattr(text, "final_logit_softcapping", None) if facts.family.final_softcap else None
-    return Head(layer.weight, layer.bias, softcap=softcap)
+    softcap = getattr(model.config, "logit_softcap", softcap)  # a composed model says what its language model does
+    return Head(layer.weight, layer.bias, getattr(model.config, "logit_scale", 1.0), softcap)
 
 
-@dataclass
-class ScoringState:
-    """What a model needs to score, attached to it by :func:`install_scoring`.
-
-    Args:
-        facts: Facts of the model.
-        features: Features of the current step.
-    """
-
-    facts: Facts
-    features: FeatureStore
-
-
-def install_scoring(model: Any, features: FeatureStore) -> ScoringState:
+def install_scoring(model: Any, features: FeatureStore, router_aux_loss_coef: float | None = None) -> ScoringState:
     """Gives a Hugging Face model's ``forward`` the keyword ``score_batch``.
 
     Args:
         model: The model itself (inside PEFT's wrapper, if any).
         features: Its feature store.
+        router_aux_loss_coef: Factor of the load-balancing loss of a mixture of experts; None for the model's own.
 
     Returns:
         The state that the keyword uses. A model that is deep-copied afterwards scores with its own weights.
     """
-    state = ScoringState(facts_of(model), features)
+    state = ScoringState(facts_of(model), features, router_loss_of(model, router_aux_loss_coef))
     model.mmdpo_scoring = state
     head = head_of(model, state.facts)
     _add_keyword(model, "score_batch", _score)
@@ -221,65 +209,12 @@ def score(model: nn.Module, batch: Batch) -> Tensor:
 
 def _score(model: Any, batch: Batch) -> Tensor:
     state: ScoringState = model.mmdpo_scoring
-    backbone: Any = getattr(model, model.base_model_prefix)
-    embedding: Tensor = model.get_input_embeddings().weight
-    features = state.features.outputs(batch["media"])
-    inputs: dict[str, Any] = {
-        "input_ids": batch["input_ids"],
-        "position_ids": batch["position_ids"],
-        "use_cache": False,
-    }
-    if features:
-        inputs["mm_encoder_outputs"] = features
-    if batch["layout"] == "shared":
-        inputs["attention_mask"] = shared_masks(batch, state.facts, embedding.dtype)
-    else:
-        inputs["attention_mask"] = (batch["record"] >= 0).long()
-        named = inspect.signature(backbone.forward).parameters
-        inputs |= {name: values for name, values in batch["fields"].items() if name in named}
-    with contextlib.nullcontext() if features else _zero_from_encoders(model, state.facts):
-        hidden = backbone(**inputs).last_hidden_state
+    hidden = last_hidden(model, batch, state)
     mask = batch["mask"]
     rows = hidden.flatten(0, 1)[batch["hidden_index"][mask]]
     logp = model.get_output_embeddings()(rows, score_targets=batch["targets"][mask])
     return logp.new_zeros(mask.shape).masked_scatter(mask, logp)
 
 
-@contextlib.contextmanager
-def _zero_from_encoders(model: Any, facts: Facts) -> Iterator[None]:
-    """Adds zero times every trained parameter of encoder and projector to the embeddings of a batch without media.
-
-    Other processes may have media where this one has none. Without a gradient here, and from the first layer on, FSDP2
-    would wait for it, and DDP would leave what earlier micro-batches gave without averaging it.
-    """
-    encoders = [p for name, p in model.named_parameters() if p.requires_grad and part_of(name, facts) != "llm"]
-    if not encoders or not torch.is_grad_enabled():
-        yield
-        return
-
-    def add_zero(module: nn.Module, args: Any, output: Tensor) -> Tensor:
-        del module, args
-        return output + sum(parameter.sum() * 0 for parameter in encoders)
-
-    handle = model.get_input_embeddings().register_forward_hook(add_zero)
-    try:
-        yield
-    finally:
-        handle.remove()
-
-
 def _score_rows(layer: Any, hidden: Tensor, targets: Tensor, scale: float, softcap: float | None) -> Tensor:
     return head_logprobs(hidden, Head(layer.weight, layer.bias, scale, softcap), targets)
-
-
-def shared_masks(batch: Mapping[str, Tensor], facts: Facts, dtype: torch.dtype) -> Any:
-    """The branch rule as the model takes it: one additive mask, or one for each type of attention layer."""
-    block = None if facts.family.two_way == "none" else batch["block"]
-    place = (batch["record"], batch["segment"], batch["depth"], block)
-    full = additive_mask(attention_rule(*place), dtype) if not facts.forward_window else None
-    if facts.window is None or not facts.family.mask_by_layer:
-        return full  # without masks by layer a window that binds cannot be told; the start-up check finds out
-    windowed = additive_mask(attention_rule(*place, window=facts.window), dtype)
-    if full is None:
-        return windowed
-    return {"full_attention": full, "sliding_attention": windowed}

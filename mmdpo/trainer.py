@@ -171,6 +171,7 @@ class PreferenceTrainer(ScoringTrainer):
         else:
             table = self._table(model, inputs, self.collator)
             loss, parts = self.objective(table, num_items_in_batch)
+            loss = loss + self._router_loss()
             self._record(table, parts)
         loss = loss * self.accelerator.num_processes
         return (loss, {}) if return_outputs else loss
@@ -208,15 +209,27 @@ class PreferenceTrainer(ScoringTrainer):
         *others, last = inputs["chunks"]
         with self.accelerator.no_sync(model):  # around the forward too: DDP decides there whether to reduce
             for chunk in others:
-                self.accelerator.backward(self._surrogate(model, chunk, done) * self.accelerator.num_processes)
-        surrogate = self._surrogate(model, last, done)
+                self.accelerator.backward(
+                    self._surrogate(model, chunk, done, len(inputs["chunks"])) * self.accelerator.num_processes
+                )
+        surrogate = self._surrogate(model, last, done, len(inputs["chunks"]))
         return surrogate - surrogate.detach() + done.loss
 
-    def _surrogate(self, model: nn.Module, chunk: Any, done: FirstPass) -> Tensor:
+    def _surrogate(self, model: nn.Module, chunk: Any, done: FirstPass, chunks: int) -> Tensor:
         """A number with the objective's gradient for one chunk."""
         part, answers, generators = chunk
         generators.restore()
-        return (score(model, part)[: len(answers)] * done.gradient[answers]).sum()
+        surrogate = (score(model, part)[: len(answers)] * done.gradient[answers]).sum()
+        return surrogate + self._router_loss() / chunks
+
+    def _router_loss(self) -> Tensor | float:
+        """This forward pass's share of the experts' load-balancing loss, a mean over the step's micro-batches."""
+        router = self.loaded.inner.mmdpo_scoring.router
+        if router is None:
+            return 0.0
+        loss = router.take() / (self.current_gradient_accumulation_steps * self.accelerator.num_processes)
+        self._loss_parts["router"] = self._loss_parts.get("router", 0.0) + torch.as_tensor(loss).detach()
+        return loss
 
     def _record(self, table: ScoreTable, parts: dict[str, Tensor]) -> None:
         self.meter.add(step_metrics(pair_statistics(table, self.reward)))

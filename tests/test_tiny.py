@@ -10,10 +10,10 @@ import torch
 from PIL import Image
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
-from tiny import FAMILIES, Tiny, append_ids, assistant, encode, exact_float64, user
+from tiny import CORE, FAMILIES, Tiny, append_ids, assistant, encode, exact_float64, user
 from tiny.overfit import Dialogue, overfit, reply
 
-every_family = pytest.mark.parametrize("name", FAMILIES)
+every_family = pytest.mark.parametrize("name", CORE)
 
 
 def last_logits(tiny: Tiny, inputs: Any) -> torch.Tensor:

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from tiny import FAMILIES, assistant, encode, system, templates, user
+from tiny import CORE, FAMILIES, assistant, encode, system, templates, user
 
-every_family = pytest.mark.parametrize("name", FAMILIES)
+every_family = pytest.mark.parametrize("name", CORE)
 
 # --- the tokenizers -------------------------------------------------------------------------------------------------
 

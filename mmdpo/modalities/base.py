@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 from mmdpo import registry
 from mmdpo.corruptions import Corruption
 from mmdpo.errors import ConfigError, did_you_mean
+from mmdpo.modalities.encoders import MediaEncoder
 from mmdpo.records import Media
 
 
@@ -23,26 +24,36 @@ class Modality(ABC):
     Attributes:
         name: Singular name, also the ``type`` of its content part and its key in ``mm_encoder_outputs``.
         plural: Name of its list in :attr:`mmdpo.Record.media`.
-        inputs: Names of the processor's outputs that go into the encoder, the main one first.
+        inputs: Names of the outputs of published models' processors that go into the encoder, the main one first; none
+            for a modality that only composed models take.
         grid: Name of the output that holds [items, 3] patch counts when the main one packs the patches of all items.
-        encode: Name of the model's method that turns the inputs into features.
         corruptions: Media variants by name. ``blank`` must be among them.
+        encoders: Encoders by name, for composed models; precomputed ``embeddings`` work for every modality.
     """
 
     name: ClassVar[str]
     plural: ClassVar[str]
-    inputs: ClassVar[tuple[str, ...]]
+    inputs: ClassVar[tuple[str, ...]] = ()
     grid: ClassVar[str | None] = None
-    encode: ClassVar[str]
     corruptions: ClassVar[Mapping[str, Corruption]]
+    encoders: ClassVar[Mapping[str, type[MediaEncoder]]] = {}
 
     @abstractmethod
     def load(self, media: Media, root: Path | None) -> Any:
-        """Decodes one item into what the processor takes.
+        """Decodes one item.
 
         Raises:
             DataError: The item is missing, not readable or refused.
         """
+
+    def for_processor(self, item: Any, processor: Any) -> Any:
+        """What a processor's content part takes of a decoded (and perhaps corrupted) item; by default the item itself.
+
+        Raises:
+            DataError: The processor would cut the item.
+        """
+        del processor
+        return item
 
 
 def modality_of(plural: str) -> Modality:

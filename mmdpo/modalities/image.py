@@ -34,6 +34,9 @@ class ImageModality(Modality):
         "image_sizes",
         "pixel_attention_mask",
         "image_position_ids",
+        "batch_num_images",
+        "aspect_ratio_ids",
+        "aspect_ratio_mask",
     )
     grid: ClassVar[str | None] = "image_grid_thw"
     encode: ClassVar[str] = "get_image_features"

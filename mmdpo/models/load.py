@@ -12,12 +12,13 @@ import torch
 from torch import nn
 
 from mmdpo.errors import ConfigError, ModelError
-from mmdpo.models.families import Facts
+from mmdpo.models.families import Facts, backbone_of
 
 Part = Literal["encoder", "projector", "llm"]
-Trainable = Literal["llm", "llm+projector", "all"]
+Trainable = Literal["llm", "projector", "llm+projector", "all"]
 TRAINS: dict[Trainable, frozenset[Part]] = {
     "llm": frozenset({"llm"}),
+    "projector": frozenset({"projector"}),
     "llm+projector": frozenset({"llm", "projector"}),
     "all": frozenset({"llm", "projector", "encoder"}),
 }
@@ -73,7 +74,7 @@ def load_pretrained(
             options["quantization_config"] = transformers.BitsAndBytesConfig(
                 load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.bfloat16
             )
-        model = transformers.AutoModelForImageTextToText.from_pretrained(path, **options)
+        model = _model_class(path).from_pretrained(path, **options)
         processor = transformers.AutoProcessor.from_pretrained(path, trust_remote_code=False)
     except ImportError as error:
         wanted = "quantize: 4bit" if quantize else f"attention: {attention}" if attention != "auto" else "its classes"
@@ -91,14 +92,57 @@ def load_pretrained(
     return model, processor
 
 
+def _model_class(path: str) -> Any:
+    """The class to load a folder or hub name with: of the omni models, the thinker alone."""
+    import transformers
+
+    thinkers = {
+        "qwen2_5_omni": "Qwen2_5OmniThinkerForConditionalGeneration",
+        "qwen3_omni_moe": "Qwen3OmniMoeThinkerForConditionalGeneration",
+    }
+    values, _ = transformers.PreTrainedConfig.get_config_dict(path)
+    kind = values.get("model_type")
+    if kind == "mmdpo_composed":
+        import mmdpo.models.composed  # noqa: F401  (registers its classes)
+    return getattr(transformers, thinkers[kind]) if kind in thinkers else transformers.AutoModelForMultimodalLM
+
+
 def part_of(name: str, facts: Facts) -> Part:
-    """Which part of the model a parameter belongs to, by its name."""
-    plain = name.replace("base_model.model.", "")
-    if any(f".{projector}." in f".{plain}" for projector in facts.family.projector):
+    """Which part of the model a parameter belongs to, by its name in the model or in PEFT's wrapper."""
+    path = name.replace("base_model.model.", "", 1).removeprefix(facts.prefix)
+    if any(f"{path}.".startswith(f"{projector}.") for projector in facts.projectors):
         return "projector"
-    if any(f".{module}." in f".{plain}" for module in ("language_model", "text_model", "lm_head")):
+    if any(f".{module}." in f".{path}" for module in ("language_model", "text_model", "lm_head")):
         return "llm"
     return "encoder"
+
+
+def require_parts(model: nn.Module, facts: Facts, trained: frozenset[Part]) -> None:
+    """Refuses a choice of parts that the model has not, as far as its names tell.
+
+    Raises:
+        ConfigError: Naming the modules that are known.
+    """
+    found = {part_of(name, facts) for name, _ in model.named_parameters()}
+    if trained <= found:
+        return
+    inside = ", ".join(sorted(name for name, _ in backbone_of(model).named_children()))
+    raise ConfigError(
+        f"model.trainable asks for the {' and '.join(sorted(trained - found))} of {facts.model_type!r}: unknown",
+        why=f"Other parameters than those asked for would train. Its modules are: {inside}.",
+        fix="Choose another model.trainable, or add the module's path to PROJECTORS in mmdpo/models/families.py.",
+    )
+
+
+def encoder_modules(model: nn.Module, facts: Facts) -> list[nn.Module]:
+    """The outermost modules that hold parameters of encoders and of nothing else."""
+    parts: dict[str, set[Part]] = {}
+    for name, _ in model.named_parameters():
+        pieces = name.split(".")
+        for depth in range(1, len(pieces)):
+            parts.setdefault(".".join(pieces[:depth]), set()).add(part_of(name, facts))
+    inside = {path for path, kinds in parts.items() if kinds == {"encoder"}}
+    return [model.get_submodule(path) for path in sorted(inside) if path.rpartition(".")[0] not in inside]
 
 
 def silence_dropout(model: nn.Module) -> None:

@@ -10,9 +10,9 @@ import pytest
 
 from core.oracle import picture, record, setup
 from mmdpo.encoding import Encoder
-from tiny import FAMILIES, Tiny
+from tiny import CORE, FAMILIES, Tiny
 
-every_family = pytest.mark.parametrize("name", FAMILIES)
+every_family = pytest.mark.parametrize("name", CORE)
 
 END_OF_TURN = {
     "llava": "</s>",

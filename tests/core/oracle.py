@@ -7,11 +7,12 @@ ids are taken from the batch (`test_encoding.py` says what they must be).
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
+import soundfile
 import torch
 from PIL import Image
 from torch import Tensor
@@ -23,7 +24,14 @@ from mmdpo.policy import encode_once
 from mmdpo.records import Candidate, Media, Message, Record
 from mmdpo.views import View
 from tiny import Tiny
+from tiny.sounds import clip
 
+RATE = 16_000
+"""Samples a second of the sounds here."""
+WITHOUT_CHAT = ("paligemma", "paligemma2")
+"""Families without a chat template: their processors take the images and one text with an `<image>` for each."""
+ANSWER_TYPE = {(name, "token_type_ids"): 1 for name in WITHOUT_CHAT}
+"""Token types of answers that are not 0: what PaliGemma's processor gives to a `suffix`."""
 Side = Literal["right", "left"]
 Layout = Literal["shared", "plain"]
 
@@ -36,11 +44,30 @@ def picture(seed: int, width: int = 24, height: int = 24) -> Media:
     return Media(data=buffer.getvalue())
 
 
+def sound(seed: int, seconds: float = 0.6) -> Media:
+    """An embedded WAV file of 16-bit samples at 16 kHz."""
+    buffer = io.BytesIO()
+    soundfile.write(buffer, clip(seed, seconds), RATE, format="WAV", subtype="PCM_16")
+    return Media(data=buffer.getvalue())
+
+
 def opened(media: Media, variant: str = "clean") -> Image.Image:
     """The decoded image, or what its blank variant must be."""
     assert media.data is not None
     image = Image.open(io.BytesIO(media.data)).convert("RGB")
     return image if variant == "clean" else Image.new("RGB", image.size, (127, 127, 127))
+
+
+def heard(media: Media, variant: str = "clean") -> np.ndarray:
+    """[samples] of the decoded sound, or the silence that its blank variant must be."""
+    assert media.data is not None
+    samples, rate = soundfile.read(io.BytesIO(media.data), dtype="float32")
+    assert rate == RATE and samples.ndim == 1
+    return samples if variant == "clean" else np.zeros_like(samples)
+
+
+DECODED: dict[str, Callable[[Media, str], Any]] = {"image": opened, "audio": heard}
+"""How an item of each modality is decoded, for the oracle's side."""
 
 
 def record(name: str, question: str, answers: Sequence[str], *images: Media) -> Record:
@@ -66,36 +93,54 @@ def varied_records() -> list[Record]:
 
 
 def conversation(of: Record, variant: str = "clean") -> list[dict[str, Any]]:
-    """The prompt as `processor.apply_chat_template` takes it, images in their parts."""
-    images = iter(of.media.get("images", ()))
+    """The prompt as `processor.apply_chat_template` takes it, decoded media in their parts."""
+    items = {kind: iter(of.media.get(f"{kind}s", ())) for kind in DECODED}
 
     def filled(message: Message) -> dict[str, Any]:
-        parts = [
-            dict(part) if part["type"] == "text" else {"type": "image", "image": opened(next(images), variant)}
-            for part in message["content"]
-        ]
+        parts = []
+        for part in message["content"]:
+            kind = part["type"]
+            parts.append(
+                dict(part) if kind == "text" else {"type": kind, kind: DECODED[kind](next(items[kind]), variant)}
+            )
         return {"role": message["role"], "content": parts}
 
     return [filled(message) for message in of.prompt]
 
 
 def generation_inputs(tiny: Tiny, of: Record, variant: str = "clean") -> dict[str, Tensor]:
-    """What `generate` is given."""
-    return dict(
-        tiny.processor.apply_chat_template(
-            conversation(of, variant), add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt"
+    """What `generate` is given, numbers in the model's precision."""
+    messages = conversation(of, variant)
+    if tiny.name in WITHOUT_CHAT:
+        parts = [part for message in messages for part in message["content"]]
+        encoded = tiny.processor(
+            images=[part["image"] for part in parts if part["type"] == "image"] or None,
+            text="".join("<image>" if part["type"] == "image" else part["text"] for part in parts),
+            return_tensors="pt",
         )
-    )
+    else:
+        encoded = tiny.processor.apply_chat_template(
+            messages, add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt"
+        )
+    return {
+        name: value.to(tiny.model.dtype) if value.is_floating_point() else value
+        for name, value in encoded.items()
+        if name != "labels"
+    }
 
 
 def plain_row(tiny: Tiny, of: Record, answer: Tensor, variant: str = "clean") -> dict[str, Tensor]:
     """The prompt and one answer as the model's own forward takes them: attended to, and of text type."""
     row = generation_inputs(tiny, of, variant)
-    per_token = {name for name, value in row.items() if value.shape == row["input_ids"].shape}
-    for name in per_token - {"input_ids"}:
-        fill = torch.ones_like if name == "attention_mask" else torch.zeros_like
-        row[name] = torch.cat([row[name], fill(answer[None])], dim=1)
-    row["input_ids"] = torch.cat([row["input_ids"], answer[None]], dim=1)
+    prompt = row["input_ids"]
+    for name, value in row.items():
+        if value.shape == prompt.shape and name != "input_ids":
+            filler = 1 if name == "attention_mask" else ANSWER_TYPE.get((tiny.name, name), 0)
+            row[name] = torch.cat([value, torch.full_like(answer[None], filler)], dim=1)
+    if "cross_attention_mask" in row:  # [1, P, images, tiles]: an answer sees what the prompt's last token sees
+        mask = row["cross_attention_mask"]
+        row["cross_attention_mask"] = torch.cat([mask, mask[:, -1:].expand(-1, len(answer), -1, -1)], dim=1)
+    row["input_ids"] = torch.cat([prompt, answer[None]], dim=1)
     return row
 
 

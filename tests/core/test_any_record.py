@@ -102,6 +102,9 @@ def batch_of(case: Case, trees: list[Tree]) -> dict[str, Any]:
         "units": [{"pixel_values": pixels(image)} for image in distinct],
         "keys": [str(image) for image in distinct],
         "items": [1] * len(distinct),
+        "lengths": [1] * len(distinct),
+        "tokens": [None] * len(distinct),
+        "names": [f"image {image}" for image in distinct],
         "order": [distinct.index(image) for image in used],
     }
     return vars(packed) | {"layout": "shared", "media": {"image": entry} if used else {}}

@@ -45,7 +45,7 @@ def trees(draw: st.DrawFn, longest: int, branches: int) -> Tree:
         prefix=torch.from_numpy(values.integers(1, 1000, prefix)),
         branches=tuple(torch.from_numpy(values.integers(1, 1000, length)) for length in lengths),
         positions=None if rows is None else torch.from_numpy(values.integers(0, 1000, (rows, total))),
-        fields={"kind": torch.from_numpy(values.integers(0, 3, prefix))},
+        fields={"kind": torch.from_numpy(values.integers(0, 3, prefix + 1))},
         block=torch.tensor(block) if draw(st.booleans()) else None,
     )
 
@@ -131,7 +131,8 @@ def test_every_branch_has_what_its_plain_row_has(case: Case) -> None:
             positions = torch.arange(total)[None] if tree.positions is None else tree.positions[:, :total]
             assert torch.equal(stack[:, row, at], positions.expand(len(stack), -1))
             assert torch.equal(
-                packed.fields["kind"][row, at], torch.cat([tree.fields["kind"], torch.zeros_like(answer)])
+                packed.fields["kind"][row, at],
+                torch.cat([tree.fields["kind"][:-1], tree.fields["kind"][-1:].expand(len(answer))]),
             )
             seen = rule[row, at.numpy()]
             assert np.array_equal(seen[:, at.numpy()], plain_rule(tree, len(answer), case.window))

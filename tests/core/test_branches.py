@@ -160,17 +160,24 @@ def test_positions_must_cover_the_longest_branch() -> None:
         pack([Tree(ids(1, 2), (ids(3, 4, 5),), positions=torch.arange(4)[None])])
 
 
-def test_fields_are_kept_on_prefixes_and_zero_elsewhere() -> None:
-    typed = Tree(ids(1, 2), (ids(3),), fields={"token_type_ids": ids(0, 1)})
+def test_fields_are_kept_on_prefixes_their_last_value_is_on_answers_and_zero_on_padding() -> None:
+    typed = Tree(ids(1, 2), (ids(3), ids(4)), fields={"token_type_ids": ids(0, 1, 5)})
     packed = pack([typed, SINGLE], side="left")
-    assert packed.fields["token_type_ids"].tolist() == [[0, 1, 0], [0, 0, 0]]
+    assert packed.fields["token_type_ids"].tolist() == [[0, 1, 5, 5], [0, 0, 0, 0]]
+
+
+def test_fields_of_further_dimensions_are_padded_to_the_largest() -> None:
+    one = Tree(ids(1), (ids(2),), fields={"seen": torch.tensor([[1], [2]])})
+    two = Tree(ids(1), (ids(2), ids(3)), fields={"seen": torch.tensor([[3, 4], [5, 6]])})
+    packed = pack([one, two])
+    assert packed.fields["seen"].tolist() == [[[1, 0], [2, 0], [0, 0]], [[3, 4], [5, 6], [5, 6]]]
 
 
 def test_the_plain_layout_has_one_branch_a_tree() -> None:
     rope = torch.arange(5)[None]
-    plain = Tree(TREE.prefix, TREE.branches, positions=rope, fields={"kind": ids(1, 0, 0)}, block=ids(0, 0, -1)).split(
-        1
-    )
+    plain = Tree(
+        TREE.prefix, TREE.branches, positions=rope, fields={"kind": ids(1, 0, 0, 0)}, block=ids(0, 0, -1)
+    ).split(1)
     assert [len(tree) for tree in plain] == [5, 4]
     assert [[branch.tolist() for branch in tree.branches] for tree in plain] == [[[20, 21]], [[30]]]
     packed = pack(plain)

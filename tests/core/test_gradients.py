@@ -13,13 +13,13 @@ from mmdpo.collate import Batch
 from mmdpo.models.families import facts_of
 from mmdpo.models.load import TRAINS, Trainable, part_of
 from mmdpo.scoring import score
-from tiny import FAMILIES, exact_float64
+from tiny import CORE, FAMILIES, exact_float64
 
 RECORDS = varied_records()
 FAST = ("llava", "qwen2_5_vl", "gemma3")
 CASES = [
     pytest.param(name, trainable, marks=() if name in FAST and trainable != "llm+projector" else pytest.mark.slow)
-    for name in FAMILIES
+    for name in CORE
     for trainable in TRAINS
 ]
 every_case = pytest.mark.parametrize(("name", "trainable"), CASES)

@@ -173,7 +173,19 @@ def test_no_rows_give_no_numbers() -> None:
 
 
 def facts(final_softcap: bool) -> Facts:
-    return Facts(Family(final_softcap=final_softcap), frozenset({"full_attention"}), None, None, None, {}, None)
+    return Facts(
+        family=Family(final_softcap=final_softcap),
+        model_type="named",
+        layer_types=frozenset({"full_attention"}),
+        window=None,
+        plain_reason=None,
+        rope_index=None,
+        media_token_ids={},
+        max_positions=None,
+        prefix="",
+        projectors=(),
+        takes_outputs=True,
+    )
 
 
 class Named(nn.Module):

@@ -11,17 +11,17 @@ from torch import Tensor
 from transformers import LlavaConfig, LlavaForConditionalGeneration, MistralConfig, Qwen2Config
 
 from core.oracle import Layout, Setup, Side, oracle_logprobs, setup, varied_records
-from mmdpo import scoring
+from mmdpo import backbone
 from mmdpo.branches import additive_mask
 from mmdpo.collate import Batch
 from mmdpo.models.families import facts_of
 from mmdpo.scoring import score
-from tiny import FAMILIES, exact_float64
+from tiny import CORE, FAMILIES, exact_float64
 from tiny.base import build_model
 
 RECORDS = varied_records()
 RECURRENT = {"qwen3_5"}
-BRANCHING = [name for name in FAMILIES if name not in RECURRENT]
+BRANCHING = [name for name in CORE if name not in RECURRENT]
 
 LAYOUTS: list[tuple[Layout, int]] = [("shared", 1), ("shared", 3), ("plain", 1)]
 every_layout = pytest.mark.parametrize(("layout", "records_per_row"), LAYOUTS, ids=["shared", "three a row", "plain"])
@@ -65,7 +65,7 @@ def difference(ours: list[Tensor], expected: list[Tensor]) -> float:
 
 @pytest.mark.parametrize(
     ("name", "layout", "records_per_row"),
-    [(name, *layout) for name in FAMILIES for layout in LAYOUTS if name in BRANCHING or layout[0] == "plain"],
+    [(name, *layout) for name in CORE for layout in LAYOUTS if name in BRANCHING or layout[0] == "plain"],
 )
 @every_attention
 @every_side
@@ -78,7 +78,7 @@ def test_float64_is_exact(name: str, attention: str, side: Side, layout: Layout,
     assert difference(ours, expected) < 1e-9
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", CORE)
 @every_attention
 @every_side
 def test_float32_is_close(name: str, attention: str, side: Side) -> None:
@@ -132,7 +132,7 @@ def causal_alone(batch: Batch, *_: Any) -> Tensor:
 @every_branching
 def test_a_causal_mask_over_the_shared_row_is_wrong(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     built = build(name)
-    monkeypatch.setattr(scoring, "shared_masks", causal_alone)
+    monkeypatch.setattr(backbone, "shared_masks", causal_alone)
     ours, expected, _ = both(built)
     assert difference(ours, expected) > 0.1
 

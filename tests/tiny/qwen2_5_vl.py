@@ -17,6 +17,8 @@ from tiny.base import Tiny, build_model, set_generation
 PATCH_SIZE = 4
 PIXELS = {"shortest_edge": 16 * 16, "longest_edge": 32 * 32}
 """Least and most pixels of an image, by area (the names are the processor's): 4 to 16 tokens of 8 x 8 pixels."""
+FRAME_PIXELS = {"shortest_edge": 8 * 8, "longest_edge": 16 * 16}
+"""Least and most pixels of a video's frame: up to 4 tokens for two frames."""
 
 
 def build(
@@ -58,7 +60,7 @@ def build(
     processor = Qwen2_5_VLProcessor(
         image_processor=Qwen2VLImageProcessor(patch_size=PATCH_SIZE, size=PIXELS),
         tokenizer=tokenizer,
-        video_processor=Qwen2VLVideoProcessor(patch_size=PATCH_SIZE, size=PIXELS),
+        video_processor=Qwen2VLVideoProcessor(patch_size=PATCH_SIZE, size=FRAME_PIXELS, cap_pixels_per_frame=False),
         chat_template=templates.QWEN2_5_VL,
     )
     model = build_model(

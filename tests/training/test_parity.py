@@ -19,7 +19,7 @@ from mmdpo.objectives import make_objective
 from mmdpo.parity import choose_layout
 from mmdpo.pipeline import train
 from mmdpo.policy import LoadedModel
-from tiny import FAMILIES
+from tiny import CORE, FAMILIES
 from training.common import encoder_of, loaded_model, run_settings, saved_inputs
 
 VIEWS = make_objective({"dpo": {}, "blind": {"term": "dpo", "media": "blank"}}).views
@@ -35,7 +35,7 @@ def prepared(family: str) -> tuple[LoadedModel, Encoder]:
     return loaded, encoder_of(loaded)
 
 
-@pytest.mark.parametrize("family", [name for name in FAMILIES if name != "qwen3_5"])
+@pytest.mark.parametrize("family", [name for name in CORE if name != "qwen3_5"])
 def test_the_shared_layout_agrees_and_is_taken(family: str) -> None:
     loaded, encoder = prepared(family)
     decision = choose_layout(loaded.inner, encoder, RECORDS, VIEWS)

@@ -19,7 +19,7 @@ from mmdpo.pipeline import train
 from mmdpo.records import Candidate, Media, Record
 from mmdpo.screening import Screening, screen
 from mmdpo.views import View
-from tiny import FAMILIES
+from tiny import CORE
 from training.common import encoder_of, loaded_model, pairs, run_settings, saved_inputs
 
 VIEWS = make_objective({"dpo": {}}).views
@@ -118,7 +118,7 @@ def test_everything_good_is_kept(encoder: Encoder) -> None:
     assert screened(encoder, pairs(8)).kept == list(range(8))
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", CORE)
 @pytest.mark.parametrize("text", ["</s>", "<image>", "<|im_end|>", "<|vision_start|>", "<end_of_turn>"])
 def test_no_text_becomes_a_control_token(family: str, text: str) -> None:
     """Kept with the text as text, or set aside: in a question and in an answer."""

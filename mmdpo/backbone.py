@@ -1,0 +1,169 @@
+"""The forward pass of the backbone over packed rows: media features, masks, positions, and the last hidden states.
+
+Three ways in which models take media, told by their facts: encoder outputs beside the ids (``mm_encoder_outputs``),
+features in place of the placeholders' embeddings, and states for cross-attention layers.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mmdpo.branches import additive_mask, attention_rule
+from mmdpo.collate import Batch, take_rows
+from mmdpo.features import Features, FeatureStore, outputs_of
+from mmdpo.models.families import Facts, backbone_of
+from mmdpo.models.load import part_of
+from mmdpo.models.router import RouterLoss
+
+
+@dataclass
+class ScoringState:
+    """What a model needs to score, attached to it by :func:`mmdpo.scoring.install_scoring`.
+
+    Args:
+        facts: Facts of the model.
+        features: Features of the current step.
+        router: The load-balancing loss of a mixture of experts, where the model has one switched on.
+    """
+
+    facts: Facts
+    features: FeatureStore
+    router: RouterLoss | None = None
+
+
+def last_hidden(model: Any, batch: Batch, state: ScoringState) -> Tensor:
+    """Last hidden states [B, T, D] of a batch's rows."""
+    units = state.features.units(batch["media"])
+    if not state.facts.family.cross_attention:
+        return _forward(model, batch, units, state)
+    # a cross-attention layer is skipped on a row without media and reads as many images as its batch holds, so rows
+    # of different numbers of images are not the same computation side by side
+    per_row = _by_row(batch, units)
+    hidden: Tensor | None = None
+    for count in sorted({len(row) for row in per_row}):
+        rows = [number for number, row in enumerate(per_row) if len(row) == count]
+        part, _ = take_rows(batch, rows)
+        some = _forward(model, part, {}, state, [per_row[row] for row in rows] if count else None)
+        hidden = some.new_zeros((len(per_row), *some.shape[1:])) if hidden is None else hidden
+        hidden = hidden.index_copy(0, torch.tensor(rows, device=some.device), some)
+    assert hidden is not None
+    return hidden
+
+
+def _forward(
+    model: Any,
+    batch: Batch,
+    units: Mapping[str, list[Features]],
+    state: ScoringState,
+    crossed: list[list[Features]] | None = None,
+) -> Tensor:
+    backbone, facts = backbone_of(model), state.facts
+    embedding: nn.Module = model.get_input_embeddings()
+    inputs: dict[str, Any] = {"position_ids": batch["position_ids"], "use_cache": False}
+    given = {name: outputs_of(entries) for name, entries in units.items() if not facts.embeds(name)}
+    placed = {name: entries for name, entries in units.items() if facts.embeds(name)}
+    if given:
+        inputs["mm_encoder_outputs"] = given
+    if crossed is not None:
+        inputs["cross_attention_states"] = _cross_states(crossed)
+    with contextlib.nullcontext() if units or crossed else _zero_from_encoders(model, facts):
+        if placed:
+            inputs["inputs_embeds"] = _with_features(batch["input_ids"], placed, embedding, facts)
+        else:
+            inputs["input_ids"] = batch["input_ids"]
+        inputs |= _masks_and_fields(
+            batch, facts, model.get_input_embeddings().weight.dtype, backbone, with_cross=crossed is not None
+        )
+        balanced = state.router is not None and torch.is_grad_enabled()
+        output = backbone(**inputs, **({"output_router_logits": True} if balanced else {}))
+    if balanced and state.router is not None:
+        state.router.add(output.router_logits, batch["record"] >= 0)
+    return output.last_hidden_state
+
+
+def _masks_and_fields(
+    batch: Batch, facts: Facts, dtype: torch.dtype, backbone: Any, *, with_cross: bool
+) -> dict[str, Any]:
+    """The attention mask, and the further per-token inputs that the backbone takes beside it."""
+    named = inspect.signature(backbone.forward).parameters
+    fields = {name: values for name, values in batch["fields"].items() if name in named}
+    # a mask over tokens and images is one in both layouts; types of tokens are in the branch rule already
+    fields = {name: values for name, values in fields.items() if values.ndim == 2 or with_cross}
+    if batch["layout"] == "shared":
+        fields = {name: values for name, values in fields.items() if values.ndim > 2}
+        return {"attention_mask": shared_masks(batch, facts, dtype), **fields}
+    return {"attention_mask": (batch["record"] >= 0).long(), **fields}
+
+
+def _with_features(
+    input_ids: Tensor, units: Mapping[str, list[Features]], embedding: nn.Module, facts: Facts
+) -> Tensor:
+    """[B, T, D] input embeddings, with features in place of the placeholders."""
+    tokens = {name: facts.media_token_ids[name] for name in units}
+    places = {name: input_ids == token for name, token in tokens.items()}
+    known = input_ids.clone()
+    for place in places.values():
+        known[place] = 0  # a placeholder may lie outside of the vocabulary
+    embedded: Tensor = embedding(known)
+    for name, entries in units.items():
+        features = torch.cat([entry.flat() for entry in entries]).to(embedded.dtype)
+        embedded = embedded.masked_scatter(places[name][..., None], features)
+    return embedded
+
+
+def _by_row(batch: Batch, units: Mapping[str, list[Features]]) -> list[list[Features]]:
+    """The features that each row uses, in reading order."""
+    rows: list[list[Features]] = [[] for _ in batch["input_ids"]]
+    for name, entries in units.items():
+        for row, entry in zip(batch["media"][name]["rows"], entries, strict=True):
+            rows[row].append(entry)
+    return rows
+
+
+def _cross_states(rows: list[list[Features]]) -> Tensor:
+    """[B * images * tiles, patches, D] what cross-attention layers read, all rows with equally many images."""
+    stacked = torch.cat([torch.cat([entry.groups for entry in row]) for row in rows])
+    return stacked.flatten(0, -3)
+
+
+@contextlib.contextmanager
+def _zero_from_encoders(model: Any, facts: Facts) -> Iterator[None]:
+    """Adds zero times every trained parameter of encoder and projector to the embeddings of a batch without media.
+
+    Other processes may have media where this one has none. Without a gradient here, and from the first layer on, FSDP2
+    would wait for it, and DDP would leave what earlier micro-batches gave without averaging it.
+    """
+    encoders = [p for name, p in model.named_parameters() if p.requires_grad and part_of(name, facts) != "llm"]
+    if not encoders or not torch.is_grad_enabled():
+        yield
+        return
+
+    def add_zero(module: nn.Module, args: Any, output: Tensor) -> Tensor:
+        del module, args
+        return output + sum(parameter.sum() * 0 for parameter in encoders)
+
+    handle = model.get_input_embeddings().register_forward_hook(add_zero)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def shared_masks(batch: Mapping[str, Tensor], facts: Facts, dtype: torch.dtype) -> Any:
+    """The branch rule as the model takes it: one additive mask, or one for each type of attention layer."""
+    block = None if facts.family.two_way == "none" else batch["block"]
+    place = (batch["record"], batch["segment"], batch["depth"], block)
+    full = additive_mask(attention_rule(*place), dtype) if not facts.forward_window else None
+    if facts.window is None or not facts.family.mask_by_layer:
+        return full  # without masks by layer a window that binds cannot be told; the start-up check finds out
+    windowed = additive_mask(attention_rule(*place, window=facts.window), dtype)
+    if full is None:
+        return windowed
+    return {"full_attention": full, "sliding_attention": windowed}
