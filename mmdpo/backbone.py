@@ -50,6 +50,7 @@ def last_hidden(model: Any, batch: Batch, state: ScoringState) -> Tensor:
     for count in sorted({len(row) for row in per_row}):
         rows = [number for number, row in enumerate(per_row) if len(row) == count]
         part, _ = take_rows(batch, rows)
+        part["fields"] = {n: v if v.ndim == 2 else v[:, :, :count] for n, v in part["fields"].items()}
         some = _forward(model, part, {}, state, [per_row[row] for row in rows] if count else None)
         hidden = some.new_zeros((len(per_row), *some.shape[1:])) if hidden is None else hidden
         hidden = hidden.index_copy(0, torch.tensor(rows, device=some.device), some)
@@ -158,12 +159,13 @@ def _zero_from_encoders(model: Any, facts: Facts) -> Iterator[None]:
 
 def shared_masks(batch: Mapping[str, Tensor], facts: Facts, dtype: torch.dtype) -> Any:
     """The branch rule as the model takes it: one additive mask, or one for each type of attention layer."""
-    block = None if facts.family.two_way == "none" else batch["block"]
-    place = (batch["record"], batch["segment"], batch["depth"], block)
-    full = additive_mask(attention_rule(*place), dtype) if not facts.forward_window else None
+    place = (batch["record"], batch["segment"], batch["depth"])
+    block = None if facts.two_way == "none" else batch["block"]
+    in_full_layers = None if facts.two_way == "windowed_runs" else block
+    full = additive_mask(attention_rule(*place, in_full_layers), dtype) if not facts.forward_window else None
     if facts.window is None or not facts.family.mask_by_layer:
         return full  # without masks by layer a window that binds cannot be told; the start-up check finds out
-    windowed = additive_mask(attention_rule(*place, window=facts.window), dtype)
+    windowed = additive_mask(attention_rule(*place, block, window=facts.window), dtype)
     if full is None:
         return windowed
     return {"full_attention": full, "sliding_attention": windowed}

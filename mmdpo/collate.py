@@ -152,7 +152,7 @@ class Collator:
 
 def two_way_blocks(prefix: Tensor, encoder: Encoder) -> Tensor | None:
     """[P] number of the block of prefix tokens that see each other in both directions, -1 for none."""
-    kind = encoder.facts.family.two_way
+    kind = encoder.facts.two_way
     if kind == "none":
         return None
     if kind == "prefix":

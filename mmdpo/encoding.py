@@ -8,7 +8,7 @@ of a prompt or candidate becomes a special id.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +75,9 @@ class Encoder(Renderer):
             ModelError: The template loses a part of the prompt, or the processor refuses it.
         """
         conversation, items = self._conversation(record, variant)
+        options: dict[str, Any] = {}
+        for plural, decoded in items.items():
+            options |= modality_of(plural).processor_options(decoded) if decoded else {}
         unsafe = any(self.control_tokens(part.get("text", "")) for m in conversation for part in m["content"])
         try:
             encoded = self.processor.apply_chat_template(
@@ -84,6 +87,7 @@ class Encoder(Renderer):
                 tokenize=True,
                 return_dict=True,
                 return_tensors="pt",
+                **({"processor_kwargs": options} if options else {}),
                 **({"sanitize_control_tokens": True} if unsafe else {}),
             )
         except (NotImplementedError, ValueError, TypeError, IndexError) as error:
@@ -159,14 +163,17 @@ class Encoder(Renderer):
                 name: torch.as_tensor(encoded.pop(name)) for name in self._input_names(modality) if name in encoded
             }
             _check_inputs(modality, inputs, len(decoded), record)
-            units += media_units(
+            own = media_units(
                 modality,
                 inputs,
                 decoded,
                 ids[0] == self.facts.media_token_ids.get(modality.name, -1),
                 self.processor,
-                tokens_needed=self.facts.embeds(modality.name),
+                tokens_needed=self.facts.embeds(modality.name) and modality.name not in self.facts.family.features,
+                together=modality.name in self.facts.family.alone,
             )
+            # what is read through cross-attention stands in place of no token
+            units += [replace(unit, tokens=None) for unit in own] if self.facts.family.cross_attention else own
             extras |= inputs
         fields = {}
         for name, values in encoded.items():
@@ -180,7 +187,9 @@ class Encoder(Renderer):
     def _input_names(self, modality: Modality) -> tuple[str, ...]:
         """What the processor calls the modality's encoder inputs, the main one first."""
         own = getattr(self.processor, "input_names", None)  # of a composed model's processor
-        return modality.inputs if own is None else tuple(own(modality.name))
+        if own is not None:
+            return tuple(own(modality.name))
+        return (*modality.inputs, *self.facts.feature_inputs.get(modality.name, ()))
 
 
 def _check_inputs(modality: Modality, inputs: Mapping[str, Tensor], items: int, record: Record) -> None:

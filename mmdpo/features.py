@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import types
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -20,6 +20,10 @@ from torch import Tensor, nn
 from mmdpo import registry
 from mmdpo.errors import ModelError
 from mmdpo.models.families import Family, accepted, feature_function
+
+PER_ITEM = {"pooler_output", "deepstack_features"}
+UNREAD = {"last_hidden_state", "hidden_states", "attentions"}
+"""Fields of an encoder's output that the language model does not read: many times as large as those that it does."""
 
 
 class _Size(NamedTuple):
@@ -38,12 +42,14 @@ class Features:
     Args:
         groups: One tensor for each entry of the encoder's output, or one with a row for each.
         layers: The same for each further layer that the language model reads (``deepstack_features``).
+        common: Further fields of the encoder's output that belong to no item (Ovis2's features of its marks).
         output: Class of the encoder's output, and container of its ``pooler_output``.
     """
 
     groups: Any
     layers: tuple[Any, ...] | None
-    output: tuple[type, type]
+    common: Mapping[str, Any]
+    output: tuple[Any, type]
 
     def flat(self) -> Tensor:
         """[tokens, hidden] all features of the unit, in the order of its placeholders."""
@@ -57,7 +63,7 @@ class _Shared:
 
     def __init__(self) -> None:
         self.kept: dict[tuple[str, str], Features] = {}
-        self.tower_outputs: dict[str, tuple[tuple[str, ...], list[Any]]] = {}  # by modality: of which items, by call
+        self.tower_outputs: dict[str, dict[tuple[str, ...], list[Any]]] = {}  # by modality and items, one a call
         self.replay: Iterator[Any] | None = None  # over one modality's, while its feature function runs for scoring
         self.record: list[Any] = []
 
@@ -107,17 +113,35 @@ class FeatureStore:
         keys: Sequence[str] = entry["keys"]
         missing = [n for n, key in enumerate(keys) if (name, key) not in self._shared.kept]
         pieces = {n: self._shared.kept[name, keys[n]] for n in range(len(keys)) if n not in missing}
-        if missing:
-            sizes = [_Size(*(entry[field][n] for field in ("items", "lengths", "tokens", "names"))) for n in missing]
-            output = self._encode(name, entry, missing)
-            for n, piece in zip(missing, _split(output, sizes, name), strict=True):
+        groups = [[n] for n in missing] if name in self.family.alone else [missing] if missing else []
+        towers = {}
+        for group in groups:
+            sizes = [_Size(*(entry[field][n] for field in ("items", "lengths", "tokens", "names"))) for n in group]
+            items = tuple(keys[n] for n in group)
+            seen = self._shared.tower_outputs.get(name, {}).get(items)
+            output, towers[items] = self._encode(name, entry, group, seen)
+            for n, piece in zip(group, _split(output, sizes, name), strict=True):
                 pieces[n] = piece
                 if self.frozen == "all":
                     self._shared.kept[name, keys[n]] = piece
+        if groups:
+            self._shared.tower_outputs[name] = towers
         return [pieces[n] for n in entry["order"]]
 
-    def _encode(self, name: str, entry: Mapping[str, Any], missing: Sequence[int]) -> Any:
-        """Runs the model's own feature function on the distinct items that are not there yet."""
+    def _encode(
+        self, name: str, entry: Mapping[str, Any], group: Sequence[int], seen: list[Any] | None
+    ) -> tuple[Any, list[Any]]:
+        """Runs the model's own feature function on distinct items.
+
+        Args:
+            name: The modality.
+            entry: The batch's entry of it.
+            group: Which of its units.
+            seen: What the frozen towers gave for them before, one a call; None when they have to run.
+
+        Returns:
+            The function's output, and what the frozen towers gave.
+        """
         function = feature_function(self.backbone, self.family, name)
         if function is None:
             raise ModelError(
@@ -125,18 +149,14 @@ class FeatureStore:
                 why=f"{entry['names'][0]} has some, and the model would be trained without them.",
                 fix="Use a model of that modality, or records without it.",
             )
-        inputs = {key: concatenate([entry["units"][n][key] for n in missing]) for key in entry["units"][missing[0]]}
-        items, shared = tuple(entry["keys"][n] for n in missing), self._shared
-        of, outputs = shared.tower_outputs.get(name, ((), []))
-        shared.replay, shared.record = iter(outputs if of == items else ()), []
+        inputs = {key: concatenate([entry["units"][n][key] for n in group]) for key in entry["units"][group[0]]}
+        self._shared.replay, self._shared.record = iter(seen or ()), []
         try:
             with torch.no_grad() if self.frozen == "all" else contextlib.nullcontext():
                 output = function(**accepted(function, inputs), return_dict=True)
-            if shared.record:
-                shared.tower_outputs[name] = (items, shared.record)
-            return output
+            return output, seen or self._shared.record
         finally:
-            shared.replay, shared.record = None, []
+            self._shared.replay, self._shared.record = None, []
 
     def _run_once(self, tower: nn.Module) -> None:
         """Replaces the tower's forward by one under ``no_grad`` that is not run again for the same items."""
@@ -172,7 +192,6 @@ def concatenate(values: Sequence[Tensor]) -> Tensor:
 def outputs_of(units: Sequence[Features]) -> Any:
     """The encoder output that the model reads, assembled in the order of the placeholders."""
     container = units[0].output[1]
-    output_type: Any = units[0].output[0]
 
     def joined(groups: Sequence[Any]) -> Any:
         if issubclass(container, Tensor):
@@ -182,7 +201,7 @@ def outputs_of(units: Sequence[Features]) -> Any:
     fields = {"pooler_output": joined([unit.groups for unit in units])}
     if units[0].layers is not None:
         fields["deepstack_features"] = [joined(layer) for layer in zip(*(u.layers or () for u in units), strict=True)]
-    return output_type(**fields)
+    return units[0].output[0](**fields, **units[0].common)
 
 
 def _split(output: Any, sizes: Sequence[_Size], name: str) -> list[Features]:
@@ -199,8 +218,9 @@ def _split(output: Any, sizes: Sequence[_Size], name: str) -> list[Features]:
     slices = [slice(end - count, end) for end, count in zip(ends, counts, strict=True)]
     layers = getattr(output, "deepstack_features", None)
     kinds = (type(output), type(groups))
+    common = {field: output[field] for field in output.keys() - PER_ITEM - UNREAD}
     pieces = [
-        Features(groups[part], None if layers is None else tuple(layer[part] for layer in layers), kinds)
+        Features(groups[part], None if layers is None else tuple(layer[part] for layer in layers), common, kinds)
         for part in slices
     ]
     return [_checked(piece, size, name) for piece, size in zip(pieces, sizes, strict=True)]
@@ -216,7 +236,7 @@ def _counts(entries: int, dimensions: int | None, sizes: Sequence[_Size]) -> lis
 
 
 def _checked(piece: Features, size: _Size, name: str) -> Features:
-    """Refuses features that are not finite, or not as many as there are placeholders; cuts an encoder's own padding."""
+    """Refuses features that are not finite, or not as many as there are placeholders."""
     flat = piece.flat()
     if not bool(torch.isfinite(flat).all()):
         raise ModelError(
@@ -226,8 +246,6 @@ def _checked(piece: Features, size: _Size, name: str) -> Features:
         )
     if size.tokens is None or len(flat) == size.tokens:
         return piece
-    if isinstance(piece.groups, Tensor) and len(piece.groups) == 1 and len(flat) > size.tokens:
-        return replace(piece, groups=piece.groups[:, : size.tokens])
     raise ModelError(
         f"the encoder gave {len(flat)} features for {size.name}, which has {size.tokens} {name} placeholder tokens",
         why="Features would stand at the wrong tokens.",

@@ -45,6 +45,7 @@ def media_units(
     processor: Any,
     *,
     tokens_needed: bool,
+    together: bool = False,
 ) -> list[MediaUnit]:
     """Splits a prompt's encoder inputs by item, where that is possible.
 
@@ -55,6 +56,7 @@ def media_units(
         placeholders: [P] True on the prompt's placeholder tokens of this modality.
         processor: The Hugging Face processor.
         tokens_needed: Whether an item can be told apart only with its number of placeholder tokens.
+        together: Whether they must stay together, because their encoder is not indifferent to neighbours.
 
     Returns:
         One unit an item, or one unit for all.
@@ -63,10 +65,10 @@ def media_units(
     tokens = _run_lengths(placeholders, len(items))
     if tokens is None and told is not None and sum(told[0] or ()) == int(placeholders.sum()):
         tokens = told[0]
-    pieces = _pieces(modality, inputs, len(items), None if told is None else told[1])
+    pieces = None if together else _pieces(modality, inputs, len(items), None if told is None else told[1])
     main = next(iter(inputs))
     if pieces is None or (tokens is None and tokens_needed):
-        count = int(placeholders.sum())
+        count = int(placeholders.sum()) or None  # none at all: the family marks its places in another way
         return [MediaUnit(modality, _content_key(inputs), inputs, len(items), len(inputs[main]), count)]
     counts: Sequence[int | None] = tokens if tokens is not None else [None] * len(items)
     return [
@@ -112,7 +114,7 @@ def _run_lengths(placeholders: Tensor, items: int) -> list[int] | None:
     starts, ends = (edges == 1).nonzero()[:, 0], (edges == -1).nonzero()[:, 0]
     if len(starts) == items:
         return (ends - starts).tolist()
-    return [int(inside.sum())] if items == 1 else None
+    return [int(inside.sum())] if items == 1 and len(starts) else None
 
 
 def _told_by_processor(processor: Any, items: Sequence[Any]) -> tuple[list[int] | None, list[int]] | None:

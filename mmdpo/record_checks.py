@@ -4,16 +4,23 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from mmdpo.errors import DataError
-from mmdpo.media import MediaError, open_image, read_bytes
+from mmdpo.media import Media, MediaError, open_image, read_bytes
+from mmdpo.media_audio import open_audio
+from mmdpo.media_video import open_video
 from mmdpo.records import Candidate, Record, Records, media_field
 
 ROLES = ("system", "user", "assistant", "tool")
 _SHOWN = 10
+_OPENERS: dict[str, Callable[[Media, Path | None], object]] = {
+    "images": open_image,
+    "audios": open_audio,
+    "videos": open_video,
+}
 
 
 @dataclass(frozen=True)
@@ -38,7 +45,7 @@ def validate_records(records: Records, *, check_media: bool = False) -> list[Pro
 
     Args:
         records: The records.
-        check_media: Also read every media item, compare its content hash, and decode every image.
+        check_media: Also read every media item, compare its content hash, and decode images, sounds and videos.
     """
     problems: list[Problem] = []
     seen: dict[str, int] = {}
@@ -155,13 +162,10 @@ def _values(candidates: Sequence[Candidate]) -> list[float]:
 
 
 def media_problems(record: Record, root: Path | None) -> Iterator[tuple[str, str]]:
-    """What is wrong with the record's media: (kind, message) pairs; images are decoded to find out."""
+    """What is wrong with the record's media: (kind, message) pairs; all that can be decoded here is decoded."""
     for name, item in record.media_items():
         try:
-            if name == "images":
-                open_image(item, root)
-            else:
-                read_bytes(item, root)
+            _OPENERS.get(name, read_bytes)(item, root)
         except MediaError as error:
             yield error.kind, error.what
 

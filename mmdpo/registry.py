@@ -98,8 +98,11 @@ register_modality = modalities.register
 benchmarks.lazy("pope", "mmdpo.evals.pope:Pope")
 benchmarks.lazy("chair", "mmdpo.evals.chair:Chair")
 benchmarks.lazy("usual_object", "mmdpo.playground.usual:UsualObject")
+builders.lazy("audio_votes", "data_builders.audio_votes:AudioVotes")
 builders.lazy("ratings", "data_builders.ratings:Ratings")
+modalities.lazy("audio", "mmdpo.modalities.audio:AudioModality")
 modalities.lazy("image", "mmdpo.modalities.image:ImageModality")
+modalities.lazy("video", "mmdpo.modalities.video:VideoModality")
 terms.lazy("dpo", "mmdpo.objectives.terms:Dpo")
 terms.lazy("nll", "mmdpo.objectives.terms:Nll")
 

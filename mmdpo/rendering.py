@@ -6,6 +6,7 @@ is text: no character of a prompt or candidate becomes a special id.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from functools import cached_property
 from typing import Any, Literal
 
 import torch
+from jinja2 import TemplateError
 from torch import Tensor
 
 from mmdpo.errors import DataError, ModelError
@@ -20,6 +22,7 @@ from mmdpo.models.families import Facts
 from mmdpo.records import Candidate, Record
 
 Way = Literal["prefix", "context", "given"]
+_QUESTION: dict[str, Any] = {"role": "user", "content": [{"type": "text", "text": "blue"}]}
 
 
 @dataclass(frozen=True)
@@ -136,22 +139,20 @@ class Renderer:
         conversation: list[dict[str, Any]] = [
             {"role": m["role"], "content": [dict(part) for part in m["content"]]} for m in record.prompt
         ]
-        full: list[dict[str, Any]] = [
-            *conversation,
-            {"role": "assistant", "content": [{"type": "text", "text": candidate.text}]},
-        ]
-        unsafe = any(self.control_tokens(part.get("text", "")) for m in full for part in m["content"])
+        full = [*conversation, self._answer_turn(candidate.text)]
+        texts = [candidate.text, *(part.get("text", "") for m in conversation for part in m["content"])]
+        unsafe = any(self.control_tokens(text) for text in texts)
         prompt_ids = self._render_ids(conversation, True, unsafe)
         full_ids = self._render_ids(full, False, unsafe)
         if full_ids[: len(prompt_ids)] == prompt_ids:
             way: Way = "prefix"
             ids = full_ids[len(prompt_ids) :]
         else:
-            way, ids = "context", self._in_context(conversation, full, full_ids)
+            way, ids = "context", self._in_context(conversation, full, full_ids, candidate.text)
         return way, ids if any(token in self.eos_ids for token in ids) else self._stripped(ids)
 
     def _in_context(
-        self, conversation: list[dict[str, Any]], full: list[dict[str, Any]], full_ids: list[int]
+        self, conversation: list[dict[str, Any]], full: list[dict[str, Any]], full_ids: list[int], text: str
     ) -> list[int]:
         """Answer ids when a token straddles the boundary or the template rewrites the prompt.
 
@@ -160,7 +161,6 @@ class Renderer:
         of turn is what the template writes after it.
         """
         rendered, full_rendered = self._render_text(conversation, True), self._render_text(full, False)
-        text = full[-1]["content"][0]["text"]
         written = full_rendered[len(rendered) :] if full_rendered.startswith(rendered) else ""
         if text.strip() and text.strip() in written:
             text = written.partition(text.strip())[0] + text.lstrip()
@@ -175,6 +175,34 @@ class Renderer:
                 break
         closing = next((token for token in reversed(full_ids) if token in self.eos_ids), None)
         return ids if closing is None else [*ids, closing]
+
+    def _answer_turn(self, text: str) -> dict[str, Any]:
+        content = text if self._answers_as_strings else [{"type": "text", "text": text}]
+        return {"role": "assistant", "content": content}
+
+    @cached_property
+    def _answers_as_strings(self) -> bool:
+        """Whether the template wants an answer as a string: GLM-4V's writes a list of parts as Python prints it."""
+        lengths = {}
+        for name, content in (("parts", [{"type": "text", "text": "red"}]), ("string", "red")):
+            try:
+                text = self._render_text([_QUESTION, {"role": "assistant", "content": content}], False)
+            except (TypeError, ValueError, KeyError, TemplateError):
+                continue
+            if "red" in text:
+                lengths[name] = len(text)
+        return "string" in lengths and lengths["string"] < lengths.get("parts", math.inf)
+
+    @cached_property
+    def _end_of_turn(self) -> int:
+        """What ends an answer where the template writes nothing: the stop id that begins the next turn, or EOS."""
+        turns = [_QUESTION, self._answer_turn("red")]
+        try:
+            before, after = (self._render_ids(part, False, False) for part in (turns, [*turns, _QUESTION]))
+        except (TypeError, ValueError, KeyError, TemplateError):  # a template for one question only
+            return self.eos_ids[0]
+        following = after[len(before)] if after[: len(before)] == before else None
+        return following if following in self.eos_ids else self.eos_ids[0]
 
     def _render_text(self, conversation: list[dict[str, Any]], generation_prompt: bool) -> str:
         return str(
@@ -200,7 +228,7 @@ class Renderer:
     def _ended(self, ids: list[int], finished: bool) -> list[int]:
         """Cuts at the first id that stops generation; a finished answer keeps it, or gets one where there is none."""
         stop = next((at for at, token in enumerate(ids) if token in self.eos_ids), len(ids))
-        closing = ids[stop] if stop < len(ids) else self.eos_ids[0]
+        closing = ids[stop] if stop < len(ids) else self._end_of_turn
         return [*ids[:stop], closing] if finished else ids[:stop]
 
     def _stripped(self, ids: list[int]) -> list[int]:

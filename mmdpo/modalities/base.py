@@ -7,7 +7,7 @@ variants) works from these facts.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -54,6 +54,11 @@ class Modality(ABC):
         """
         del processor
         return item
+
+    def processor_options(self, items: Sequence[Any]) -> dict[str, Any]:
+        """Keywords of the processor's call that go with all decoded items of a prompt; by default none."""
+        del items
+        return {}
 
 
 def modality_of(plural: str) -> Modality:

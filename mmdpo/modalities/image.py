@@ -39,7 +39,6 @@ class ImageModality(Modality):
         "aspect_ratio_mask",
     )
     grid: ClassVar[str | None] = "image_grid_thw"
-    encode: ClassVar[str] = "get_image_features"
     corruptions: ClassVar[Mapping[str, Corruption]] = {"blank": blank}
 
     def load(self, media: Media, root: Path | None) -> Any:

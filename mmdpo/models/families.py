@@ -16,7 +16,7 @@ from torch import Tensor
 
 from mmdpo.models import feature_functions
 
-TwoWay = Literal["none", "runs", "prefix"]
+TwoWay = Literal["none", "runs", "windowed_runs", "prefix"]
 
 PROJECTORS = (
     "multi_modal_projector",
@@ -50,13 +50,15 @@ class Family:
 
     Args:
         two_way: Which prefix tokens see each other in both directions: ``"runs"`` of placeholder tokens (one block an
-            image), the whole ``"prefix"``, or none.
+            image), such runs in windowed layers alone, the whole ``"prefix"``, or none.
         mask_by_layer: Whether the model takes a dictionary of masks by layer type.
         final_softcap: Whether the model applies ``final_logit_softcapping`` of its text configuration to its logits
             (some configurations name it and the class ignores it).
         embedded: Modalities whose features the model takes only inside its input embeddings, although it takes others
             as ``mm_encoder_outputs``.
         cross_attention: Whether media are read through cross-attention layers and not in place of their tokens.
+        alone: Modalities whose encoder is not indifferent to the items beside an item (padding to the longest changes
+            its features): those of one prompt are encoded as ``generate`` would, and never with those of another.
         features: Functions ``(backbone, **inputs)`` by modality, where the model has no ``get_<modality>_features``.
         answer_fields: Values of per-token inputs on answer tokens, where they are not 0.
         template: Chat template of a family whose processor has none; its answers are tokenised by themselves.
@@ -67,6 +69,7 @@ class Family:
     final_softcap: bool = False
     embedded: frozenset[str] = frozenset()
     cross_attention: bool = False
+    alone: frozenset[str] = frozenset()
     features: Mapping[str, Callable[..., Any]] = field(default_factory=dict)
     answer_fields: Mapping[str, int] = field(default_factory=dict)
     template: str | None = None
@@ -75,6 +78,7 @@ class Family:
 FAMILIES: dict[str, Family] = {
     "gemma3": Family(two_way="runs"),
     "gemma4": Family(final_softcap=True),
+    "granite_speech": Family(alone=frozenset({"audio"}), features={"audio": feature_functions.granite_speech}),
     "mllama": Family(cross_attention=True, features={"image": feature_functions.mllama}),
     "paligemma": Family(
         two_way="prefix",
@@ -85,7 +89,7 @@ FAMILIES: dict[str, Family] = {
     ),
     "qwen2_5_omni_thinker": Family(embedded=frozenset({"audio"})),
     "qwen2_audio": Family(features={"audio": feature_functions.qwen2_audio}),
-    "qwen3_omni_moe_thinker": Family(embedded=frozenset({"audio"})),
+    "qwen3_omni_moe_thinker": Family(embedded=frozenset({"audio"}), alone=frozenset({"audio"})),
 }
 
 ATTENTION_LAYERS = {"full_attention", "sliding_attention"}
@@ -99,6 +103,7 @@ class Facts:
     Args:
         family: The table row.
         model_type: Its name.
+        two_way: Which prefix tokens see each other in both directions.
         layer_types: Kinds of attention layers of the language model.
         window: Sliding-window length in tokens, None when no layer has one.
         plain_reason: Why only plain rows are possible, or None.
@@ -108,10 +113,12 @@ class Facts:
         prefix: Path of the backbone in the model, with its dot.
         projectors: Paths of the modules between encoders and language model, inside the backbone.
         takes_outputs: Whether the backbone takes ``mm_encoder_outputs``.
+        feature_inputs: What the feature function of each modality takes.
     """
 
     family: Family
     model_type: str
+    two_way: TwoWay
     layer_types: frozenset[str]
     window: int | None
     plain_reason: str | None
@@ -121,6 +128,7 @@ class Facts:
     prefix: str
     projectors: tuple[str, ...]
     takes_outputs: bool
+    feature_inputs: Mapping[str, tuple[str, ...]]
 
     @property
     def forward_window(self) -> bool:
@@ -158,6 +166,8 @@ def facts_of(model: Any) -> Facts:
     return Facts(
         family=family,
         model_type=config.model_type,
+        # Gemma 4 says so in its configuration; some of its sizes have it
+        two_way="windowed_runs" if getattr(text, "use_bidirectional_attention", None) == "vision" else family.two_way,
         layer_types=layer_types,
         window=window,
         plain_reason=reason,
@@ -167,6 +177,11 @@ def facts_of(model: Any) -> Facts:
         prefix="" if backbone is model else f"{model.base_model_prefix}.",
         projectors=_projectors(backbone),
         takes_outputs="mm_encoder_outputs" in inspect.signature(backbone.forward).parameters,
+        feature_inputs={
+            name: tuple(inspect.signature(function).parameters)
+            for name in ("image", "video", "audio")
+            if (function := feature_function(backbone, family, name)) is not None
+        },
     )
 
 

@@ -42,6 +42,24 @@ def qwen2_audio(
     return BaseModelOutputWithPooling(pooler_output=clips)
 
 
+def granite_speech(
+    backbone: Any, input_features: Tensor, input_features_mask: Tensor, **_: Any
+) -> BaseModelOutputWithPooling:
+    """Features of clips by Granite-Speech without the padding to the longest clip of its batch.
+
+    Args:
+        backbone: ``GraniteSpeechModel``.
+        input_features: [n, frames, bins].
+        input_features_mask: [n, tokens], True on a clip's own features.
+
+    Returns:
+        ``pooler_output``: n tensors [tokens, hidden].
+    """
+    padded = backbone.get_audio_features(input_features, return_dict=True).pooler_output
+    clips = [clip[: len(own)][own[: len(clip)]] for clip, own in zip(padded, input_features_mask.bool(), strict=True)]
+    return BaseModelOutputWithPooling(pooler_output=clips)
+
+
 def mllama(
     backbone: Any, pixel_values: Tensor, aspect_ratio_ids: Tensor, aspect_ratio_mask: Tensor, **_: Any
 ) -> BaseModelOutputWithPooling:

@@ -24,7 +24,8 @@ TRAINS: dict[Trainable, frozenset[Part]] = {
 }
 POLICY, REFERENCE = "default", "reference"
 """Names of the trainable adapter and of its frozen copy."""
-SHIPPED = {"playground": Path(__file__).resolve().parent.parent / "playground" / "weights"}
+_PLAYGROUND = Path(__file__).resolve().parent.parent / "playground"
+SHIPPED = {"playground": _PLAYGROUND / "weights", "audio-playground": _PLAYGROUND / "audio" / "weights"}
 """Models that come with the package, by the name that stands for their path."""
 BASE_CHANGING = {"pissa", "olora", "corda", "loftq", "lora_ga"}
 """LoRA initialisations that change the base weights, so that switching the adapter off is no reference."""

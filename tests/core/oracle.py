@@ -14,7 +14,7 @@ from typing import Any, Literal
 import numpy as np
 import soundfile
 import torch
-from PIL import Image
+from PIL import Image, ImageSequence
 from torch import Tensor
 
 from mmdpo.collate import Batch, Collator
@@ -26,8 +26,8 @@ from mmdpo.views import View
 from tiny import Tiny
 from tiny.sounds import clip
 
-RATE = 16_000
-"""Samples a second of the sounds here."""
+RATE, FRAME_RATE = 16_000, 2
+"""Samples a second of the sounds here, and frames a second of the films."""
 WITHOUT_CHAT = ("paligemma", "paligemma2")
 """Families without a chat template: their processors take the images and one text with an `<image>` for each."""
 ANSWER_TYPE = {(name, "token_type_ids"): 1 for name in WITHOUT_CHAT}
@@ -66,7 +66,22 @@ def heard(media: Media, variant: str = "clean") -> np.ndarray:
     return samples if variant == "clean" else np.zeros_like(samples)
 
 
-DECODED: dict[str, Callable[[Media, str], Any]] = {"image": opened, "audio": heard}
+def film(seed: int, frames: int = 4, width: int = 24, height: int = 24) -> Media:
+    """An embedded animated PNG of noise, two frames a second."""
+    pictures = [opened(picture(1000 * seed + n, width, height)) for n in range(frames)]
+    buffer = io.BytesIO()
+    pictures[0].save(buffer, "PNG", save_all=True, append_images=pictures[1:], duration=1000 // FRAME_RATE)
+    return Media(data=buffer.getvalue())
+
+
+def watched(media: Media, variant: str = "clean") -> np.ndarray:
+    """[frames, height, width, 3] of all frames, or the grey that its blank variant must be."""
+    assert media.data is not None
+    frames = np.stack([np.array(f.convert("RGB")) for f in ImageSequence.Iterator(Image.open(io.BytesIO(media.data)))])
+    return frames if variant == "clean" else np.full_like(frames, 127)
+
+
+DECODED: dict[str, Callable[[Media, str], Any]] = {"image": opened, "audio": heard, "video": watched}
 """How an item of each modality is decoded, for the oracle's side."""
 
 
@@ -108,6 +123,16 @@ def conversation(of: Record, variant: str = "clean") -> list[dict[str, Any]]:
     return [filled(message) for message in of.prompt]
 
 
+def video_options(messages: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """What processors must be told of films whose frames are all given: when they were, and to drop none."""
+    lengths = [len(part["video"]) for message in messages for part in message["content"] if part["type"] == "video"]
+    metadata = [
+        {"total_num_frames": n, "fps": FRAME_RATE, "duration": n / FRAME_RATE, "frames_indices": list(range(n))}
+        for n in lengths
+    ]
+    return {"videos_kwargs": {"do_sample_frames": False, "video_metadata": metadata}} if lengths else {}
+
+
 def generation_inputs(tiny: Tiny, of: Record, variant: str = "clean") -> dict[str, Tensor]:
     """What `generate` is given, numbers in the model's precision."""
     messages = conversation(of, variant)
@@ -120,7 +145,12 @@ def generation_inputs(tiny: Tiny, of: Record, variant: str = "clean") -> dict[st
         )
     else:
         encoded = tiny.processor.apply_chat_template(
-            messages, add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt"
+            messages,
+            add_generation_prompt=True,
+            tokenize=True,
+            return_dict=True,
+            return_tensors="pt",
+            **video_options(messages),
         )
     return {
         name: value.to(tiny.model.dtype) if value.is_floating_point() else value
@@ -146,7 +176,12 @@ def plain_row(tiny: Tiny, of: Record, answer: Tensor, variant: str = "clean") ->
 
 def row_logprobs(tiny: Tiny, of: Record, answer: Tensor, variant: str = "clean") -> Tensor:
     """[L] log-probabilities of one answer, from the model's full logits."""
-    logits = tiny.model(**plain_row(tiny, of, answer, variant)).logits[0]
+    return last_logprobs(tiny, plain_row(tiny, of, answer, variant), answer)
+
+
+def last_logprobs(tiny: Tiny, row: dict[str, Tensor], answer: Tensor) -> Tensor:
+    """[L] log-probabilities of the answer that ends a plain row."""
+    logits = tiny.model(**row).logits[0]
     predicting = logits[-len(answer) - 1 : -1]
     return predicting.log_softmax(-1).gather(1, answer[:, None])[:, 0]
 

@@ -176,6 +176,7 @@ def facts(final_softcap: bool) -> Facts:
     return Facts(
         family=Family(final_softcap=final_softcap),
         model_type="named",
+        two_way="none",
         layer_types=frozenset({"full_attention"}),
         window=None,
         plain_reason=None,

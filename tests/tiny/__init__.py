@@ -26,10 +26,14 @@ IMAGES = (
     "idefics2",
     "smolvlm",
     "paligemma",
+    "paligemma2",
     "gemma4",
+    "gemma4_moe",
     "mistral3",
     "aya_vision",
     "mllama",
+    "lfm2_vl",
+    "ovis2",
 )
 """Families that take images."""
 AUDIO = ("qwen2_audio", "voxtral", "granite_speech", "audioflamingo3", "qwen2_5_omni", "qwen3_omni_moe")

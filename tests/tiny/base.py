@@ -135,9 +135,14 @@ def append_ids(encoded: Mapping[str, torch.Tensor], ids: list[int]) -> dict[str,
     added = torch.tensor([ids])
     row["input_ids"] = torch.cat([row["input_ids"], added], dim=1)
     row["attention_mask"] = torch.cat([row["attention_mask"], torch.ones_like(added)], dim=1)
+    kind = int("labels" in row)  # PaliGemma's processor alone gives labels, and its answers are of type 1
     for name in ("token_type_ids", "mm_token_type_ids"):
         if name in row:
-            row[name] = torch.cat([row[name], torch.zeros_like(added)], dim=1)
+            row[name] = torch.cat([row[name], torch.full_like(added, kind)], dim=1)
+    row.pop("labels", None)
+    if "cross_attention_mask" in row:  # an answer sees the images that the end of its prompt sees
+        seen = row["cross_attention_mask"]
+        row["cross_attention_mask"] = torch.cat([seen, seen[:, -1:].expand(-1, len(ids), -1, -1)], dim=1)
     return row
 
 

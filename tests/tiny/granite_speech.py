@@ -111,7 +111,7 @@ def build(
         "num_attention_heads": 4,
         "num_key_value_heads": 2,
         "max_position_embeddings": 512,
-        "embedding_multiplier": 7.0,  # the tied embeddings have the head's scale, about 1/7
+        "embedding_multiplier": 4.0,  # tied to the head, so redrawn at its scale of about 1/7
         "attention_multiplier": 0.2,
         "residual_multiplier": 0.8,
         "logits_scaling": 4.0,

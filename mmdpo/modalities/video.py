@@ -1,0 +1,74 @@
+"""Video: a few frames of each, decoded here, so that processors need no library for it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+
+from mmdpo import registry
+from mmdpo.corruptions import Corruption
+from mmdpo.media_video import Video, open_video
+from mmdpo.modalities import image
+from mmdpo.modalities.audio import another_order
+from mmdpo.modalities.base import Modality
+from mmdpo.records import Media
+
+
+def blank(video: Video, generator: np.random.Generator) -> Video:
+    """Mid-grey frames of the same size and number: what the answer's likelihood is without anything to see."""
+    return replace(video, frames=tuple(image.blank(frame, generator) for frame in video.frames))
+
+
+def time_shuffle(video: Video, generator: np.random.Generator) -> Video:
+    """The same frames in another order, at the times of the original ones."""
+    order = another_order(len(video.frames), generator)
+    return replace(video, frames=tuple(video.frames[n] for n in order))
+
+
+@registry.modalities.register("video")
+class VideoModality(Modality):
+    """Moving pictures, without their sound."""
+
+    name: ClassVar[str] = "video"
+    plural: ClassVar[str] = "videos"
+    inputs: ClassVar[tuple[str, ...]] = (
+        "pixel_values_videos",
+        "video_grid_thw",
+        "second_per_grid_ts",
+        "video_second_per_grid",
+        "image_sizes_videos",
+        "video_position_ids",
+        "num_frames_per_video",
+    )
+    grid: ClassVar[str | None] = "video_grid_thw"
+    corruptions: ClassVar[Mapping[str, Corruption]] = {"blank": blank, "time_shuffle": time_shuffle}
+
+    def load(self, media: Media, root: Path | None) -> Any:
+        """A :class:`~mmdpo.media_video.Video`."""
+        return open_video(media, root)
+
+    def for_processor(self, item: Any, processor: Any) -> Any:
+        """[frames, height, width, 3] uint8: what every video processor takes without decoding anything."""
+        del processor
+        return np.stack([np.asarray(frame) for frame in item.frames])
+
+    def processor_options(self, items: Sequence[Video]) -> dict[str, Any]:
+        """Keywords of the processor's call for all videos of a prompt: what a block of frames does not say.
+
+        Without them, a processor samples the frames once more (Qwen3-VL's takes 4 of 8) and writes times as if the
+        frames followed each other at 24 a second (``VideoMetadata`` of transformers 5.23).
+        """
+        metadata = [
+            {
+                "total_num_frames": video.total,
+                "fps": video.fps,
+                "duration": video.seconds,
+                "frames_indices": list(video.indices),
+            }
+            for video in items
+        ]
+        return {"videos_kwargs": {"do_sample_frames": False, "video_metadata": metadata}}
