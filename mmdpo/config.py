@@ -5,11 +5,11 @@ from __future__ import annotations
 import importlib.resources
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from mmdpo.errors import ConfigError, MMDPOError, did_you_mean
 
@@ -31,9 +31,10 @@ class LoraSection(Section):
 
 
 class ModelSection(Section):
-    """Which model, and which of its parts train."""
+    """Which model, and which of its parts train: one that is there (``path``), or one made of parts (``compose``)."""
 
-    path: str
+    path: str | None = None
+    compose: dict[str, Any] | None = None
     trainable: Literal["llm", "projector", "llm+projector", "all"] = "llm"
     adapter: str | None = None
     quantize: Literal["4bit"] | None = None
@@ -41,6 +42,16 @@ class ModelSection(Section):
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     lora: LoraSection | None = LoraSection()
     router_aux_loss_coef: Annotated[float, Field(ge=0)] | None = None
+
+    def base(self, run: Path) -> str:
+        """Where the model is that a run starts from; one that it composed lies in the run itself."""
+        return self.path if self.path is not None else str(run / "base")
+
+    @model_validator(mode="after")
+    def _has_one_origin(self) -> Self:
+        if (self.path is None) == (self.compose is None):
+            raise ValueError("give either path, a model that is there, or compose, the parts to make one of")
+        return self
 
     @field_validator("adapter")
     @classmethod

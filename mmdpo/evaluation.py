@@ -89,7 +89,7 @@ def evaluate_run(run: Path, config: RunConfig, *, batch_size: int = 16, progress
         del model, processor
         _free_memory()
     if todo["base_eval"]:
-        answer("base_eval", *load_any(config.model.adapter or config.model.path, config.model))
+        answer("base_eval", *load_any(config.model.adapter or config.model.base(run), config.model))
         _free_memory()
     write_json(run / "comparison.json", compare_stages(run / "base_eval", run / "eval"))
 
@@ -209,7 +209,7 @@ def load_any(path: str, settings: ModelSection | None = None) -> tuple[Any, Any]
     own = _settings_of_run(folder.parent) if folder.is_dir() else None
     if (folder / "adapter_config.json").is_file():
         named = read_json(folder / "adapter_config.json")["base_model_name_or_path"]
-        base = own.path if own else named
+        base = own.base(folder.parent) if own else named
     settings = settings or own
     how: dict[str, Any] = settings.model_dump(include={"dtype", "quantize", "attention"}) if settings else {}
     model, processor = load_pretrained(base or path, **how)

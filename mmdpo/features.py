@@ -49,7 +49,7 @@ class Features:
     groups: Any
     layers: tuple[Any, ...] | None
     common: Mapping[str, Any]
-    output: tuple[Any, type]
+    output: tuple[Any, Any]
 
     def flat(self) -> Tensor:
         """[tokens, hidden] all features of the unit, in the order of its placeholders."""

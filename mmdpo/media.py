@@ -1,4 +1,4 @@
-"""Images opened safely, whatever the file turns out to be.
+"""Media items found and read safely, and images opened; `media_audio` and `media_video` open the others.
 
 A media item is a path relative to the media root of its data set, or embedded bytes. Files come from strangers: paths
 are kept inside their root, the size is judged from the header before anything is decoded, only common formats are
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,7 +35,8 @@ class Media:
     """One image, clip or other item: a path relative to the media root, embedded bytes, or both.
 
     Args:
-        path: Path relative to the media root; with `data`, only the name that the bytes came under.
+        path: Path relative to the media root; with `data`, only the name that the bytes came under. A video may be a
+            folder of frames.
         sha256: Hex digest of the file's bytes, where it is known. It identifies the item across paths.
         data: The bytes themselves, when they are embedded in the data set.
     """
@@ -62,8 +64,9 @@ class MediaError(DataError):
     """A media item that cannot be used.
 
     Args:
-        kind: Short stable name of the reason: `missing_media`, `changed_media`, `outside_root`, `remote_url`,
-            `not_an_image`, `truncated_image`, `unsupported_image` or `decompression_bomb`.
+        kind: Short stable name of the reason: `missing_media`, `changed_media`, `outside_root`, `remote_url` or
+            `folder_media` for any item; `not_an_image`, `truncated_image`, `unsupported_image` or
+            `decompression_bomb` for images; those of sound and video are told by `open_audio` and `open_video`.
         what: What is wrong, with the value.
         why: Why it matters.
         fix: What can be done.
@@ -80,6 +83,41 @@ def resolve_path(path: str, root: Path | None) -> Path:
     Raises:
         MediaError: The path is a URL, leaves the root, has no root to start from, or is not a file.
     """
+    resolved = _inside(path, root)
+    if not resolved.is_file():
+        raise MediaError(
+            "missing_media",
+            f"the media file {path!r} is not under {str(root)!r}",
+            why="The record cannot be shown to a model without it.",
+            fix="Check the media root, or copy the missing files there.",
+        )
+    return resolved
+
+
+def frame_paths(media: Media, root: Path | None) -> list[str] | None:
+    """Paths of the frames of a folder in the order of their names; None where the item is no folder below the root.
+
+    Numbers in names count as numbers, so that `frame10.png` follows `frame9.png`. Hidden files are left out.
+
+    Raises:
+        MediaError: As `resolve_path`, save that a file which is not there is left to whoever opens it.
+    """
+    if media.data is not None or media.path is None:
+        return None
+    folder = _inside(media.path, root)
+    if not folder.is_dir() or (root is not None and folder == root.resolve()):
+        return None
+    names = [entry.name for entry in folder.iterdir() if not entry.name.startswith(".")]
+    return [f"{media.path.rstrip('/')}/{name}" for name in sorted(names, key=_numbers_as_numbers)]
+
+
+def _numbers_as_numbers(name: str) -> tuple[list[str | int], str]:
+    pieces = re.split(r"([0-9]+)", name)  # text and digits by turns, so that like is compared with like
+    return [int(piece) if place % 2 else piece for place, piece in enumerate(pieces)], name
+
+
+def _inside(path: str, root: Path | None) -> Path:
+    """Where a path leads, symbolic links followed: inside the root, whether or not anything is there."""
     if "://" in path or path.startswith("data:"):
         raise MediaError(
             "remote_url",
@@ -98,8 +136,8 @@ def resolve_path(path: str, root: Path | None) -> Path:
     base = root.resolve()
     try:
         resolved = (base / path).resolve()
-        is_file = resolved.is_file()
-    except (OSError, ValueError) as error:  # a name with a NUL byte, a loop of links, a name too long
+        resolved.exists()  # only this notices a name that is too long
+    except (OSError, ValueError, RuntimeError) as error:  # that, a name with a NUL byte, a loop of links
         raise MediaError("missing_media", f"the media path {path[:120]!r} cannot be a file: {error}") from error
     if not resolved.is_relative_to(base):
         raise MediaError(
@@ -108,13 +146,6 @@ def resolve_path(path: str, root: Path | None) -> Path:
             why="A data set could otherwise read any file of this machine.",
             fix="Move the file under the media root, or choose a root that holds both.",
         )
-    if not is_file:
-        raise MediaError(
-            "missing_media",
-            f"the media file {path!r} is not under {str(base)!r}",
-            why="The record cannot be shown to a model without it.",
-            fix="Check the media root, or copy the missing files there.",
-        )
     return resolved
 
 
@@ -122,30 +153,51 @@ def read_bytes(media: Media, root: Path | None) -> bytes:
     """The item's bytes, checked against its content hash where one is recorded.
 
     Raises:
-        MediaError: The file cannot be read, or is no longer the one that was recorded (`changed_media`).
+        MediaError: The file cannot be read, is a folder of frames (`folder_media`), or is no longer the one that was
+            recorded (`changed_media`).
     """
     if media.data is not None:
         data = media.data
     elif media.path is not None:
+        if frame_paths(media, root) is not None:
+            raise MediaError(
+                "folder_media",
+                f"the media item {media.path!r} is a folder of frames, not a file",
+                why="Its bytes laid end to end would no longer say where a frame ends.",
+                fix="Name it in the videos of a record, without embedding; or make one video file of it.",
+            )
         try:
             data = resolve_path(media.path, root).read_bytes()
         except OSError as error:
             raise MediaError("missing_media", f"the media file {media.path!r} cannot be read: {error}") from error
     else:
         raise MediaError("missing_media", "a media item has neither a path nor bytes")
-    if media.sha256 is not None and hashlib.sha256(data).hexdigest() != media.sha256:
-        raise MediaError(
-            "changed_media",
-            f"the media file {media.name!r} is not the one that was recorded (sha256 {media.sha256[:12]}...)",
-            why="Preferences that people gave for one picture would be trained on another.",
-            fix="Restore the file, or build the records again from the new one.",
-        )
+    if media.sha256 is not None:
+        _require_unchanged(media, hashlib.sha256(data))
     return data
 
 
+def _require_unchanged(media: Media, digest: hashlib._Hash) -> None:
+    if media.sha256 is not None and media.sha256 != digest.hexdigest():
+        raise MediaError(
+            "changed_media",
+            f"the media item {media.name!r} is not the one that was recorded (sha256 {media.sha256[:12]}...)",
+            why="Preferences that people gave for one item would be trained on another.",
+            fix="Restore the file, or build the records again from the new one.",
+        )
+
+
 def content_hash(media: Media, root: Path | None) -> str:
-    """The sha256 hex digest of the item's bytes."""
-    return hashlib.sha256(read_bytes(media, root)).hexdigest()
+    """The sha256 hex digest of the item's bytes; of a folder, of its frames' bytes in their order.
+
+    Raises:
+        MediaError: As `read_bytes`, save for `folder_media`.
+    """
+    digest, frames = hashlib.sha256(), frame_paths(media, root)
+    for item in [media] if frames is None else [Media(path) for path in frames]:
+        digest.update(read_bytes(item, root))
+    _require_unchanged(media, digest)
+    return digest.hexdigest()
 
 
 def image_size(media: Media, root: Path | None, *, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
@@ -188,7 +240,7 @@ def open_image(media: Media, root: Path | None, *, max_pixels: int = MAX_PIXELS)
             why="Part of the picture that people rated is not there.",
             fix="Copy or download the file again.",
         ) from error
-    return _to_rgb(image, media)
+    return to_rgb(image, media)
 
 
 def _open_header(media: Media, data: bytes, max_pixels: int) -> Image.Image:
@@ -221,8 +273,12 @@ def _bomb(media: Media, claim: str, max_pixels: int) -> MediaError:
     )
 
 
-def _to_rgb(image: Image.Image, media: Media) -> Image.Image:
-    """Any decoded image as 8-bit RGB."""
+def to_rgb(image: Image.Image, media: Media) -> Image.Image:
+    """Any decoded image as 8-bit RGB.
+
+    Raises:
+        MediaError: Its pixels are numbers without a fixed range.
+    """
     is_integer = image.mode == "I" and image.format in ("PNG", "PPM")  # these formats hold 16 bits at most
     if image.mode in _SIXTEEN_BIT_MODES or is_integer:
         levels = np.asarray(image).astype(np.uint32)

@@ -69,7 +69,8 @@ def train(
     objective, arguments = check_config(config, folder, out)
     checkpoint = last_checkpoint(out) if resume else None
     with _run_folder(config, out, resume, checkpoint, command) as run:
-        ready = prepare_run(config, objective, arguments, progress)
+        write_composed(config, out)
+        ready = prepare_run(config, objective, arguments, progress, out)
         loaded, data = ready.loaded, ready.data
         if checkpoint is not None:
             check_same_data(run.manifest, data.fingerprint)
@@ -111,11 +112,15 @@ class Ready:
 
 
 def prepare_run(
-    config: RunConfig, objective: Objective, arguments: TrainingArguments, progress: Progress = iter
+    config: RunConfig,
+    objective: Objective,
+    arguments: TrainingArguments,
+    progress: Progress = iter,
+    run: Path | None = None,
 ) -> Ready:
     """Loads the model, screens the records and tries the layout: what ``mmdpo check`` and ``mmdpo train`` share."""
     set_seed(config.seed)
-    loaded = load_policy(config, arguments.device)
+    loaded = load_policy(config, arguments.device, run)
     data = load_data(config, loaded, objective, progress)
     layout = choose_layout(loaded.inner, data.encoder, probe_records(data), objective.views, config.layout)
     return Ready(objective, scheduled(arguments, config, objective, data), loaded, data, layout)
@@ -163,12 +168,34 @@ def _note(run: Any, out: Path, loaded: LoadedModel, objective: Objective, data: 
         write_json_lines(out / "set_aside.jsonl", [asdict(entry) for entry in data.set_aside])
 
 
-def load_policy(config: RunConfig, device: torch.device) -> LoadedModel:
-    """Loads the model of a configuration with its adapters, on a device."""
+def write_composed(config: RunConfig, run: Path) -> None:
+    """Makes the model that a configuration composes and keeps it in the run, so that all later steps load the same."""
+    base = Path(config.model.base(run))
+    if config.model.compose is None or base.is_dir():
+        return
+    if PartialState().is_main_process:
+        unfinished = base.with_suffix(".part")
+        for part in _composed(config):
+            part.save_pretrained(unfinished)
+        unfinished.rename(base)
+    PartialState().wait_for_everyone()
+
+
+def _composed(config: RunConfig) -> tuple[Any, Any]:
+    from mmdpo.models.composed import compose_from  # imports open_clip's and Whisper's classes
+
+    return compose_from({"seed": config.seed, **(config.model.compose or {})})
+
+
+def load_policy(config: RunConfig, device: torch.device, run: Path | None = None) -> LoadedModel:
+    """Loads the model of a configuration with its adapters, on a device; ``run`` keeps one that is composed."""
     section = config.model
-    model, processor = load_pretrained(
-        section.path, attention=section.attention, dtype=section.dtype, quantize=section.quantize
-    )
+    if section.compose is not None and run is None:
+        model, processor = _composed(config)
+    else:
+        model, processor = load_pretrained(
+            section.base(run or Path()), attention=section.attention, dtype=section.dtype, quantize=section.quantize
+        )
     lora = None if section.lora is None else Lora(**section.lora.model_dump())
     loaded = prepare(
         model,

@@ -105,6 +105,7 @@ modalities.lazy("image", "mmdpo.modalities.image:ImageModality")
 modalities.lazy("video", "mmdpo.modalities.video:VideoModality")
 terms.lazy("dpo", "mmdpo.objectives.terms:Dpo")
 terms.lazy("nll", "mmdpo.objectives.terms:Nll")
+terms.lazy("sft", "mmdpo.objectives.terms:Nll")
 
 
 _entry_points_done = False

@@ -144,7 +144,7 @@ class OpenClipPatches(MediaEncoder):
             )
         config = open_clip.get_model_config(self.model)
         vision = (config or {}).get("vision_cfg", {})
-        if "patch_size" not in vision:
+        if not vision.get("patch_size") or not isinstance(vision.get("layers"), int):
             known = "It is no vision transformer of open_clip itself." if config else "open_clip does not know it."
             raise ConfigError(
                 f"open_clip model {self.model!r} gives no patch tokens",

@@ -97,12 +97,7 @@ def _tokenizer() -> GPT2Tokenizer:
     return tokenizer
 
 
-def build(
-    seed: int = 0, dtype: torch.dtype = torch.float32, attn_implementation: str = "sdpa", **overrides: Any
-) -> Tiny:
-    """Build the pair; every begun 0.3 s of sound are 3 tokens. `overrides` are fields of the `GraniteConfig`."""
-    _provide_mel_spectrogram()
-    tokenizer = _tokenizer()
+def _config(tokenizer: GPT2Tokenizer, overrides: dict[str, Any]) -> GraniteSpeechConfig:
     text = {
         "vocab_size": len(tokenizer) + 5,
         "hidden_size": 48,
@@ -119,7 +114,7 @@ def build(
         "eos_token_id": tokenizer.eos_token_id,
         "pad_token_id": tokenizer.pad_token_id,
     }
-    config = GraniteSpeechConfig(
+    return GraniteSpeechConfig(
         text_config=GraniteConfig(**text | overrides),
         encoder_config=GraniteSpeechEncoderConfig(
             input_dim=2 * MEL_BINS,
@@ -148,6 +143,15 @@ def build(
         window_size=WINDOW,
         downsample_rate=DOWNSAMPLE,
     )
+
+
+def build(
+    seed: int = 0, dtype: torch.dtype = torch.float32, attn_implementation: str = "sdpa", **overrides: Any
+) -> Tiny:
+    """Build the pair; every begun 0.3 s of sound are 3 tokens. `overrides` are fields of the `GraniteConfig`."""
+    _provide_mel_spectrogram()
+    tokenizer = _tokenizer()
+    config = _config(tokenizer, overrides)
     processor = GraniteSpeechProcessor(
         audio_processor=feature_extraction_granite_speech.GraniteSpeechFeatureExtractor(
             n_mels=MEL_BINS, projector_window_size=WINDOW, projector_downsample_rate=DOWNSAMPLE

@@ -74,11 +74,7 @@ def _tokenizer() -> Qwen2Tokenizer:
     return tokenizer
 
 
-def build(
-    seed: int = 0, dtype: torch.dtype = torch.float32, attn_implementation: str = "sdpa", **overrides: Any
-) -> Tiny:
-    """Build the pair; an image is 4 to 16 tokens by its size, a second of sound 25. `overrides`: the text config's."""
-    tokenizer = _tokenizer()
+def _config(tokenizer: Qwen2Tokenizer, overrides: dict[str, Any]) -> Qwen2_5OmniThinkerConfig:
     text = {
         "vocab_size": len(tokenizer) + 5,
         "hidden_size": 48,
@@ -92,10 +88,9 @@ def build(
         "bos_token_id": tokenizer.convert_tokens_to_ids("<|endoftext|>"),
         "eos_token_id": tokenizer.eos_token_id,
         "pad_token_id": tokenizer.pad_token_id,
-    }
-    hidden_size = (text | overrides)["hidden_size"]
-    config = Qwen2_5OmniThinkerConfig(
-        text_config=text | overrides,
+    } | overrides
+    return Qwen2_5OmniThinkerConfig(
+        text_config=text,
         vision_config={
             "depth": 2,
             "hidden_size": 32,
@@ -104,7 +99,7 @@ def build(
             "patch_size": PATCH_SIZE,
             "window_size": 4 * PATCH_SIZE,
             "fullatt_block_indexes": [1],
-            "out_hidden_size": hidden_size,
+            "out_hidden_size": text["hidden_size"],
         },
         audio_config={
             "num_mel_bins": MEL_BINS,
@@ -114,7 +109,7 @@ def build(
             "d_model": 32,
             "max_source_positions": HALF_WINDOW,
             "n_window": HALF_WINDOW,
-            "output_dim": hidden_size,
+            "output_dim": text["hidden_size"],
         },
         image_token_index=tokenizer.image_token_id,
         audio_token_index=tokenizer.audio_token_id,
@@ -124,6 +119,14 @@ def build(
         audio_start_token_id=tokenizer.audio_bos_token_id,
         audio_end_token_id=tokenizer.audio_eos_token_id,
     )
+
+
+def build(
+    seed: int = 0, dtype: torch.dtype = torch.float32, attn_implementation: str = "sdpa", **overrides: Any
+) -> Tiny:
+    """Build the pair; an image is 4 to 16 tokens by its size, a second of sound 25. `overrides`: the text config's."""
+    tokenizer = _tokenizer()
+    config = _config(tokenizer, overrides)
     processor = Qwen2_5OmniProcessor(
         image_processor=Qwen2VLImageProcessor(patch_size=PATCH_SIZE, size=PIXELS),
         video_processor=Qwen2VLVideoProcessor(patch_size=PATCH_SIZE, size=PIXELS),
