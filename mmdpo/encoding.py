@@ -90,7 +90,7 @@ class Encoder(Renderer):
                 **({"processor_kwargs": options} if options else {}),
                 **({"sanitize_control_tokens": True} if unsafe else {}),
             )
-        except (NotImplementedError, ValueError, TypeError, IndexError) as error:
+        except (NotImplementedError, ValueError, TypeError, LookupError, RuntimeError) as error:
             if unsafe:
                 raise DataError(
                     "the prompt contains the text of a control token, and this processor cannot keep it as text",
@@ -175,6 +175,7 @@ class Encoder(Renderer):
             # what is read through cross-attention stands in place of no token
             units += [replace(unit, tokens=None) for unit in own] if self.facts.family.cross_attention else own
             extras |= inputs
+        self._check_placeholders(ids, items, record)
         fields = {}
         for name, values in encoded.items():
             tensor = torch.as_tensor(values)
@@ -183,6 +184,16 @@ class Encoder(Renderer):
             else:
                 extras[name] = tensor
         return EncodedPrompt(ids[0], fields, tuple(units), extras)
+
+    def _check_placeholders(self, ids: Tensor, items: Mapping[str, Sequence[Any]], record: Record) -> None:
+        """Refuses media that take no place in the prompt: an encoder gives nothing for a clip of a few milliseconds."""
+        known = [token for name, token in self.facts.media_token_ids.items()]
+        if any(items.values()) and known and not bool(torch.isin(ids, torch.tensor(known)).any()):
+            raise DataError(
+                f"the media of record {record.id!r} have no placeholder token in its prompt",
+                why="The item is too short for its encoder, or the template drops it; the model would not read it.",
+                fix="Leave the record out, or use the template that the model was trained with.",
+            )
 
     def _input_names(self, modality: Modality) -> tuple[str, ...]:
         """What the processor calls the modality's encoder inputs, the main one first."""

@@ -109,9 +109,9 @@ def _from_folder(media: Media, root: Path | None, paths: Sequence[str], count: i
 
 
 def _from_animation(media: Media, data: bytes, animation: Any, count: int, max_pixels: int) -> Video:
-    if not animation.is_animated:
-        raise _not_video(media, data)
     try:
+        if not animation.is_animated:
+            raise _not_video(media, data)
         if animation.format == "GIF" and not data.rstrip(b"\0").endswith(_GIF_END):
             raise EOFError("its end mark is missing")
         total = animation.n_frames

@@ -18,6 +18,7 @@ from jinja2 import TemplateError
 from torch import Tensor
 
 from mmdpo.errors import DataError, ModelError
+from mmdpo.models.chat_templates import with_media
 from mmdpo.models.families import Facts
 from mmdpo.records import Candidate, Record
 
@@ -53,6 +54,7 @@ class Renderer:
         self.tokenizer = getattr(processor, "tokenizer", processor)
         self.facts = facts
         self.eos_ids = tuple(eos_ids)
+        self._templates: dict[str, str] = {}
         if not self.eos_ids:
             raise ModelError(
                 "the model's generation_config has no eos_token_id",
@@ -69,7 +71,23 @@ class Renderer:
     @property
     def template(self) -> str | None:
         """The processor's chat template, or the plain prompt of a family that has none."""
-        return getattr(self.processor, "chat_template", None) or self.facts.family.template
+        own = getattr(self.processor, "chat_template", None)
+        if own is None:
+            return self.facts.family.template
+        if own not in self._templates:
+            self._templates[own] = self._for_parts(own)
+        return self._templates[own]
+
+    def _for_parts(self, template: str) -> str:
+        """The template, with what joins parts around one that prints a list of them as Python does (Granite-Speech's)."""
+        try:
+            text = self._rendered_by(template, [_QUESTION], True)
+        except (TypeError, ValueError, KeyError, TemplateError):
+            return template
+        if "'text'" not in text:
+            return template
+        tokens = {kind: getattr(self.processor, f"{kind}_token", None) for kind in self.facts.media_token_ids}
+        return with_media(template, {kind: str(token) for kind, token in tokens.items() if token})
 
     @cached_property
     def _control(self) -> re.Pattern[str]:
@@ -104,12 +122,7 @@ class Renderer:
         Raises:
             ModelError: Naming the text: the model would be trained on answers to a question it never sees.
         """
-        rendered = self.processor.apply_chat_template(
-            [dict(message) for message in record.prompt],
-            chat_template=self.template,
-            add_generation_prompt=True,
-            tokenize=False,
-        )
+        rendered = self._render_text([dict(message) for message in record.prompt], True)
         for message in record.prompt:
             for part in message["content"]:
                 if part["type"] == "text" and part["text"].strip() not in rendered:
@@ -205,12 +218,12 @@ class Renderer:
         return following if following in self.eos_ids else self.eos_ids[0]
 
     def _render_text(self, conversation: list[dict[str, Any]], generation_prompt: bool) -> str:
+        return self._rendered_by(self.template, conversation, generation_prompt)
+
+    def _rendered_by(self, template: str | None, conversation: list[dict[str, Any]], generation_prompt: bool) -> str:
         return str(
             self.tokenizer.apply_chat_template(
-                conversation,
-                chat_template=self.template,
-                add_generation_prompt=generation_prompt,
-                tokenize=False,
+                conversation, chat_template=template, add_generation_prompt=generation_prompt, tokenize=False
             )
         )
 

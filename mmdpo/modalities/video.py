@@ -52,8 +52,12 @@ class VideoModality(Modality):
         return open_video(media, root)
 
     def for_processor(self, item: Any, processor: Any) -> Any:
-        """[frames, height, width, 3] uint8: what every video processor takes without decoding anything."""
-        del processor
+        """[frames, height, width, 3] uint8, which every video processor takes without decoding anything.
+
+        A processor without a video part gets the item as it is.
+        """
+        if not hasattr(processor, "video_processor"):
+            return item
         return np.stack([np.asarray(frame) for frame in item.frames])
 
     def processor_options(self, items: Sequence[Video]) -> dict[str, Any]:
@@ -71,4 +75,4 @@ class VideoModality(Modality):
             }
             for video in items
         ]
-        return {"videos_kwargs": {"do_sample_frames": False, "video_metadata": metadata}}
+        return {"do_sample_frames": False, "video_metadata": metadata}

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from mmdpo.errors import ConfigError, DataError
+from mmdpo.media_audio import Audio, resample, resampled_length
 from mmdpo.modalities.encoders import MediaEncoder
 
 RATE = 16_000
@@ -29,7 +30,7 @@ SAMPLES_PER_FRAME = 320
 class WhisperFeatures(MediaEncoder):
     """Encoder frames of Whisper, ``stack`` of them joined to one vector.
 
-    An item is any object with ``samples`` (float32 [n], mono) and ``rate`` (samples a second).
+    An item is a :class:`mmdpo.media_audio.Audio`.
 
     Args:
         config: Fields of a ``transformers.WhisperConfig``; read from ``path`` when empty. Its
@@ -90,7 +91,13 @@ class WhisperFeatures(MediaEncoder):
             DataError: The clip has no samples, is not mono, or has values that are not finite.
         """
         length = _length(item)
-        samples = _resampled(np.asarray(item.samples, dtype=np.float32), int(item.rate), length)
+        if not np.isfinite(item.samples).all():
+            raise DataError(
+                "an audio clip has samples that are not finite",
+                why="One NaN makes every log-probability after it NaN.",
+                fix="Decode the clip again, or leave it out.",
+            )
+        samples = resample(item, RATE).samples
         windows = [samples[start : start + self.window] for start in range(0, length, self.window)]
         mels = _extractor(int(self._whisper.num_mel_bins))(
             windows, sampling_rate=RATE, padding="max_length", max_length=self.window, return_tensors="np"
@@ -165,8 +172,8 @@ def _extractor(mels: int) -> Any:
     return WhisperFeatureExtractor(feature_size=mels, sampling_rate=RATE)
 
 
-def _length(item: Any) -> int:
-    """Samples of a clip at 16 kHz, known from its length alone: what soxr gives, half a sample rounded up."""
+def _length(item: Audio) -> int:
+    """Samples of a clip at 16 kHz, known from its length alone."""
     shape = np.shape(item.samples)
     if len(shape) != 1 or shape[0] == 0:
         raise DataError(
@@ -174,20 +181,4 @@ def _length(item: Any) -> int:
             why="There is nothing to hear." if 0 in shape else "Whisper takes one channel.",
             fix="Leave the clip out." if 0 in shape else "Mix the channels to one, float32 [n].",
         )
-    return max(1, (2 * shape[0] * RATE + int(item.rate)) // (2 * int(item.rate)))
-
-
-def _resampled(samples: np.ndarray[Any, np.dtype[np.float32]], rate: int, length: int) -> Any:
-    """[length] samples at 16 kHz."""
-    import soxr
-
-    if not np.isfinite(samples).all():
-        raise DataError(
-            "an audio clip has samples that are not finite",
-            why="One NaN makes every log-probability after it NaN.",
-            fix="Decode the clip again, or leave it out.",
-        )
-    if rate == RATE:
-        return samples
-    resampled = soxr.resample(samples, rate, RATE, quality="HQ")[:length]
-    return np.pad(resampled, (0, length - len(resampled)))
+    return resampled_length(shape[0], item.rate, RATE)

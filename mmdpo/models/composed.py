@@ -51,10 +51,11 @@ from transformers import (
 
 from mmdpo.errors import ConfigError, ModelError, did_you_mean
 from mmdpo.modalities.encoders import MediaEncoder
+from mmdpo.models.chat_templates import with_media
 from mmdpo.models.composed_backbone import ComposedModel
 from mmdpo.models.composed_config import ComposedConfig
 from mmdpo.models.composed_model import ComposedForConditionalGeneration
-from mmdpo.models.composed_processor import ComposedProcessor, with_media
+from mmdpo.models.composed_processor import ComposedProcessor
 from mmdpo.models.logit_rules import check_logits, logit_rule
 from mmdpo.models.media_specs import encoder_of, entry_of
 

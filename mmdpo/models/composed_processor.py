@@ -7,7 +7,6 @@ text: text that spells a placeholder stays text (``sanitize_control_tokens``).
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -18,47 +17,6 @@ from transformers import BatchFeature, ProcessorMixin
 from mmdpo.errors import DataError, ModelError
 from mmdpo.modalities.encoders import concatenate
 from mmdpo.models.media_specs import encoder_of
-
-GENERIC_TEMPLATE = (
-    "{{ bos_token or '' }}"
-    "{% for message in messages %}"
-    "{{ message['role'] | capitalize ~ ': ' ~ message['content'] }}"
-    "{{ eos_token if message['role'] == 'assistant' else '' }}{{ '\n' }}"
-    "{% endfor %}"
-    "{% if add_generation_prompt %}{{ 'Assistant:' }}{% endif %}"
-)
-"""For a language model without a template of its own: ``User: ...``, ``Assistant: ...`` closed by the end token."""
-
-_MEDIA_AS_TEXT = (
-    "{% set placeholders = PLACEHOLDERS %}"
-    "{% set plain = namespace(messages=[]) %}"
-    "{% for message in messages %}"
-    "{% if message['content'] is iterable and message['content'] is not string %}"
-    "{% set turn = namespace(text='') %}"
-    "{% for part in message['content'] %}"
-    "{% if part['type'] == 'text' %}{% set turn.text = turn.text ~ part['text'] %}"
-    "{% elif part['type'] in placeholders %}{% set turn.text = turn.text ~ placeholders[part['type']] %}"
-    "{% else %}{{ raise_exception('the model takes no media of type ' ~ part['type']) }}"
-    "{% endif %}"
-    "{% endfor %}"
-    "{% set plain.messages = plain.messages + [dict(message, content=turn.text)] %}"
-    "{% else %}{% set plain.messages = plain.messages + [message] %}"
-    "{% endif %}"
-    "{% endfor %}"
-    "{% set messages = plain.messages %}"
-)
-"""Goes before the template: it makes one string of each turn's parts, which every text template takes."""
-
-
-def with_media(template: str | None, placeholders: Mapping[str, str]) -> str:
-    """A chat template that renders content parts of each modality as their placeholder.
-
-    Args:
-        template: The language model's template for text; None for :data:`GENERIC_TEMPLATE`.
-        placeholders: Placeholder token by modality.
-    """
-    table = json.dumps(dict(placeholders), ensure_ascii=False)
-    return _MEDIA_AS_TEXT.replace("PLACEHOLDERS", table) + (GENERIC_TEMPLATE if template is None else template)
 
 
 class ComposedProcessor(ProcessorMixin):

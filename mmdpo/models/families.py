@@ -197,9 +197,9 @@ def feature_function(backbone: Any, family: Family, modality: str) -> Callable[.
     """
     if modality in family.features:
         return functools.partial(family.features[modality], backbone)
-    composed = getattr(backbone, "get_media_features", None)
+    composed = getattr(backbone, "media_function", None)
     if composed is not None:
-        return functools.partial(composed, modality) if modality in backbone.encoders else None
+        return composed(modality) if modality in backbone.encoders else None
     return getattr(backbone, f"get_{modality}_features", None)
 
 

@@ -105,7 +105,12 @@ def _model_class(path: str) -> Any:
     kind = values.get("model_type")
     if kind == "mmdpo_composed":
         import mmdpo.models.composed  # noqa: F401  (registers its classes)
-    return getattr(transformers, thinkers[kind]) if kind in thinkers else transformers.AutoModelForMultimodalLM
+    if kind in thinkers:
+        return getattr(transformers, thinkers[kind])
+    # Audio Flamingo 3 is in no mapping of multimodal models; what saved the weights is named beside them
+    named = getattr(transformers, (values.get("architectures") or [""])[0] or "", None)
+    mapped = kind in transformers.models.auto.modeling_auto.MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES
+    return named if named is not None and not mapped else transformers.AutoModelForMultimodalLM
 
 
 def part_of(name: str, facts: Facts) -> Part:

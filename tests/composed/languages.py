@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -10,6 +9,7 @@ import torch
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from mmdpo.media_audio import Audio
 from mmdpo.modalities.embeddings import Embeddings
 from mmdpo.modalities.whisper import WhisperFeatures
 from mmdpo.models.composed import compose
@@ -72,18 +72,10 @@ def language_model(kind: str = "llama", *, seed: int = 0, padding_rows: int = 0,
     return model.eval(), tokenizer
 
 
-@dataclass(frozen=True)
-class Clip:
-    """What an audio encoder needs of an item."""
-
-    samples: np.ndarray[Any, np.dtype[np.float32]]
-    rate: int
-
-
-def clip(seconds: float, rate: int = 16_000, seed: int = 0) -> Clip:
+def clip(seconds: float, rate: int = 16_000, seed: int = 0) -> Audio:
     """Noise of a length."""
     generator = np.random.default_rng(seed)
-    return Clip((0.1 * generator.standard_normal(round(seconds * rate))).astype(np.float32), rate)
+    return Audio((0.1 * generator.standard_normal(round(seconds * rate))).astype(np.float32), rate)
 
 
 def vectors(count: int, seed: int = 0, dim: int = 6) -> np.ndarray[Any, np.dtype[np.float32]]:
@@ -99,12 +91,12 @@ def composed(kind: str = "llama", *, seed: int = 0, **options: Any) -> tuple[Any
 
 
 def turn(*parts: Any) -> list[dict[str, Any]]:
-    """One user turn: strings are text, `Clip`s audio, arrays events."""
+    """One user turn: strings are text, `Audio` audio, arrays events."""
 
     def part(value: Any) -> dict[str, Any]:
         if isinstance(value, str):
             return {"type": "text", "text": value}
-        kind = "audio" if isinstance(value, Clip) else "event"
+        kind = "audio" if isinstance(value, Audio) else "event"
         return {"type": kind, kind: value}
 
     return [{"role": "user", "content": [part(value) for value in parts]}]

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import copy
+import io
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 import pytest
+import soundfile
 import torch
 from torch import Tensor
 
-from composed.languages import Clip, clip, composed, encode, turn, vectors
+from composed.languages import clip, composed, encode, turn, vectors
 from mmdpo import registry
 from mmdpo.collate import Collator
 from mmdpo.corruptions import Corruption
@@ -23,22 +25,12 @@ from mmdpo.policy import prepare
 from mmdpo.records import Candidate, Media, Record
 from mmdpo.scoring import score
 from mmdpo.views import View
+from tiny import exact_float64
 
 
-@pytest.fixture
-def modalities(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Audio and events whose items are named by their length and seed, so that no file is needed."""
-
-    class Sounds(Modality):
-        name = "audio"
-        plural = "audios"
-        corruptions: ClassVar[Mapping[str, Corruption]] = {
-            "blank": lambda item, generator: Clip(np.zeros_like(item.samples), item.rate)
-        }
-
-        def load(self, media: Media, root: Path | None) -> Any:
-            seconds, seed = (media.data or b"").decode().split()
-            return clip(float(seconds), seed=int(seed))
+@pytest.fixture(autouse=True)
+def events(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A modality of arrays [t, 6], embedded as `.npy`; audio is the project's own."""
 
     class Events(Modality):
         name = "event"
@@ -46,37 +38,50 @@ def modalities(monkeypatch: pytest.MonkeyPatch) -> None:
         corruptions: ClassVar[Mapping[str, Corruption]] = {"blank": lambda item, generator: np.zeros_like(item)}
 
         def load(self, media: Media, root: Path | None) -> Any:
-            count, seed = (media.data or b"").decode().split()
-            return vectors(int(count), seed=int(seed))
+            return np.load(io.BytesIO(media.data or b""), allow_pickle=False)
 
-    for modality in (Sounds, Events):
-        monkeypatch.setitem(registry.modalities._entries, modality.name, modality)
+    monkeypatch.setitem(registry.modalities._entries, "event", Events)
 
 
-def record(name: str, content: str, answers: list[str]) -> Record:
-    """``content`` is ``a1.3/7 text e2/1``: audio of 1.3 seconds and seed 7, text, two events of seed 1."""
-    parts: list[Any] = []
+def wav(seconds: float, seed: int) -> Media:
+    """Noise at 22.05 kHz as an embedded file."""
+    sound = clip(seconds, 22_050, seed)
+    buffer = io.BytesIO()
+    soundfile.write(buffer, sound.samples, sound.rate, format="WAV", subtype="FLOAT")
+    return Media(data=buffer.getvalue())
+
+
+def npy(count: int, seed: int) -> Media:
+    """Vectors as an embedded file."""
+    buffer = io.BytesIO()
+    np.save(buffer, vectors(count, seed))
+    return Media(data=buffer.getvalue())
+
+
+def record(name: str, parts: list[str | tuple[str, Media]], answers: list[str]) -> Record:
+    """A record of one user turn; a part is text, or media of a modality."""
     media: dict[str, tuple[Media, ...]] = {}
-    for word in content.split("|"):
-        kind = {"a": ("audio", "audios"), "e": ("event", "events")}.get(word[:1]) if "/" in word else None
-        if kind is None:
-            parts.append({"type": "text", "text": word})
+    content: list[Any] = []
+    for part in parts:
+        if isinstance(part, str):
+            content.append({"type": "text", "text": part})
             continue
-        parts.append({"type": kind[0]})
-        media[kind[1]] = (*media.get(kind[1], ()), Media(data=word[1:].replace("/", " ").encode()))
-    return Record(
-        id=name,
-        prompt=({"role": "user", "content": parts},),
-        candidates=tuple(Candidate(answer) for answer in answers),
-        media=media,
-    )
+        content.append({"type": part[0]})
+        media[f"{part[0]}s"] = (*media.get(f"{part[0]}s", ()), part[1])
+    candidates = tuple(Candidate(answer) for answer in answers)
+    return Record(id=name, prompt=({"role": "user", "content": content},), candidates=candidates, media=media)
 
 
+LONG, SHORT, LONGER = ("audio", wav(1.3, 7)), ("audio", wav(0.4, 1)), ("audio", wav(2.1, 7))
 RECORDS = [
-    record("one", "a1.3/7|What is heard?", ["A dog.", "Two cats on a mat", "Nothing"]),
-    record("text", "Say something, please.", ["There is a red bird on the table.", "No."]),
-    record("several", "e2/1|and|a0.4/1|then|a2.1/7|What is here?", ["same same", "Yes, there is."]),
-    record("again", "a1.3/7|Is there a dog?", ["Yes.", "No, there is not."]),
+    record("one", [LONG, "What is heard?"], ["A dog.", "Two cats on a mat", "Nothing"]),
+    record("text", ["Say something, please."], ["There is a red bird on the table.", "No."]),
+    record(
+        "several",
+        [("event", npy(2, 1)), "and", SHORT, "then", LONGER, "What is here?"],
+        ["same same", "Yes, there is."],
+    ),
+    record("again", [LONG, "Is there a dog?"], ["Yes.", "No, there is not."]),
 ]
 
 
@@ -92,42 +97,47 @@ def items(of: Record, blank: bool) -> Iterator[Any]:
         yield modality.corruptions["blank"](item, None) if blank else item
 
 
-def own_logprobs(model: Any, processor: Any, of: Record, answer: Tensor, blank: bool) -> Tensor:
-    """[L] log-probabilities of one answer, from the model's own logits on its plain row."""
+def plain_row(processor: Any, of: Record, answer: Tensor, blank: bool) -> dict[str, Tensor]:
+    """The prompt and one answer as the model's own forward takes them."""
     inputs = encode(processor, turn(*items(of, blank)))
     inputs["input_ids"] = torch.cat([inputs["input_ids"], answer[None]], 1)
     inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
-    logits = model(**inputs).logits[0, -len(answer) - 1 : -1]
-    return logits.log_softmax(-1).gather(1, answer[:, None])[:, 0]
+    return inputs
 
 
 @pytest.mark.parametrize("layout", ["shared", "plain"])
 @pytest.mark.parametrize("kind", ["llama", "gemma2", "cohere", "granite"])
-def test_scores_and_gradients_are_the_models_own(kind: str, layout: Any, modalities: None) -> None:
+def test_scores_and_gradients_are_the_models_own(kind: str, layout: Any) -> None:
     model, processor = composed(kind)
     model.double()
-    plain = copy.deepcopy(model)
+    plain = copy.deepcopy(model).requires_grad_()
     policy = prepare(model, processor, trainable="all")
     encoder = Encoder(processor, policy.facts, policy.eos_ids)
     views = [View(candidate, variant) for variant in ("clean", "blank") for candidate in range(3)]
     collator = Collator(encoder, views, layout=layout, records_per_row=2)
     batch = collator(list(enumerate(RECORDS)))
 
-    found = score(policy.model, batch)
-
-    expected = torch.zeros_like(found)
+    rows = []
     for row, (example, variant) in enumerate(zip(batch["example"], batch["media_index"], strict=True)):
-        mask = batch["mask"][row]
+        answer = batch["targets"][row][batch["mask"][row]]
         blank = collator.media_names[int(variant)] == "blank"
-        own = own_logprobs(plain, processor, RECORDS[int(example)], batch["targets"][row][mask], blank)
-        expected[row, mask] = own
-    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
-    found.sum().backward()
-    expected.sum().backward()
+        rows.append((answer, plain_row(processor, RECORDS[int(example)], answer, blank)))
+
+    with exact_float64():
+        found = score(policy.model, batch)
+        expected = torch.zeros_like(found)
+        for row, (answer, inputs) in enumerate(rows):
+            logits = plain(**inputs).logits[0, -len(answer) - 1 : -1]
+            expected[row, batch["mask"][row]] = logits.log_softmax(-1).gather(1, answer[:, None])[:, 0]
+        found.sum().backward()
+        expected.sum().backward()
+
+    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
     for (name, one), (_, other) in zip(model.named_parameters(), plain.named_parameters(), strict=True):
-        if other.grad is not None and other.requires_grad:
-            scale = other.grad.abs().max().item() + 1e-6
-            torch.testing.assert_close(one.grad, other.grad, rtol=1e-4, atol=1e-5 * scale, msg=name)
+        assert (one.grad is None) == (other.grad is None), name
+        if other.grad is not None:
+            scale = float(other.grad.abs().max())
+            torch.testing.assert_close(one.grad, other.grad, rtol=1e-7, atol=1e-9 * scale + 1e-12, msg=name)
 
 
 @pytest.mark.parametrize(
@@ -149,7 +159,7 @@ def test_exactly_the_parts_that_are_named_train(trainable: Any, parts: set[str],
         assert any(f"model.{path}." in name for name in names) == (part in parts)
 
 
-def test_the_encoder_runs_once_a_distinct_item_and_not_again_while_it_is_frozen(modalities: None) -> None:
+def test_the_encoder_runs_once_a_distinct_item_and_not_again_while_it_is_frozen() -> None:
     model, processor = composed()
     policy = prepare(model, processor, trainable="llm+projector")
     encoder = Encoder(processor, policy.facts, policy.eos_ids)
