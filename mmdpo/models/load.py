@@ -147,8 +147,14 @@ def encoder_modules(model: nn.Module, facts: Facts) -> list[nn.Module]:
         pieces = name.split(".")
         for depth in range(1, len(pieces)):
             parts.setdefault(".".join(pieces[:depth]), set()).add(part_of(name, facts))
-    inside = {path for path, kinds in parts.items() if kinds == {"encoder"}}
-    return [model.get_submodule(path) for path in sorted(inside) if path.rpartition(".")[0] not in inside]
+    held = (nn.ModuleDict, nn.ModuleList)  # containers are never called themselves
+    inside = {
+        path
+        for path, kinds in parts.items()
+        if kinds == {"encoder"} and not isinstance(model.get_submodule(path), held)
+    }
+    outermost = [path for path in sorted(inside) if not any(path.startswith(f"{other}.") for other in inside)]
+    return [model.get_submodule(path) for path in outermost]
 
 
 def silence_dropout(model: nn.Module) -> None:
