@@ -77,6 +77,8 @@ def load_pretrained(
             )
         model = _model_class(path).from_pretrained(path, **options)
         processor = transformers.AutoProcessor.from_pretrained(path, trust_remote_code=False)
+        if model.config.model_type.endswith("_thinker") and model.generation_config.eos_token_id is None:
+            model.generation_config.eos_token_id = processor.tokenizer.eos_token_id  # the whole model's names none
     except ImportError as error:
         wanted = "quantize: 4bit" if quantize else f"attention: {attention}" if attention != "auto" else "its classes"
         raise ModelError(

@@ -26,7 +26,7 @@ from mmdpo.views import View
 from tiny import Tiny
 from tiny.sounds import clip
 
-RATE, FRAME_RATE = 16_000, 2
+RATE, FRAME_RATE = 16_000, 4
 """Samples a second of the sounds here, and frames a second of the films."""
 WITHOUT_CHAT = ("paligemma", "paligemma2")
 """Families without a chat template: their processors take the images and one text with an `<image>` for each."""
@@ -67,7 +67,7 @@ def heard(media: Media, variant: str = "clean") -> np.ndarray:
 
 
 def film(seed: int, frames: int = 4, width: int = 24, height: int = 24) -> Media:
-    """An embedded animated PNG of noise, two frames a second."""
+    """An embedded animated PNG of noise, four frames a second."""
     pictures = [opened(picture(1000 * seed + n, width, height)) for n in range(frames)]
     buffer = io.BytesIO()
     pictures[0].save(buffer, "PNG", save_all=True, append_images=pictures[1:], duration=1000 // FRAME_RATE)
@@ -130,7 +130,7 @@ def video_options(messages: Sequence[dict[str, Any]]) -> dict[str, Any]:
         {"total_num_frames": n, "fps": FRAME_RATE, "duration": n / FRAME_RATE, "frames_indices": list(range(n))}
         for n in lengths
     ]
-    return {"videos_kwargs": {"do_sample_frames": False, "video_metadata": metadata}} if lengths else {}
+    return {"do_sample_frames": False, "video_metadata": metadata, "fps": FRAME_RATE} if lengths else {}
 
 
 def generation_inputs(tiny: Tiny, of: Record, variant: str = "clean") -> dict[str, Tensor]:
@@ -150,7 +150,7 @@ def generation_inputs(tiny: Tiny, of: Record, variant: str = "clean") -> dict[st
             tokenize=True,
             return_dict=True,
             return_tensors="pt",
-            **video_options(messages),
+            processor_kwargs=video_options(messages),
         )
     return {
         name: value.to(tiny.model.dtype) if value.is_floating_point() else value

@@ -13,7 +13,7 @@ from mmdpo.errors import ConfigError
 from mmdpo.models.router import router_loss_of
 from mmdpo.scoring import score
 from tiny import FAMILIES
-from training.common import LORA, encoder_of, loaded_model, make_trainer, pairs
+from training.common import loaded_model, make_trainer, pairs
 
 COEFFICIENT = 0.5
 RECORD = record("one", "What is here?", ["A cat on a mat.", "No dogs"], picture(1))
@@ -122,4 +122,3 @@ def test_a_step_adds_the_mean_over_its_micro_batches(tmp_path: Path, two_pass: b
         assert torch.allclose(difference, gradient, atol=1e-5 + 1e-3 * float(gradient.abs().max())), name
         seen += float(gradient.abs().max()) > 1e-4
     assert seen > 5
-    assert encoder_of(loaded) is not None and LORA.r
