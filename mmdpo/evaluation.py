@@ -172,8 +172,8 @@ def answer_samples(
 def sample_record(sample: Sample) -> Record:
     """A sample as a record without candidates."""
     media = {plural: tuple(Media(path=str(path)) for path in paths) for plural, paths in sample.media.items()}
-    images = len(media.get("images", ()))
-    return Record(id=sample.id, prompt=(user_message(sample.prompt, images=images),), candidates=(), media=media)
+    counts = {plural: len(items) for plural, items in media.items()}
+    return Record(id=sample.id, prompt=(user_message(sample.prompt, **counts),), candidates=(), media=media)
 
 
 def encoder_of(model: Any, processor: Any, root: Path | None) -> Encoder:

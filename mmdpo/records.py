@@ -182,9 +182,9 @@ class Records(Sequence[Record]):
         return digest.hexdigest()
 
 
-def user_message(text: str, *, images: int = 0) -> Message:
-    """A user's turn: places for `images` images, then the text."""
-    content: list[Part] = [{"type": "image"} for _ in range(images)]
+def user_message(text: str, **media: int) -> Message:
+    """A user's turn: places for so many items of each media field (`images=1`, `audios=2`), then the text."""
+    content: list[Part] = [{"type": name.removesuffix("s")} for name, count in media.items() for _ in range(count)]
     return {"role": "user", "content": [*content, {"type": "text", "text": text}]}
 
 

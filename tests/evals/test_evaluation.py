@@ -15,6 +15,7 @@ from mmdpo.cli import app
 from mmdpo.commandline import eval_sections
 from mmdpo.config import RunConfig, parse_config
 from mmdpo.errors import ConfigError, MMDPOError, ModelError
+from mmdpo.evals.base import Sample
 from mmdpo.evals.chair import Chair
 from mmdpo.evals.folders import require
 from mmdpo.models.load import load_pretrained
@@ -171,3 +172,11 @@ def test_a_limit_is_a_ceiling_where_lower_is_better() -> None:
         require(comparison, ["pope_f1=0.9"])
     with pytest.raises(ConfigError, match="no number"):
         require(comparison, ["pope_f1=abc"])
+
+
+def test_a_sample_of_any_media_has_a_place_for_each_item() -> None:
+    media = {"audios": (Path("a.wav"), Path("b.wav")), "images": (Path("c.png"),)}
+    sample = Sample(id="1", prompt="What is heard?", media=media, target=None, group="a")
+    record = evaluation.sample_record(sample)
+    assert [part["type"] for part in record.prompt[0]["content"]] == ["audio", "audio", "image", "text"]
+    assert [media.path for media in record.media["audios"]] == ["a.wav", "b.wav"]
