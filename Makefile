@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export TOKENIZERS_PARALLELISM = false
 
-.PHONY: demo test test-all lint format install dev clean
+.PHONY: demo test test-all families lint format install dev clean
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
@@ -16,7 +16,7 @@ $(VENV)/installed: pyproject.toml constraints.txt | $(VENV)/bin/python
 	touch $@
 
 $(VENV)/installed-dev: pyproject.toml constraints.txt | $(VENV)/bin/python
-	$(BIN)/pip install --quiet -c constraints.txt -e ".[dev,eval,data]"
+	$(BIN)/pip install --quiet -c constraints.txt -e ".[dev,eval,data,video]"
 	touch $@ $(VENV)/installed
 
 install: $(VENV)/installed
@@ -30,6 +30,10 @@ test: $(VENV)/installed-dev lint
 
 test-all: $(VENV)/installed-dev lint
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not gpu" --timeout 900
+
+# every check of every family, and the table that ships and docs/families.md from what they found
+families: $(VENV)/installed-dev
+	$(BIN)/python -m pytest tests/families -n 2 --dist worksteal -m "" --ignore tests/families/test_table.py --write-matrix
 
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff check .

@@ -49,6 +49,7 @@ class VoteReader:
                 judgements.append(self._judgement(row))
             except _UnusableRowError as problem:
                 message = ": ".join(part for part in (row.cells.get("item"), problem.message) if part)
+                message = message.encode("utf-8", "backslashreplace").decode("utf-8")  # it may hold the bad text
                 self.ledger.set_aside(problem.reason, row.number, problem.value, message=message)
         return judgements
 
@@ -65,7 +66,10 @@ class VoteReader:
         if not votes:
             raise _UnusableRowError("no_votes")
         path = self._path(audio)
-        if not all(is_unicode(text) for text in (*captions, path)):
+        kind = None if columns.kind is None else _text(cells.get(columns.kind))
+        references = tuple(cells["references"]) if self.config.references else ()
+        texts = (*captions, path, *sources, kind, *references, *(vote.voter for vote in votes))
+        if not all(is_unicode(text) for text in texts if text is not None):
             raise _UnusableRowError("bad_text", ascii(captions), "it is not valid UTF-8")
         return Judgement(
             row=row.number,
@@ -74,8 +78,8 @@ class VoteReader:
             captions=captions,
             votes=tuple(votes),
             sources=(sources[0], sources[1]),
-            kind=None if columns.kind is None else _text(cells.get(columns.kind)),
-            references=tuple(cells["references"]) if self.config.references else (),
+            kind=kind,
+            references=references,
         )
 
     def _cast(self, row: Row) -> Iterator[Vote]:
@@ -92,7 +96,7 @@ class VoteReader:
                     continue
                 value = self.config.values.read(given)
                 if value is None:
-                    message = str(self.config.values)
+                    message = f"the values are: {self.config.values}"
                     self.ledger.set_aside("unknown_vote", row.number, given, column=column, message=message)
                 else:
                     yield Vote(value, voter or column, column)
@@ -103,7 +107,8 @@ class VoteReader:
             text = None if name is None else _text(cells.get(name))
             if text is None:
                 continue
-            if not text.isdecimal() or int(text) > LARGEST_COUNT:
+            text = text.removesuffix(".0")  # whole numbers of a Parquet column with blanks are floats
+            if not text.isdecimal() or len(text) > len(str(LARGEST_COUNT)) or int(text) > LARGEST_COUNT:
                 raise _UnusableRowError("not_a_count", text, f"{name} must be a whole number up to {LARGEST_COUNT}")
             yield from [Vote(value)] * int(text)
 

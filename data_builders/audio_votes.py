@@ -41,7 +41,7 @@ from data_builders.votes import (
 )
 from mmdpo.media import Media, MediaError, read_bytes
 from mmdpo.media_audio import open_audio
-from mmdpo.records import Candidate, Message, Record, Records
+from mmdpo.records import Candidate, Record, Records, user_message
 from mmdpo.registry import builders
 
 FENSE_COLUMNS = VoteColumns(source_a="source_a", source_b="source_b", kind="kind")
@@ -154,11 +154,10 @@ def _record(contest: Contest) -> Record:
     ]
     if any(vote.voter is not None for vote in contest.votes):
         meta["voters"] = [[vote.voter for vote in judgement.votes] for judgement in given]
-    message: Message = {"role": "user", "content": [{"type": "audio"}, {"type": "text", "text": given[0].prompt}]}
     content = [given[0].media.identity, given[0].prompt, chosen, rejected]
     return Record(
         id=hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16],
-        prompt=(message,),
+        prompt=(user_message(given[0].prompt, audios=1),),
         candidates=(*candidates, *_further(given[0].references, (chosen, rejected))),
         media={"audios": (given[0].media,)},
         higher_is_better=True,

@@ -90,7 +90,7 @@ class Ledger:
         self, reason: str, row: int, value: Any = None, *, column: str | None = None, message: str = ""
     ) -> None:
         """Notes that a row, or one value of it, is not used."""
-        self.entries.append(SetAside(reason, row, column, _printable(value), message))
+        self.entries.append(SetAside(reason, row, column, _printable(value), str(_printable(message))))
 
     def account(self) -> dict[str, Any]:
         """The balance: rows by what became of them.

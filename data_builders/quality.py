@@ -26,7 +26,7 @@ def measure(records: Records, *, check_media: bool = False, seed: int = 0, examp
 
     Args:
         records: The records.
-        check_media: Also decode every image and compare every content hash.
+        check_media: Also decode images, sounds and videos, and compare every content hash.
         seed: Seed of the examples.
         examples: How many examples to draw.
 

@@ -102,8 +102,9 @@ def require_columns(rows: Sequence[Row], columns: Iterable[tuple[str, str]]) -> 
         raise ConfigError(
             "the table has no column " + ", ".join(f"{column!r} ({setting})" for setting, column in missing),
             why=" ".join(dict.fromkeys(did_you_mean(column, known) for _, column in missing)),
-            fix="Name the columns: columns.image=..., columns.caption=..., columns.rating=..., columns.rater=... "
-            "(columns.rater=null where each row is another rater's).",
+            fix="Name the columns: "
+            + ", ".join(f"{setting}=..." for setting, _ in missing)
+            + " (null where the table has none and the setting may be left out).",
         )
 
 

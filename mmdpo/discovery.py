@@ -5,12 +5,16 @@ from __future__ import annotations
 import dataclasses
 import importlib.metadata
 import platform
+from pathlib import Path
 from typing import Any
 
 from mmdpo import registry
 from mmdpo.config import shipped_configs
 from mmdpo.errors import ConfigError, did_you_mean
+from mmdpo.jsonfiles import read_json
 
+VERIFIED = Path(__file__).parent / "models" / "verified.json"
+"""What the family tests found, written by them."""
 KINDS = ("losses", "builders", "benchmarks", "modalities", "configs", "families")
 
 
@@ -28,9 +32,7 @@ def listing(kind: str) -> list[dict[str, Any]]:
     if kind == "configs":
         return [{"name": name, "what": _comment(path.read_text("utf-8"))} for name, path in shipped_configs().items()]
     if kind == "families":
-        from mmdpo.models.families import FAMILIES
-
-        return [{"family": name, **dataclasses.asdict(family)} for name, family in sorted(FAMILIES.items())]
+        return [_family(name, entry) for name, entry in read_json(VERIFIED)["families"].items()]
     raise ConfigError(f"there is no list of {kind!r}", why=did_you_mean(kind, KINDS), fix=f"One of: {', '.join(KINDS)}")
 
 
@@ -38,6 +40,21 @@ def _loss(name: str) -> dict[str, Any]:
     term = registry.terms.get(name)
     fields = ", ".join(f"{field.name}={field.default!r}" for field in dataclasses.fields(term))
     return {"name": name, "formula": term.formula, "fields": fields, "source": term.source}
+
+
+def _family(name: str, entry: dict[str, Any]) -> dict[str, Any]:
+    """What the tests found of one family, in short; docs/families.md says what each check is."""
+    checks = entry["checks"]
+    applied = {check: cell["ok"] for check, cell in checks.items() if cell["ok"] is not None}
+    failed = [check for check, ok in applied.items() if not ok]
+    passed = f"{len(applied) - len(failed)} of {len(applied)} pass"
+    return {
+        "family": name,
+        "takes": ", ".join(entry["takes"]),
+        "layout": checks["logprobs"].get("layout", ""),
+        "checks": passed + (f", fails: {', '.join(failed)}" if failed else ""),
+        "largest difference": checks["logprobs"].get("difference", ""),
+    }
 
 
 def _first_line(thing: Any) -> str:

@@ -7,6 +7,7 @@ of a prompt or candidate becomes a special id.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,7 +17,7 @@ import torch
 from torch import Tensor
 
 from mmdpo.corruptions import generator_for
-from mmdpo.errors import DataError, ModelError
+from mmdpo.errors import DataError, MMDPOError, ModelError
 from mmdpo.media_units import MediaUnit, media_units
 from mmdpo.modalities.base import Modality, corruption_of, modality_of
 from mmdpo.models.families import Facts, accepted
@@ -71,22 +72,36 @@ class Encoder(Renderer):
         """Encodes a record's prompt under one media variant.
 
         Raises:
-            DataError: The media cannot be read, or a control token in the text cannot be kept as text.
+            DataError: The media cannot be read or are not as many as their places, or a control token in the text
+                cannot be kept as text.
             ModelError: The template loses a part of the prompt, or the processor refuses it.
         """
+        try:
+            return self._prompt(record, variant)
+        except MMDPOError as error:
+            if repr(record.id) not in error.what:  # a modality knows its item, and nothing of records
+                error.what = f"record {record.id!r}: {error.what}"
+                error.args = ("\n".join(part for part in (error.what, error.why, error.fix) if part),)
+            raise
+
+    def _prompt(self, record: Record, variant: str) -> EncodedPrompt:
+        self._check_taken(record)
+        _check_places(record)
         conversation, items = self._conversation(record, variant)
         options: dict[str, Any] = {}
         for plural, decoded in items.items():
             options |= modality_of(plural).processor_options(decoded) if decoded else {}
         unsafe = any(self.control_tokens(part.get("text", "")) for m in conversation for part in m["content"])
+        own = getattr(self.processor, "chat_template", None)
         try:
             encoded = self.processor.apply_chat_template(
                 conversation,
-                chat_template=self.template,
                 add_generation_prompt=True,
                 tokenize=True,
                 return_dict=True,
                 return_tensors="pt",
+                # its own is not given by name: SmolVLM's processor takes another one where there is a video
+                **({"chat_template": self.template} if self.template != own else {}),
                 **({"processor_kwargs": options} if options else {}),
                 **({"sanitize_control_tokens": True} if unsafe else {}),
             )
@@ -155,7 +170,8 @@ class Encoder(Renderer):
         ids = encoded.pop("input_ids")
         units: list[MediaUnit] = []
         extras: dict[str, Tensor] = {}
-        for plural, decoded in items.items():
+        as_images = self._videos_as_images(items, encoded, record)
+        for plural, decoded in items.items() if not as_images else [("images", as_images)]:
             if not decoded:
                 continue
             modality = modality_of(plural)
@@ -170,7 +186,7 @@ class Encoder(Renderer):
                 ids[0] == self.facts.media_token_ids.get(modality.name, -1),
                 self.processor,
                 tokens_needed=self.facts.embeds(modality.name) and modality.name not in self.facts.family.features,
-                together=modality.name in self.facts.family.alone,
+                together=bool(as_images) or modality.name in self.facts.family.alone,
             )
             # what is read through cross-attention stands in place of no token
             units += [replace(unit, tokens=None) for unit in own] if self.facts.family.cross_attention else own
@@ -185,15 +201,46 @@ class Encoder(Renderer):
                 extras[name] = tensor
         return EncodedPrompt(ids[0], fields, tuple(units), extras)
 
+    def _videos_as_images(
+        self, items: Mapping[str, Sequence[Any]], encoded: Mapping[str, Any], record: Record
+    ) -> list[Any]:
+        """All pictures of a prompt, where the processor makes images of a video's frames (InternVL, SmolVLM)."""
+        videos = items.get("videos", ())
+        if not videos or any(name in encoded for name in self._input_names(modality_of("videos"))):
+            return []
+        if items.get("images") and len(encoded.get("pixel_values", ())) == 1:  # SmolVLM's keeps the frames alone
+            _refuse_both(record)
+        return [*items.get("images", ()), *videos] if "pixel_values" in encoded else []
+
+    def _check_taken(self, record: Record) -> None:
+        """Refuses media that the model has no encoder for, before its processor drops or misreads them.
+
+        Raises:
+            ModelError: Naming the media and the record.
+        """
+        takes = set(self.facts.feature_inputs)
+        if "image" in takes and getattr(self.processor, "video_processor", None) is not None:
+            takes.add("video")  # as images
+        for plural, refs in record.media.items():
+            if refs and modality_of(plural).name not in takes:
+                raise ModelError(
+                    f"record {record.id!r} has {plural}, and {self.facts.model_type!r} takes none",
+                    why="The model would be trained on answers about something that it does not get.",
+                    fix=f"Use a model that takes {plural}, or records without them.",
+                )
+
     def _check_placeholders(self, ids: Tensor, items: Mapping[str, Sequence[Any]], record: Record) -> None:
         """Refuses media that take no place in the prompt: an encoder gives nothing for a clip of a few milliseconds."""
-        known = [token for name, token in self.facts.media_token_ids.items()]
+        known = list(self.facts.media_token_ids.values())
         if any(items.values()) and known and not bool(torch.isin(ids, torch.tensor(known)).any()):
             raise DataError(
                 f"the media of record {record.id!r} have no placeholder token in its prompt",
                 why="The item is too short for its encoder, or the template drops it; the model would not read it.",
                 fix="Leave the record out, or use the template that the model was trained with.",
             )
+        both = items.get("images") and items.get("videos") and "video" in self.facts.feature_inputs
+        if both and not bool(torch.isin(ids, self.facts.media_token_ids.get("video", -1)).any()):  # GLM-4V
+            _refuse_both(record)
 
     def _input_names(self, modality: Modality) -> tuple[str, ...]:
         """What the processor calls the modality's encoder inputs, the main one first."""
@@ -201,6 +248,28 @@ class Encoder(Renderer):
         if own is not None:
             return tuple(own(modality.name))
         return (*modality.inputs, *self.facts.feature_inputs.get(modality.name, ()))
+
+
+def _check_places(record: Record) -> None:
+    """Refuses a prompt with more or fewer places than media items."""
+    parts = [part["type"] for message in record.prompt for part in message["content"]]
+    places = Counter(media_field(part) for part in parts if part != "text")
+    for plural in sorted({*places, *record.media}):
+        items = len(record.media.get(plural, ()))
+        if places[plural] != items:
+            raise DataError(
+                f"the prompt of record {record.id!r} has {places[plural]} places for {items} {plural}",
+                why="Every place stands for one item, in reading order.",
+                fix=f"Give as many parts of type {plural.removesuffix('s')!r} as items.",
+            )
+
+
+def _refuse_both(record: Record) -> None:
+    raise ModelError(
+        f"record {record.id!r} has images and videos in one prompt, which this model cannot tell apart",
+        why="Features would stand at the wrong tokens; the model itself fails on it.",
+        fix="Use prompts with one of the two.",
+    )
 
 
 def _check_inputs(modality: Modality, inputs: Mapping[str, Tensor], items: int, record: Record) -> None:

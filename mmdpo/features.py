@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from mmdpo import registry
 from mmdpo.errors import ModelError
+from mmdpo.modalities.encoders import concatenate
 from mmdpo.models.families import Family, accepted, feature_function
 
 PER_ITEM = {"pooler_output", "deepstack_features"}
@@ -174,19 +175,6 @@ class FeatureStore:
             return output
 
         tower.forward = types.MethodType(once, tower)
-
-
-def concatenate(values: Sequence[Tensor]) -> Tensor:
-    """Concatenates along dimension 0, zero-padding the other dimensions to the largest (tiles, pixels, frames)."""
-    if len({value.shape[1:] for value in values}) == 1:
-        return torch.cat(list(values))
-    shape = [max(sizes) for sizes in zip(*(value.shape[1:] for value in values), strict=True)]
-    padded = []
-    for value in values:
-        room = value.new_zeros((len(value), *shape))
-        room[(slice(None), *(slice(size) for size in value.shape[1:]))] = value
-        padded.append(room)
-    return torch.cat(padded)
 
 
 def outputs_of(units: Sequence[Features]) -> Any:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from mmdpo.encoding import EncodedPrompt, Encoder
-from mmdpo.features import concatenate
+from mmdpo.modalities.encoders import concatenate
 from mmdpo.parity import to_model
 from mmdpo.records import Record
 

@@ -34,6 +34,7 @@ def add_to(app: typer.Typer) -> None:
         "show": show,
         "ls": list_names,
         "cp": copy_config,
+        "new": new,
         "merge": merge,
         "env": env,
     }
@@ -44,7 +45,7 @@ def add_to(app: typer.Typer) -> None:
 def quality(
     data: Annotated[Path, typer.Argument(help="Folder of records.")],
     split: Annotated[str, typer.Option(help="Which split.")] = "train",
-    media: Annotated[bool, typer.Option("--media", help="Also decode every image and compare its hash.")] = False,
+    media: Annotated[bool, typer.Option("--media", help="Also open every media item and compare its hash.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Counts, length bias and every problem of a set of records; exit 1 when there are problems.
@@ -67,7 +68,8 @@ def show(
     data: Annotated[Path, typer.Argument(help="Folder of records.")],
     n: Annotated[int, typer.Option("-n", help="How many.", min=1)] = 5,
     split: Annotated[str, typer.Option(help="Which split.")] = "train",
-    html: Annotated[Path | None, typer.Option("--html", help="Write a page with the pictures instead.")] = None,
+    html: Annotated[Path | None, typer.Option("--html", help="Write a page with the media instead.")] = None,
+    plugin: Plugins = None,
 ) -> None:
     """Look at records: media, prompt, chosen and rejected; words that differ between the two are underlined.
 
@@ -76,6 +78,7 @@ def show(
     from mmdpo.records import load_records
     from mmdpo.report import write_records_page
 
+    use_plugins(plugin)
     records = load_records(data, split=split)
     if html is not None:
         page = write_records_page(records, html, title=f"Records of {data}", count=n)
@@ -140,6 +143,21 @@ def copy_config(
 
     path = copy_shipped(name, to or Path(f"{name}.yaml"))
     closing("configuration copied", path, f"mmdpo check {path}")
+
+
+def new(
+    kind: Annotated[str, typer.Argument(help="What to start: modality")],
+    name: Annotated[str, typer.Argument(help="Its name: lower case, letters, digits and _.")],
+    out: Annotated[Path, typer.Option("--out", help="Folder to write to; no file is overwritten.")] = Path(),
+) -> None:
+    """Write the file of a new extension, and its test; both work as they are.
+
+    Example: `mmdpo new modality sensor`
+    """
+    from mmdpo.scaffold import write_new
+
+    file, test = write_new(kind, name, out)
+    closing(f"new {kind} written", file, f"python -m pytest {test}; then change {file} where it says CHANGE")
 
 
 def merge(

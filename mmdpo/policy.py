@@ -86,7 +86,8 @@ def prepare(
     trained = TRAINS[trainable]
     require_parts(model, facts, trained)
     for name, parameter in model.named_parameters():
-        parameter.requires_grad_(lora is None and adapter is None and part_of(name, facts) in trained)
+        wanted = lora is None and adapter is None and part_of(name, facts) in trained
+        parameter.requires_grad_(wanted and parameter.requires_grad)  # what the class freezes (sinusoids) stays so
     wrapped, base_changed = model, False
     if adapter is not None:
         wrapped = with_existing_adapter(model, adapter)

@@ -12,7 +12,7 @@ from data_builders.splits import media_groups, split_by_media
 from mmdpo.config import DataSection, RunConfig
 from mmdpo.encoding import Encoder
 from mmdpo.errors import DataError
-from mmdpo.media import read_bytes
+from mmdpo.media import frame_paths, read_bytes
 from mmdpo.objectives import Objective
 from mmdpo.policy import LoadedModel
 from mmdpo.records import Record, Records, load_records
@@ -55,10 +55,22 @@ class WithMedia(Sequence[Record]):
 
     Args:
         records: The records, with the root that their media are read from.
+
+    Raises:
+        DataError: An item is a folder of frames, which has no bytes of its own.
     """
 
     def __init__(self, records: Records) -> None:
         self.records = records
+        for record in records:
+            for _, item in record.media_items():
+                if frame_paths(item, records.media_root) is not None:
+                    raise DataError(
+                        f"the video {item.name!r} of validation record {record.id!r} is a folder of frames, "
+                        "and lies under another media root than the training records",
+                        why="It cannot be handed on as bytes.",
+                        fix="Put both under one root (data.validation_media_root), or use video files.",
+                    )
 
     def __len__(self) -> int:
         return len(self.records)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from mmdpo.encoding import Encoder
-from mmdpo.errors import MMDPOError, ModelError
+from mmdpo.errors import ConfigError, MMDPOError, ModelError
 from mmdpo.record_checks import lacks_direction, ratings_of
 from mmdpo.records import Record, media_field
 from mmdpo.views import CLEAN, REJECTED, View
@@ -107,6 +107,8 @@ def screen(
                     reason, message = "too_long", f"{length} tokens, the limit is {limit}"
                 elif len({tuple(answer.ids.tolist()) for answer in answers}) < len(answers):
                     reason, message = "equal_answers", "two candidates are the same tokens"
+        except ConfigError:
+            raise  # of no record: a package that is missing, a modality that nobody registered
         except MMDPOError as error:
             reason, message = _reason_of(error), error.what
         if reason:

@@ -44,9 +44,9 @@ def closing(what: str, where: Path, following: str) -> None:
     notes.print(f"next: {escape(following)}", highlight=False)
 
 
-def percent(value: float) -> str:
-    """A fraction as percent with one decimal."""
-    return f"{100 * value:.1f}"
+def percent(value: float | None, form: str = ".1f") -> str:
+    """A fraction as percent with one decimal; a bound that there is none of as a dash."""
+    return "–" if value is None else f"{100 * value:{form}}"
 
 
 def metric_table(result: dict[str, Any]) -> Table:
@@ -74,7 +74,9 @@ def comparison_table(comparison: dict[str, Any]) -> Table:
             name,
             percent(entry["before"]["value"]),
             percent(entry["after"]["value"]),
-            f"{100 * gap['value']:+.1f} [{100 * gap['low']:+.1f}, {100 * gap['high']:+.1f}]".replace("[", r"\["),
+            f"{percent(gap['value'], '+.1f')} [{percent(gap['low'], '+.1f')}, {percent(gap['high'], '+.1f')}]".replace(
+                "[", r"\["
+            ),
             "<.001" if gap["p"] < 0.001 else f"{gap['p']:.3f}",
             f"[{colours[verdict]}]{verdict}[/]" if verdict in colours else verdict,
         )

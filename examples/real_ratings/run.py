@@ -194,7 +194,7 @@ def best_possible(records: Sequence[Record]) -> list[Judged]:
 
 
 def _photo(record: Record) -> str:
-    return record.media["images"][0].identity
+    return next(item.identity for _, item in record.media_items())
 
 
 def report(

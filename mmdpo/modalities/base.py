@@ -1,7 +1,8 @@
 """What a modality is: how one item is named, loaded and corrupted, and which encoder inputs it makes.
 
 A modality is one small file that registers a subclass; everything else (placeholders, packing, encoding once, blank
-variants) works from these facts.
+variants) works from these facts. ``mmdpo new modality NAME`` writes such a file, docs/modalities.md is the tutorial and
+:mod:`mmdpo.modalities.conformance` the check.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from mmdpo import registry
 from mmdpo.corruptions import Corruption
 from mmdpo.errors import ConfigError, did_you_mean
 from mmdpo.modalities.encoders import MediaEncoder
-from mmdpo.records import Media
+from mmdpo.records import Media, media_field
 
 
 class Modality(ABC):
@@ -23,11 +24,12 @@ class Modality(ABC):
 
     Attributes:
         name: Singular name, also the ``type`` of its content part and its key in ``mm_encoder_outputs``.
-        plural: Name of its list in :attr:`mmdpo.Record.media`.
+        plural: Name of its list in :attr:`mmdpo.Record.media`: always the name with an s.
         inputs: Names of the outputs of published models' processors that go into the encoder, the main one first; none
             for a modality that only composed models take.
         grid: Name of the output that holds [items, 3] patch counts when the main one packs the patches of all items.
-        corruptions: Media variants by name. ``blank`` must be among them.
+        corruptions: Media variants by name. ``blank``, an item of the same size that says nothing, must be among them.
+            A variant leaves the item itself as it is, and its type and number of tokens.
         encoders: Encoders by name, for composed models; precomputed ``embeddings`` work for every modality.
     """
 
@@ -37,6 +39,11 @@ class Modality(ABC):
     grid: ClassVar[str | None] = None
     corruptions: ClassVar[Mapping[str, Corruption]]
     encoders: ClassVar[Mapping[str, type[MediaEncoder]]] = {}
+
+    def __init_subclass__(cls, **keywords: Any) -> None:
+        super().__init_subclass__(**keywords)
+        if "name" in vars(cls) and "plural" not in vars(cls):
+            cls.plural = media_field(cls.name)
 
     @abstractmethod
     def load(self, media: Media, root: Path | None) -> Any:

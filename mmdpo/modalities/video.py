@@ -63,8 +63,9 @@ class VideoModality(Modality):
     def processor_options(self, items: Sequence[Video]) -> dict[str, Any]:
         """Keywords of the processor's call for all videos of a prompt: what a block of frames does not say.
 
-        Without them, a processor samples the frames once more (Qwen3-VL's takes 4 of 8) and writes times as if the
-        frames followed each other at 24 a second (``VideoMetadata`` of transformers 5.23).
+        Without them (transformers 5.23), a processor samples the frames once more (Qwen3-VL's takes 4 of 8) and tells
+        times as if 24 frames were a second. The omni processors do not read the metadata but one ``fps`` of the taken
+        frames for all videos, and believe in 2 a second where the videos do not agree on another.
         """
         metadata = [
             {
@@ -75,4 +76,8 @@ class VideoModality(Modality):
             }
             for video in items
         ]
-        return {"do_sample_frames": False, "video_metadata": metadata}
+        options: dict[str, Any] = {"do_sample_frames": False, "video_metadata": metadata}
+        rates = {len(video.indices) / video.seconds if video.seconds else None for video in items}
+        if len(rates) == 1 and None not in rates:
+            options["fps"] = rates.pop()
+        return options

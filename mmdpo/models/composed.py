@@ -131,11 +131,8 @@ def compose_from(section: Mapping[str, Any]) -> tuple[ComposedForConditionalGene
                 why="A composed model needs a language model and at least one encoder.",
                 fix="compose: {llm: PATH, encoders: {audio: {kind: whisper, path: PATH}}}",
             )
-    return compose(**{"llm": section["llm"], "encoders": section["encoders"]}, **_options(section))
-
-
-def _options(section: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: section[name] for name in ("placeholders", "projector_hidden", "seed") if name in section}
+    options = {name: section[name] for name in ("placeholders", "projector_hidden", "seed") if name in section}
+    return compose(section["llm"], section["encoders"], **options)
 
 
 def _loaded(llm: Any, tokenizer: Any) -> tuple[Any, Any]:
@@ -200,7 +197,7 @@ def _placeholders(tokenizer: Any, specs: Mapping[str, Any], wanted: Mapping[str,
             )
     tokens = {modality: wanted.get(modality, f"<|{modality}|>") for modality in specs}
     used: dict[str, str] = {}
-    taken = {str(value) for value in tokenizer.special_tokens_map.values() if isinstance(value, str)}
+    taken = {getattr(tokenizer, f"{kind}_token", None) for kind in ("bos", "eos", "pad", "unk", "sep", "cls", "mask")}
     special = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
     for modality, token in tokens.items():
         if token in used:

@@ -179,7 +179,7 @@ def facts_of(model: Any) -> Facts:
         takes_outputs="mm_encoder_outputs" in inspect.signature(backbone.forward).parameters,
         feature_inputs={
             name: tuple(inspect.signature(function).parameters)
-            for name in ("image", "video", "audio")
+            for name in ("image", "video", "audio", *getattr(config, "media", ()))
             if (function := feature_function(backbone, family, name)) is not None
         },
     )
@@ -230,17 +230,22 @@ def _projectors(backbone: Any) -> tuple[str, ...]:
 
 
 def _rope_index(backbone: Any) -> Callable[..., tuple[Tensor, Tensor]] | None:
-    """The model's own position function; one that reads the lengths of clips gets them from their masks."""
+    """The model's own position function; the omni models call two things otherwise than their processors do."""
     function = getattr(backbone, "get_rope_index", None)
     if function is None or "audio_seqlens" not in inspect.signature(function).parameters:
         return function
 
     @functools.wraps(function)
-    def with_lengths(*, feature_attention_mask: Tensor | None = None, **values: Any) -> tuple[Tensor, Tensor]:
+    def renamed(
+        *, feature_attention_mask: Tensor | None = None, video_second_per_grid: Tensor | None = None, **values: Any
+    ) -> tuple[Tensor, Tensor]:
         lengths = None if feature_attention_mask is None else feature_attention_mask.sum(-1)
-        return function(**values, audio_seqlens=lengths)
+        return function(**values, audio_seqlens=lengths, second_per_grids=video_second_per_grid)
 
+    added = [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None)
+        for name in ("feature_attention_mask", "video_second_per_grid")
+    ]
     names = list(inspect.signature(function).parameters.values())
-    mask = inspect.Parameter("feature_attention_mask", inspect.Parameter.KEYWORD_ONLY, default=None)
-    with_lengths.__signature__ = inspect.Signature([*names, mask])  # type: ignore[attr-defined]
-    return with_lengths
+    renamed.__signature__ = inspect.Signature([*names, *added])  # type: ignore[attr-defined]
+    return renamed

@@ -76,7 +76,7 @@ def load_pretrained(
                 load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.bfloat16
             )
         model = _model_class(path).from_pretrained(path, **options)
-        processor = transformers.AutoProcessor.from_pretrained(path, trust_remote_code=False)
+        processor = _processor(path, model.config.model_type)
         if model.config.model_type.endswith("_thinker") and model.generation_config.eos_token_id is None:
             model.generation_config.eos_token_id = processor.tokenizer.eos_token_id  # the whole model's names none
     except ImportError as error:
@@ -93,6 +93,17 @@ def load_pretrained(
             fix="Give a folder with a saved image-text model (config.json, *.safetensors, processor), or a hub name.",
         ) from error
     return model, processor
+
+
+def _processor(path: str, model_type: str) -> Any:
+    """The processor of a folder or hub name; of Voxtral, whose files no class of transformers reads alone, ours."""
+    import transformers
+
+    if model_type == "voxtral":
+        from mmdpo.models.mistral_common import voxtral_processor  # imports the audio classes
+
+        return voxtral_processor(path)
+    return transformers.AutoProcessor.from_pretrained(path, trust_remote_code=False)
 
 
 def _model_class(path: str) -> Any:
@@ -195,10 +206,12 @@ def lora_targets(model: nn.Module, facts: Facts, trained: frozenset[Part], targe
         ConfigError: No layer matches.
     """
     head = model.get_output_embeddings()  # type: ignore[operator]
+    # torch's own attention reads the weight of its output layer itself: an adapter on it would have no effect
+    unread = {m.out_proj for m in model.modules() if isinstance(m, nn.MultiheadAttention)} | {head}
     linear = [
         name
         for name, module in model.named_modules()
-        if isinstance(module, nn.Linear) and module is not head and part_of(f"{name}.weight", facts) in trained
+        if isinstance(module, nn.Linear) and module not in unread and part_of(f"{name}.weight", facts) in trained
     ]
     if targets != "auto":
         suffixes = [targets] if isinstance(targets, str) else targets

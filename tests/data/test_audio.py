@@ -2,6 +2,7 @@
 
 import importlib
 import io
+import re
 import struct
 from pathlib import Path
 from typing import Any
@@ -443,6 +444,13 @@ def test_a_processor_gets_float32_samples_at_its_rate():
 def test_a_processor_without_audio_gets_the_item():
     clip = Audio(sine(0.1), 16_000)
     assert AudioModality().for_processor(clip, object()) is clip
+
+
+def test_every_reason_is_documented():
+    page = (ROOT / "docs" / "data.md").read_text(encoding="utf-8")
+    for file in ("media.py", "media_audio.py", "media_video.py", "modalities/audio.py"):
+        reasons = re.findall(r'MediaError\(\s*"(\w+)"', (ROOT / "mmdpo" / file).read_text(encoding="utf-8"))
+        assert reasons and all(f"`{reason}`" in page for reason in reasons)
 
 
 def test_audio_is_registered():

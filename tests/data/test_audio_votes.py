@@ -105,8 +105,8 @@ def test_numbers_are_compared_as_numbers(clips: Path):
 
 def test_counts(clips: Path):
     header = ("audio", "caption_a", "caption_b", "for_a", "for_b", "neither")
-    rows = [("0.wav", "dog", "cat", 1, 2, 1), ("1.wav", "x", "y", 3, "", 0), ("2.wav", "x", "y", 1.5, 0, 0)]
-    rows += [("3.wav", "x", "y", "", 0, ""), ("4.wav", "x", "y", 10001, 0, 0), ("5.wav", "x", "y", -1, 0, 0)]
+    rows = [("0.wav", "dog", "cat", 1, 2, 1), ("1.wav", "x", "y", "3.0", "", 0), ("2.wav", "x", "y", 1.5, 0, 0)]
+    rows += [("3.wav", "x", "y", "", 0, ""), ("4.wav", "x", "y", "9" * 5000, 0, 0), ("5.wav", "x", "y", -1, 0, 0)]
     counts = {"a": "for_a", "b": "for_b", "tie": "neither"}
     result = run(clips, rows, header=header, columns={"counts": counts}, values=None)
     assert pairs(result) == [("cat", "dog"), ("x", "y")]
@@ -325,6 +325,18 @@ def test_a_fense_document(clips: Path):
     assert [candidate.score for candidate in first.candidates] == [0.5, 0.0, None, None]
     assert [candidate.text for candidate in second.candidates[2:]] == ["a dog barks", "A bark.", "barking"]
     assert load_records(clips.parent / "lists").form == "list"
+
+
+def test_half_a_surrogate_pair_anywhere_is_set_aside(clips: Path):
+    pair = ["x", "y", "m1", "m2", [1, 1, 1, 1]]
+    items = [
+        {"MM_1": pair, "audio_id": "0.wav", "references": []},
+        {"MM_1": [*pair[:3], "m\ud800", pair[4]], "audio_id": "0.wav", "references": []},
+        {"MM\ud800": pair, "audio_id": "0.wav", "references": []},
+        {"MM_1": pair, "audio_id": "1.wav", "references": ["\ud800"]},
+    ]
+    result = fense(clips, items, references=True)
+    assert pairs(result) == [("x", "y")] and reasons(result) == [(row, "bad_text") for row in (2, 3, 4)]
 
 
 def test_clips_are_found_by_their_captions(clips: Path):

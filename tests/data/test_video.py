@@ -9,6 +9,7 @@ import warnings
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import av
@@ -421,9 +422,13 @@ def video() -> Video:
 
 
 def test_a_processor_gets_the_frames_as_one_block(video: Video):
-    block = VideoModality().for_processor(video, None)
+    block = VideoModality().for_processor(video, SimpleNamespace(video_processor=None))
     assert block.shape == (8, 48, 64, 3) and block.dtype == np.uint8
     np.testing.assert_array_equal(block[3], np.asarray(video.frames[3]))
+
+
+def test_a_processor_without_video_gets_the_item(video: Video):
+    assert VideoModality().for_processor(video, object()) is video
 
 
 def test_no_frame_is_dropped_and_times_are_those_of_the_film(video: Video):
@@ -443,11 +448,22 @@ def test_seconds_between_frames_reach_qwen2_5_vl(video: Video):
     from tiny import qwen2_5_vl
 
     processor = qwen2_5_vl.build().processor
-    if not hasattr(processor, "video_processor"):
-        pytest.skip("the tiny processor takes no video")
     encoded = ask(processor, video, **VideoModality().processor_options([video]))
     assert encoded["second_per_grid_ts"] == pytest.approx([2 * 2.0 / 8], abs=0.01)  # two frames of every 0.25 s
     assert set(encoded) - {"input_ids", "attention_mask", "mm_token_type_ids"} <= set(VideoModality.inputs)
+
+
+@pytest.mark.parametrize(("rates", "told"), [((10,), 4.0), ((10, 10), 4.0), ((10, 5), None)])
+def test_one_rate_is_told_where_all_videos_have_it(rates: tuple[int, ...], told: float | None):
+    items = [open_video(Media("x", data=film(fps=fps)), None) for fps in rates]
+    assert VideoModality().processor_options(items).get("fps") == told
+
+
+def test_seconds_between_frames_reach_the_omni_models(video: Video):
+    from tiny import qwen2_5_omni
+
+    encoded = ask(qwen2_5_omni.build().processor, video, **VideoModality().processor_options([video]))
+    assert encoded["video_second_per_grid"].tolist() == [0.5]
 
 
 def test_video_is_registered():
