@@ -139,12 +139,8 @@ def pack(
         for slot, index in enumerate(members):
             tree = trees[index]
             prefix = slice(at, at + len(tree.prefix))
-            whole = slice(at + len(tree.prefix), at + len(tree))
             for name, values in tree.fields.items():
-                room = fields[name][row]
-                inner: Any = tuple(slice(size) for size in values.shape[1:])
-                room[(prefix, *inner)] = values[:-1]
-                room[(whole, *inner)] = values[-1]
+                _write(fields[name][row, at : at + len(tree)], values)
             if tree.block is not None:  # numbered per row, so that two trees of a row never share a block
                 block[row, prefix] = torch.where(tree.block >= 0, tree.block + blocks, -1)
                 blocks += int(tree.block.max()) + 1
@@ -169,6 +165,13 @@ def pack(
         targets=targets,
         mask=mask,
     )
+
+
+def _write(room: Tensor, values: Tensor) -> None:
+    """Writes a per-token input [P + 1, ...] of a tree into its stretch [length, ...] of a row."""
+    inner: Any = tuple(slice(size) for size in values.shape[1:])
+    room[(slice(len(values) - 1), *inner)] = values[:-1]
+    room[(slice(len(values) - 1, None), *inner)] = values[-1]
 
 
 def _room(name: str, trees: Sequence[Tree], shape: tuple[int, int]) -> Tensor:
