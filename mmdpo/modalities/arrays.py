@@ -17,6 +17,22 @@ Array = np.ndarray[Any, np.dtype[np.float32]]
 _NPY = b"\x93NUMPY"
 
 
+def array_media(values: Any) -> Media:
+    """An item of numbers that lie in a table and not in a file: its bytes are stored in the records.
+
+    Args:
+        values: [t, channels] numbers, as a list or an array.
+
+    Raises:
+        MediaError: As :func:`open_array`: the item would not open again.
+    """
+    buffer = io.BytesIO()
+    np.save(buffer, np.asarray(values, dtype=np.float32), allow_pickle=False)
+    media = Media(data=buffer.getvalue())
+    open_array(media, None)
+    return media
+
+
 def open_array(media: Media, root: Path | None, *, channels: int | None = None) -> Array:
     """An item as a series of rows: one for each moment, with one number for each channel.
 
