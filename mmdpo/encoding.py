@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from jinja2 import TemplateError
 from torch import Tensor
 
 from mmdpo.corruptions import generator_for
@@ -105,7 +106,7 @@ class Encoder(Renderer):
                 **({"processor_kwargs": options} if options else {}),
                 **({"sanitize_control_tokens": True} if unsafe else {}),
             )
-        except (NotImplementedError, ValueError, TypeError, LookupError, RuntimeError) as error:
+        except (NotImplementedError, ValueError, TypeError, LookupError, RuntimeError, TemplateError) as error:
             if unsafe:
                 raise DataError(
                     "the prompt contains the text of a control token, and this processor cannot keep it as text",

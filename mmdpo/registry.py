@@ -143,8 +143,14 @@ def load_plugins(paths: Sequence[Path]) -> list[Path]:
     resolved = [path.resolve() for path in paths]
     for path in resolved:
         if path not in _plugins:
-            _plugins[path] = _imported(path)
+            _plugins[path] = _already_imported(path) or _imported(path)
     return resolved
+
+
+def _already_imported(path: Path) -> ModuleType | None:
+    """The module of a file that the program itself has imported; a second one would register its names twice."""
+    files = [(module, getattr(module, "__file__", None) or "") for module in list(sys.modules.values())]
+    return next((module for module, file in files if file.endswith(path.name) and Path(file).resolve() == path), None)
 
 
 def _imported(path: Path) -> ModuleType:

@@ -79,7 +79,7 @@ class Renderer:
         return self._templates[own]
 
     def _for_parts(self, template: str) -> str:
-        """The template, with what joins parts around one that prints a list of them as Python does (Granite-Speech's)."""
+        """The template; around one that prints a list of parts as Python does (Granite-Speech's), what joins them."""
         try:
             text = self._rendered_by(template, [_QUESTION], True)
         except (TypeError, ValueError, KeyError, TemplateError):
@@ -122,7 +122,14 @@ class Renderer:
         Raises:
             ModelError: Naming the text: the model would be trained on answers to a question it never sees.
         """
-        rendered = self._render_text([dict(message) for message in record.prompt], True)
+        try:
+            rendered = self._render_text([dict(message) for message in record.prompt], True)
+        except TemplateError as error:
+            raise ModelError(
+                f"the chat template refuses the prompt of record {record.id!r}: {error}",
+                why="The model was not trained on such a prompt.",
+                fix="Rewrite the prompt, or leave the record out.",
+            ) from error
         for message in record.prompt:
             for part in message["content"]:
                 if part["type"] == "text" and part["text"].strip() not in rendered:

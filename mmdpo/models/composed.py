@@ -153,7 +153,7 @@ def _loaded(llm: Any, tokenizer: Any) -> tuple[Any, Any]:
         source = llm.config.name_or_path
     if tokenizer is None:
         try:
-            tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+            tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False, mistral_format=False)
         except (OSError, ValueError) as error:
             raise ModelError(
                 f"cannot load a tokenizer from {source!r}: {str(error).splitlines()[0]}",

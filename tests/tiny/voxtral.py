@@ -3,29 +3,29 @@
 The processor pads every clip to whole windows and the tower masks nothing, so each clip takes the tokens of a window
 (or two, three, ...) however short it is; several windows are several rows of `input_features`, and nothing is cut.
 
-Two things are not the family's own. The published window of 30 s stands in the processor's code: `ShortWindowProcessor`
-changes that constant alone. The tokenizer is that of `mistral-common`, which writes prompts without a template, tells
-the number of placeholders and hands the clips on; `MistralTokenizer` does the same without the package. Unlike the
-real one it takes decoded clips under the key `audio` (not encoded files under `path`, `url` or `base64`), has a chat
-template, and lets a conversation end with an answer.
+The processor is the one that `load_pretrained` gives for a published checkpoint, made of a `tekken.json` of the
+published form: a small vocabulary behind the published control tokens.
 """
 
-import math
+import atexit
+import base64
+import functools
+import json
+import tempfile
+from pathlib import Path
 from typing import Any
 
 import torch
-from tokenizers import Tokenizer, decoders, models
 from transformers import (
-    AutoProcessor,
     LlamaConfig,
-    PreTrainedTokenizerFast,
     VoxtralConfig,
     VoxtralEncoderConfig,
     VoxtralForConditionalGeneration,
-    VoxtralProcessor,
     WhisperFeatureExtractor,
 )
+from transformers.convert_slow_tokenizer import bytes_to_unicode
 
+from mmdpo.models.mistral_common import TekkenTokenizer, TekkenVoxtralProcessor
 from tiny import tokenizers
 from tiny.base import Tiny, build_model, set_generation
 
@@ -34,116 +34,91 @@ WINDOW_SECONDS, RATE, STACK, MEL_BINS = 2, 16_000, 4, 16
 WINDOW_FRAMES = 100 * WINDOW_SECONDS
 WINDOW_TOKENS = WINDOW_FRAMES // 2 // STACK
 
-# By id, as in `tekken.json` of mistralai/Voxtral-Mini-3B-2507, except that those of tools, images and filling-in have
-# no names here. The processor's placeholder is id 24.
-CONTROL = [f"<SPECIAL_{rank}>" for rank in range(26)]
-CONTROL[:5] = ["<unk>", "<s>", "</s>", "[INST]", "[/INST]"]
-CONTROL[11] = "<pad>"
-CONTROL[17:19] = ["[SYSTEM_PROMPT]", "[/SYSTEM_PROMPT]"]
-CONTROL[24:26] = ["[AUDIO]", "[BEGIN_AUDIO]"]
-
-# What mistral-common 1.13 writes for a tokenizer of version 11: parts in their order, nothing between them, no
-# generation prompt, answers without the spaces at their end.
-TEMPLATE = (
-    "{{ bos_token }}"
-    "{% for message in messages %}"
-    "{% set turn = namespace(text='') %}"
-    "{% if message['content'] is string %}{% set turn.text = message['content'] %}"
-    "{% else %}"
-    "{% for part in message['content'] %}"
-    "{% set turn.text = turn.text ~ ('[BEGIN_AUDIO][AUDIO]' if part['type'] == 'audio' else part['text']) %}"
-    "{% endfor %}"
-    "{% endif %}"
-    "{% if message['role'] == 'system' %}{{ '[SYSTEM_PROMPT]' ~ turn.text ~ '[/SYSTEM_PROMPT]' }}"
-    "{% elif message['role'] == 'user' %}{{ '[INST]' ~ turn.text ~ '[/INST]' }}"
-    "{% elif message['role'] == 'assistant' %}{{ turn.text.rstrip(' ') ~ eos_token }}"
-    "{% else %}{{ raise_exception('The roles are system, user and assistant, not ' ~ message['role']) }}"
-    "{% endif %}"
-    "{% endfor %}"
-)
-
-
-class MistralTokenizer(PreTrainedTokenizerFast):
-    """A byte-level tokenizer that does with clips what mistral-common does: see the module's text."""
-
-    @classmethod
-    def of(cls, tokenizer: PreTrainedTokenizerFast) -> "MistralTokenizer":
-        """The same vocabulary and template; automatic loading knows the plain class alone."""
-        return cls(
-            tokenizer_object=tokenizer.backend_tokenizer,
-            **tokenizer.special_tokens_map,
-            padding_side="left",
-            chat_template=tokenizer.chat_template,
-        )
-
-    def apply_chat_template(self, conversation: Any, **kwargs: Any) -> Any:
-        """Write conversations, clips as the placeholders of their windows, and hand them on; text stays text."""
-        if not kwargs.get("tokenize", True):
-            return super().apply_chat_template(conversation, **kwargs)
-        batched = not isinstance(conversation[0], dict)
-        clips = [
-            part["audio"]
-            for messages in (conversation if batched else [conversation])
-            for message in messages
-            if not isinstance(message["content"], str)
-            for part in message["content"]
-            if part["type"] == "audio" and "audio" in part
-        ]
-        if not clips:
-            return super().apply_chat_template(conversation, **kwargs | {"sanitize_control_tokens": True})
-        rows = super().apply_chat_template(conversation, return_dict=False, sanitize_control_tokens=True)
-        placeholder = self.convert_tokens_to_ids("[AUDIO]")
-        counts = iter(WINDOW_TOKENS * math.ceil(len(clip) / (WINDOW_SECONDS * RATE)) for clip in clips)
-        ids = [
-            [copy for token in row for copy in [token] * (next(counts) if token == placeholder else 1)]
-            for row in (rows if batched else [rows])
-        ]
-        encoded = self.pad({"input_ids": ids if batched else ids[0]}, padding=kwargs.get("padding", False))
-        encoded["audio"] = clips
-        return encoded
+NAMED = {
+    0: "<unk>",
+    1: "<s>",
+    2: "</s>",
+    3: "[INST]",
+    4: "[/INST]",
+    5: "[AVAILABLE_TOOLS]",
+    6: "[/AVAILABLE_TOOLS]",
+    7: "[TOOL_RESULTS]",
+    8: "[/TOOL_RESULTS]",
+    9: "[TOOL_CALLS]",
+    10: "[IMG]",
+    11: "<pad>",
+    12: "[IMG_BREAK]",
+    13: "[IMG_END]",
+    14: "[PREFIX]",
+    15: "[MIDDLE]",
+    16: "[SUFFIX]",
+    17: "[SYSTEM_PROMPT]",
+    18: "[/SYSTEM_PROMPT]",
+    19: "[TOOL_CONTENT]",
+    24: "[AUDIO]",
+    25: "[BEGIN_AUDIO]",
+    32: "[ARGS]",
+    33: "[CALL_ID]",
+    34: "[TRANSCRIBE]",
+}
+"""Control tokens by id. Names: `SpecialTokens` of mistral-common 1.13 (`tokens/tokenizers/base.py`). Ids: `Tekkenizer.
+DEPRECATED_SPECIAL_TOKENS` there up to 19, and `get_special_tokens` in the tests of its repository above."""
+CONTROL = [NAMED.get(rank, f"<SPECIAL_{rank}>") for rank in range(40)]
+"""The published files have 1000; the last ones here have no entry in the file, as there."""
+PATTERN = r" ?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+|\s+"
+"""How a text is cut before merging: as in the published files, a space goes with the signs that follow it."""
 
 
-class ShortWindowProcessor(VoxtralProcessor):
-    """The family's processor with another window; a tokenizer loaded from files gets back what it does with clips."""
-
-    audio_kwargs = VoxtralProcessor.audio_kwargs | {
-        "pad_to_multiple_of": WINDOW_SECONDS * RATE,
-        "max_source_positions": WINDOW_FRAMES,
+def tekken(version: str = "v11") -> dict[str, Any]:
+    """What a `tekken.json` holds: single bytes first, then merges in their order, control tokens apart."""
+    ids, _ = tokenizers._learn("bytes")
+    byte_of = {character: byte for byte, character in bytes_to_unicode().items()}
+    learnt = [bytes(byte_of[character] for character in token) for token in sorted(ids, key=ids.__getitem__)]
+    vocabulary = [bytes([byte]) for byte in range(256)] + [token for token in learnt if len(token) > 1]
+    return {
+        "config": {
+            "pattern": PATTERN,
+            "num_vocab_tokens": len(vocabulary),
+            "default_vocab_size": len(CONTROL) + len(vocabulary),
+            "default_num_special_tokens": len(CONTROL),
+            "version": version,
+        },
+        "vocab": [
+            {"rank": rank, "token_bytes": base64.b64encode(token).decode(), "token_str": None}
+            for rank, token in enumerate(vocabulary)
+        ],
+        "special_tokens": [
+            {"rank": rank, "token_str": token, "is_control": True} for rank, token in enumerate(CONTROL[:37])
+        ],
+        "audio": {
+            "sampling_rate": RATE,
+            "frame_rate": 12.5,
+            "audio_encoding_config": {"num_mel_bins": MEL_BINS, "hop_length": 160, "window_size": 400},
+            "chunk_length_s": float(WINDOW_SECONDS),
+        },
     }
 
-    def __init__(self, feature_extractor: WhisperFeatureExtractor, tokenizer: PreTrainedTokenizerFast) -> None:
-        super().__init__(feature_extractor, MistralTokenizer.of(tokenizer))
-        self.chat_template = tokenizer.chat_template
+
+@functools.cache
+def _tokenizer_file() -> Path:
+    """The file, there until the process ends: saving the processor copies it."""
+    folder = tempfile.TemporaryDirectory()
+    atexit.register(folder.cleanup)
+    file = Path(folder.name) / "tekken.json"
+    file.write_text(json.dumps(tekken()), encoding="utf-8")
+    return file
 
 
-AutoProcessor.register(VoxtralConfig, ShortWindowProcessor, exist_ok=True)
-
-
-def _tokenizer() -> PreTrainedTokenizerFast:
-    """Control tokens first, then bytes; `</s>` ends an answer."""
-    ids, merges = tokenizers._learn("bytes")
-    vocabulary = {token: rank for rank, token in enumerate(CONTROL)}
-    vocabulary |= {token: len(CONTROL) + rank for rank, token in enumerate(sorted(ids, key=ids.__getitem__))}
-    backend = Tokenizer(models.BPE(vocab=vocabulary, merges=merges))
-    backend.pre_tokenizer = tokenizers._bytes_of_words()
-    backend.decoder = decoders.ByteLevel()
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=backend,
-        unk_token="<unk>",
-        bos_token="<s>",
-        eos_token="</s>",
-        pad_token="<pad>",
-        chat_template=TEMPLATE,
-    )
-    tokenizer.add_special_tokens({"additional_special_tokens": CONTROL})
-    return tokenizer
+def extractor() -> WhisperFeatureExtractor:
+    """Whisper's, with a short window and few bins."""
+    return WhisperFeatureExtractor(feature_size=MEL_BINS, sampling_rate=RATE, chunk_length=WINDOW_SECONDS)
 
 
 def build(
     seed: int = 0, dtype: torch.dtype = torch.float32, attn_implementation: str = "sdpa", **overrides: Any
 ) -> Tiny:
     """Build the pair; every begun 2 s of sound are 25 tokens. `overrides` are fields of the `LlamaConfig`."""
-    tokenizer = _tokenizer()
+    tokenizer = TekkenTokenizer.from_file(_tokenizer_file())
     text = {
         "vocab_size": len(tokenizer) + 5,
         "hidden_size": 48,
@@ -169,8 +144,7 @@ def build(
         ),
         audio_token_id=tokenizer.convert_tokens_to_ids("[AUDIO]"),
     )
-    extractor = WhisperFeatureExtractor(feature_size=MEL_BINS, sampling_rate=RATE, chunk_length=WINDOW_SECONDS)
-    processor = ShortWindowProcessor(extractor, tokenizer)
+    processor = TekkenVoxtralProcessor(extractor(), tokenizer)
     model = build_model(
         VoxtralForConditionalGeneration, config, seed=seed, dtype=dtype, attn_implementation=attn_implementation
     )
