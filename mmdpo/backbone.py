@@ -41,47 +41,60 @@ class ScoringState:
 def last_hidden(model: Any, batch: Batch, state: ScoringState) -> Tensor:
     """Last hidden states [B, T, D] of a batch's rows."""
     units = state.features.units(batch["media"])
-    if not state.facts.family.cross_attention:
+    groups = _groups(batch, state.facts)
+    if len(groups) == 1:
         return _forward(model, batch, units, state)
-    # a cross-attention layer is skipped on a row without media and reads as many images as its batch holds, so rows
-    # of different numbers of images are not the same computation side by side
-    per_row = _by_row(batch, units)
     hidden: Tensor | None = None
-    for count in sorted({len(row) for row in per_row}):
-        rows = [number for number, row in enumerate(per_row) if len(row) == count]
+    for rows in groups:
         part, _ = take_rows(batch, rows)
-        part["fields"] = {n: v if v.ndim == 2 else v[:, :, :count] for n, v in part["fields"].items()}
-        some = _forward(model, part, {}, state, [per_row[row] for row in rows] if count else None)
-        hidden = some.new_zeros((len(per_row), *some.shape[1:])) if hidden is None else hidden
+        own = {
+            name: [unit for unit, row in zip(entries, batch["media"][name]["rows"], strict=True) if row in rows]
+            for name, entries in units.items()
+        }
+        some = _forward(model, part, {name: entries for name, entries in own.items() if entries}, state)
+        hidden = some.new_zeros((len(batch["input_ids"]), *some.shape[1:])) if hidden is None else hidden
         hidden = hidden.index_copy(0, torch.tensor(rows, device=some.device), some)
     assert hidden is not None
     return hidden
 
 
-def _forward(
-    model: Any,
-    batch: Batch,
-    units: Mapping[str, list[Features]],
-    state: ScoringState,
-    crossed: list[list[Features]] | None = None,
-) -> Tensor:
+def _groups(batch: Batch, facts: Facts) -> list[list[int]]:
+    """Rows that a family can compute side by side, in their order.
+
+    A cross-attention layer is skipped on a row without media and reads as many images as its batch holds, so rows with
+    different numbers of images are not the same computation in one batch. A family that marks images and videos alike
+    would look for the features of both in one kind.
+    """
+    uses: list[list[str]] = [[] for _ in batch["input_ids"]]
+    for name, entry in batch["media"].items():
+        for row in entry["rows"]:
+            uses[row].append(name)
+    keys: list[Any] = [0] * len(uses)
+    if facts.family.cross_attention:
+        keys = [len(names) for names in uses]
+    elif facts.family.marks_alike and len(batch["media"]) > 1:
+        keys = ["video" in names for names in uses]
+    return [[row for row, key in enumerate(keys) if key == wanted] for wanted in sorted(set(keys))]
+
+
+def _forward(model: Any, batch: Batch, units: Mapping[str, list[Features]], state: ScoringState) -> Tensor:
     backbone, facts = backbone_of(model), state.facts
     embedding: nn.Module = model.get_input_embeddings()
     inputs: dict[str, Any] = {"position_ids": batch["position_ids"], "use_cache": False}
-    given = {name: outputs_of(entries) for name, entries in units.items() if not facts.embeds(name)}
+    crossed = facts.family.cross_attention
+    given = {name: outputs_of(entries) for name, entries in units.items() if not crossed and not facts.embeds(name)}
     placed = {name: entries for name, entries in units.items() if facts.embeds(name)}
     if given:
         inputs["mm_encoder_outputs"] = given
-    if crossed is not None:
-        inputs["cross_attention_states"] = _cross_states(crossed)
-    with contextlib.nullcontext() if units or crossed else _zero_from_encoders(model, facts):
+    if crossed and units:  # [B * images * tiles, patches, D], all rows with equally many images
+        inputs["cross_attention_states"] = torch.cat([unit.groups for unit in units["image"]]).flatten(0, -3)
+    with contextlib.nullcontext() if units else _zero_from_encoders(model, facts):
         if placed:
             inputs["inputs_embeds"] = _with_features(batch["input_ids"], placed, embedding, facts)
         else:
             inputs["input_ids"] = batch["input_ids"]
-        inputs |= _masks_and_fields(
-            batch, facts, model.get_input_embeddings().weight.dtype, backbone, with_cross=crossed is not None
-        )
+        images = len(units.get("image", ())) // len(batch["input_ids"])
+        inputs |= _masks_and_fields(batch, facts, model.get_input_embeddings().weight.dtype, backbone, images)
         balanced = state.router is not None and torch.is_grad_enabled()
         output = backbone(**inputs, **({"output_router_logits": True} if balanced else {}))
     if balanced and state.router is not None:
@@ -89,18 +102,19 @@ def _forward(
     return output.last_hidden_state
 
 
-def _masks_and_fields(
-    batch: Batch, facts: Facts, dtype: torch.dtype, backbone: Any, *, with_cross: bool
-) -> dict[str, Any]:
-    """The attention mask, and the further per-token inputs that the backbone takes beside it."""
+def _masks_and_fields(batch: Batch, facts: Facts, dtype: torch.dtype, backbone: Any, images: int) -> dict[str, Any]:
+    """The attention mask, and the further per-token inputs that the backbone takes beside it.
+
+    Types of tokens are in the branch rule already, so only plain rows carry them; a mask over tokens and images is one
+    in both layouts, as far as a row has images.
+    """
     named = inspect.signature(backbone.forward).parameters
     fields = {name: values for name, values in batch["fields"].items() if name in named}
-    # a mask over tokens and images is one in both layouts; types of tokens are in the branch rule already
-    fields = {name: values for name, values in fields.items() if values.ndim == 2 or with_cross}
+    over_images = {name: values[:, :, :images] for name, values in fields.items() if values.ndim > 2 and images}
     if batch["layout"] == "shared":
-        fields = {name: values for name, values in fields.items() if values.ndim > 2}
-        return {"attention_mask": shared_masks(batch, facts, dtype), **fields}
-    return {"attention_mask": (batch["record"] >= 0).long(), **fields}
+        return {"attention_mask": shared_masks(batch, facts, dtype), **over_images}
+    types = {name: values for name, values in fields.items() if values.ndim == 2}
+    return {"attention_mask": (batch["record"] >= 0).long(), **types, **over_images}
 
 
 def _with_features(
@@ -117,21 +131,6 @@ def _with_features(
         features = torch.cat([entry.flat() for entry in entries]).to(embedded.dtype)
         embedded = embedded.masked_scatter(places[name][..., None], features)
     return embedded
-
-
-def _by_row(batch: Batch, units: Mapping[str, list[Features]]) -> list[list[Features]]:
-    """The features that each row uses, in reading order."""
-    rows: list[list[Features]] = [[] for _ in batch["input_ids"]]
-    for name, entries in units.items():
-        for row, entry in zip(batch["media"][name]["rows"], entries, strict=True):
-            rows[row].append(entry)
-    return rows
-
-
-def _cross_states(rows: list[list[Features]]) -> Tensor:
-    """[B * images * tiles, patches, D] what cross-attention layers read, all rows with equally many images."""
-    stacked = torch.cat([torch.cat([entry.groups for entry in row]) for row in rows])
-    return stacked.flatten(0, -3)
 
 
 @contextlib.contextmanager

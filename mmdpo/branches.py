@@ -129,7 +129,8 @@ def pack(
     ids = torch.full(shape, pad_id)
     record, block = torch.full(shape, PADDING), torch.full(shape, -1)
     segment, depth = torch.zeros(shape, dtype=torch.long), torch.zeros(shape, dtype=torch.long)
-    positions = torch.zeros((stack, *shape), dtype=torch.long)
+    fractions = any(tree.positions is not None and tree.positions.is_floating_point() for tree in trees)
+    positions = torch.zeros((stack, *shape), dtype=torch.float if fractions else torch.long)
     fields = {name: _room(name, trees, shape) for name in names}
     starts: dict[tuple[int, int], int] = {}  # (tree, segment) -> flat index of the segment's first token
 

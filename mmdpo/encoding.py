@@ -135,7 +135,9 @@ class Encoder(Renderer):
         }
         given = {"input_ids": ids, "attention_mask": torch.ones_like(ids), **types, **prompt.extras}
         positions, _ = self.facts.rope_index(**accepted(self.facts.rope_index, given))
-        return positions[:, 0].long()
+        own: Tensor = positions[:, 0]
+        # Qwen3-Omni counts in fractions where there is a video, and says whole numbers as fractions elsewhere
+        return own if own.is_floating_point() and not torch.equal(own, own.round()) else own.long()
 
     def _conversation(self, record: Record, variant: str) -> tuple[list[dict[str, Any]], dict[str, list[Any]]]:
         """The prompt with decoded items in its parts, and those items by plural name."""

@@ -9,6 +9,7 @@ recompute a frozen tower, and nothing but ``no_grad`` stops it.
 from __future__ import annotations
 
 import contextlib
+import copy
 import types
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -167,11 +168,11 @@ class FeatureStore:
             replay = shared.replay  # None outside of scoring (generation): whose items they are is not known there
             kept = None if replay is None else next(replay, None)
             if kept is not None:
-                return kept
+                return copy.copy(kept)
             with torch.no_grad():
                 output = plain(module, *args, **kwargs)
             if replay is not None:
-                shared.record.append(output)
+                shared.record.append(copy.copy(output))  # some models write into what their tower returns
             return output
 
         tower.forward = types.MethodType(once, tower)
@@ -183,7 +184,8 @@ def outputs_of(units: Sequence[Features]) -> Any:
 
     def joined(groups: Sequence[Any]) -> Any:
         if issubclass(container, Tensor):
-            return torch.cat(list(groups))
+            alike = len({group.shape[1:] for group in groups}) == 1
+            return torch.cat([group if alike else group.reshape(-1, group.shape[-1]) for group in groups])
         return container(entry for group in groups for entry in group)
 
     fields = {"pooler_output": joined([unit.groups for unit in units])}

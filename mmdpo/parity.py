@@ -148,4 +148,8 @@ def to_model(batch: Batch, model: Any) -> Batch:
             return [moved(entry) for entry in value]
         return value
 
-    return {key: moved(value) for key, value in batch.items()}
+    return {
+        # positions may be fractions, and mean what they say in their own precision only
+        key: value.to(weight.device) if key == "position_ids" else moved(value)
+        for key, value in batch.items()
+    }

@@ -27,6 +27,7 @@ PROJECTORS = (
     "embed_audio",
     "language_projection",
     "image_newline",
+    "visual_embeddings_table",
     "visual.merger",
     "visual.merger_list",
     "visual.deepstack_merger_list",
@@ -57,6 +58,7 @@ class Family:
         embedded: Modalities whose features the model takes only inside its input embeddings, although it takes others
             as ``mm_encoder_outputs``.
         cross_attention: Whether media are read through cross-attention layers and not in place of their tokens.
+        marks_alike: Whether images and videos have the same placeholder token, so that no batch may have both.
         alone: Modalities whose encoder is not indifferent to the items beside an item (padding to the longest changes
             its features): those of one prompt are encoded as ``generate`` would, and never with those of another.
         features: Functions ``(backbone, **inputs)`` by modality, where the model has no ``get_<modality>_features``.
@@ -69,6 +71,7 @@ class Family:
     final_softcap: bool = False
     embedded: frozenset[str] = frozenset()
     cross_attention: bool = False
+    marks_alike: bool = False
     alone: frozenset[str] = frozenset()
     features: Mapping[str, Callable[..., Any]] = field(default_factory=dict)
     answer_fields: Mapping[str, int] = field(default_factory=dict)
@@ -78,7 +81,11 @@ class Family:
 FAMILIES: dict[str, Family] = {
     "gemma3": Family(two_way="runs"),
     "gemma4": Family(final_softcap=True),
+    "glm4v": Family(marks_alike=True),
+    "glm46v": Family(marks_alike=True),
+    "glm4v_moe": Family(marks_alike=True),
     "granite_speech": Family(alone=frozenset({"audio"}), features={"audio": feature_functions.granite_speech}),
+    "llava_onevision": Family(alone=frozenset({"video"})),  # it has no mask over frames
     "mllama": Family(cross_attention=True, features={"image": feature_functions.mllama}),
     "paligemma": Family(
         two_way="prefix",
