@@ -1,4 +1,4 @@
-"""Numbers with their 95% interval over images, in the form of every JSON file."""
+"""Numbers with their 95% interval over media groups, in the form of every JSON file."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from mmdpo.evals.stats import Metric, Table, interval
 
 
 class Sums(NamedTuple):
-    """What one pair or caption adds to each sum, and the group (the image) that it is resampled with."""
+    """What one pair or caption adds to each sum, and the group (the image or clip) that it is resampled with."""
 
     group: str
     counts: Mapping[str, float]

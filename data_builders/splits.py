@@ -1,4 +1,4 @@
-"""Splits in which no image stands twice."""
+"""Splits in which no media item stands twice."""
 
 from __future__ import annotations
 

@@ -176,10 +176,10 @@ def evaluate(
     model: Annotated[str, typer.Argument(help="A run folder, a model folder or a hub name.")],
     benchmarks: Annotated[list[str], typer.Argument(help="Names of benchmarks: mmdpo ls benchmarks")],
     data: Annotated[list[str] | None, typer.Option("--data", help="BENCH=PATH of the questions.")] = None,
-    images: Annotated[list[str] | None, typer.Option("--images", help="BENCH=FOLDER of the images.")] = None,
+    images: Annotated[list[str] | None, typer.Option("--images", help="BENCH=FOLDER of the images or other media.")] = None,
     out: Out = Path("runs/eval"),
     limit: Annotated[
-        int | None, typer.Option(help="Use the first N images, with all questions about each.", min=1)
+        int | None, typer.Option(help="Use the first N images or clips, with all questions about each.", min=1)
     ] = None,
     batch_size: Annotated[int, typer.Option(help="Prompts at a time.", min=1)] = 16,
     plugin: Plugins = None,

@@ -62,7 +62,7 @@ class ModelSection(Section):
 
 
 class DataSection(Section):
-    """Which records; ``validation`` is a share of the images, or a path to other records.
+    """Which records; ``validation`` is a share of the media, or a path to other records.
 
     The media roots are needed only where a data set does not say its own: it was moved, or is a bare Parquet file.
     """

@@ -146,7 +146,7 @@ def answer_and_score(
 
 
 def limited(samples: Sequence[Sample], limit: int | None) -> list[Sample]:
-    """The samples of the first ``limit`` images: an image's questions stay together."""
+    """The samples of the first ``limit`` groups (images, clips): a group's questions stay together."""
     if limit is None:
         return list(samples)
     groups = list(dict.fromkeys(sample.group for sample in samples))[:limit]

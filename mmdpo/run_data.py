@@ -1,4 +1,4 @@
-"""The records of a run: loaded, split by image, screened for the model that will train on them."""
+"""The records of a run: loaded, split by media, screened for the model that will train on them."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Data:
     Args:
         train: Records to train on.
         validation: Held-out records.
-        groups: Image group of each held-out record.
+        groups: Media group of each held-out record.
         screening: Account of the training records.
         held_out: Account of the held-out records.
         fingerprint: Content hash of everything read: all training and validation records, before ``data.limit``.
@@ -146,7 +146,7 @@ def _require_some(screening: Screening, origin: str, purpose: str) -> None:
     raise DataError(
         f"none of the {len(screening.set_aside)} records of {origin!r} can be {purpose}: {screening.reasons()}",
         why="; ".join(f"for instance {entry.id}: {entry.message}" for entry in screening.set_aside[:1]),
-        fix="Correct the records, or build them again; mmdpo quality DATA --media tries every image.",
+        fix="Correct the records, or build them again; mmdpo quality DATA --media opens every item.",
     )
 
 

@@ -13,7 +13,7 @@ from mmdpo.evals.stats import Table, interval, ratio
 from mmdpo.views import ScoreTable
 
 BLIND = "blank"
-"""Media variant under which the pairs are scored once more: how much of the accuracy needs no image."""
+"""Media variant under which the pairs are scored once more: how much of the accuracy needs no media."""
 
 ACCURACY = ratio("accuracy", "right", "pairs")
 
@@ -60,7 +60,7 @@ def validation_metrics(values: np.ndarray, groups: Sequence[str], prefix: str = 
 
     Args:
         values: [E, 6] of :func:`validation_columns`.
-        groups: Image group of each place in the data set; intervals resample groups.
+        groups: Media group of each place in the data set; intervals resample groups.
         prefix: Prefix of the names.
 
     Returns:
@@ -90,7 +90,7 @@ def validation_metrics(values: np.ndarray, groups: Sequence[str], prefix: str = 
 
 
 def _table(wins: np.ndarray, groups: Sequence[str]) -> Table:
-    """Wins and pairs of each image."""
+    """Wins and pairs of each media group."""
     names, place = np.unique(np.asarray(groups), return_inverse=True)
     values = np.zeros((len(names), 2))
     np.add.at(values, place, np.stack([wins, np.ones(len(wins))], axis=1))

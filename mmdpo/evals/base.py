@@ -158,7 +158,7 @@ class Benchmark(ABC):
         if not pairs:
             raise DataError(
                 f"none of the {len(answers)} answers has an id that is in the data (first: {answers[0].sample_id!r})",
-                why="The answers belong to other questions or images.",
+                why="The answers belong to other questions or media.",
                 fix=f"The data's ids look like {next(iter(known), None)!r}.",
             )
         missing = len(known) - len(answered) if self.one_answer_each else 0

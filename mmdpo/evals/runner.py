@@ -59,10 +59,10 @@ def compare(before: Result, after: Result, *, level: float = 0.95, seed: int = 0
 
     Returns:
         Metric -> ``before`` and ``after`` (value, low, high, n as scored), ``difference`` (value, low, high, n, p,
-        detectable, verdict), and ``better`` (which direction is an improvement).
+        detectable, verdict), ``better`` (which direction is an improvement), and the metric's own words for a report.
 
     Raises:
-        DataError: The results are of different benchmarks, rules or labels, or share fewer than two images.
+        DataError: The results are of different benchmarks, rules or labels, or share fewer than two groups.
     """
     if (before.benchmark, before.rule) != (after.benchmark, after.rule):
         raise DataError(
@@ -80,6 +80,7 @@ def compare(before: Result, after: Result, *, level: float = 0.95, seed: int = 0
             "after": after.metrics[metric.name].to_json(),
             "difference": {**gap.to_json(), "verdict": verdict(metric, gap)},
             "better": metric.better,
+            **metric.told,
         }
     return comparison
 
@@ -100,14 +101,14 @@ def _shared(before: Result, after: Result) -> tuple[list[Item], list[Item]]:
     other = next((item.id for item, twin in pairs if item.label != twin.label or item.group != twin.group), None)
     if other is not None:
         raise DataError(
-            f"the two results have different labels or images for {other!r}",
+            f"the two results have different labels or media for {other!r}",
             why="They were scored on different data.",
             fix="Score both models' answers on the same data.",
         )
     if len({item.group for item, _ in pairs}) < 2:
         raise DataError(
-            f"the two results share {len(pairs)} answers on fewer than two images",
-            why="A paired difference needs the same questions on several images.",
+            f"the two results share {len(pairs)} answers on fewer than two images or clips",
+            why="A paired difference needs the same questions on several of them.",
             fix="Score both models on the same data.",
         )
     return [item for item, _ in pairs], [twin for _, twin in pairs]

@@ -18,7 +18,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -27,6 +27,7 @@ import scipy.stats
 Array = npt.NDArray[np.float64]
 Sums = Mapping[str, Array]
 Better = Literal["higher", "lower", "neither"]
+Role = Literal["hallucination", "coverage", "other"]
 
 _NO_VARIATION = 1e-12
 _LEAST_FREEDOM = 10
@@ -76,6 +77,9 @@ class Metric:
         count: From sums to the denominator.
         bounds: The values that are possible.
         better: Which direction is an improvement.
+        label: Its name in a report; by default its name in words.
+        meaning: What is counted, in half a sentence, for a report.
+        role: What it is evidence of: a report reads ``hallucination`` and ``coverage`` together.
     """
 
     name: str
@@ -83,6 +87,15 @@ class Metric:
     count: Callable[[Sums], Array]
     bounds: tuple[float, float] = (0.0, 1.0)
     better: Better = "higher"
+    label: str = ""
+    meaning: str = ""
+    role: Role | None = None
+
+    @property
+    def told(self) -> dict[str, Any]:
+        """What a report needs to write it in words, as far as it is said."""
+        said = {"label": self.label, "meaning": self.meaning, "role": self.role}
+        return {"percent": self.bounds[1] <= 1.0, **{key: value for key, value in said.items() if value}}
 
 
 def divide(numerator: Array, denominator: Array) -> Array:
@@ -97,13 +110,16 @@ def ratio(
     *denominator: str,
     bounds: tuple[float, float] = (0.0, 1.0),
     better: Better = "higher",
+    label: str = "",
+    meaning: str = "",
+    role: Role | None = None,
 ) -> Metric:
     """The metric ``sum of numerator / sum of the denominator columns``."""
 
     def count(sums: Sums) -> Array:
         return np.asarray(sum(sums[column] for column in denominator), dtype=np.float64)
 
-    return Metric(name, lambda sums: divide(sums[numerator], count(sums)), count, bounds, better)
+    return Metric(name, lambda sums: divide(sums[numerator], count(sums)), count, bounds, better, label, meaning, role)
 
 
 class Table:

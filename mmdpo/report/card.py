@@ -9,12 +9,16 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCardData
 
+from mmdpo.jsonfiles import read_json
 from mmdpo.report import provenance
 from mmdpo.report.reading import Benchmark, Change, Run, read_run
 from mmdpo.report.rendering import write_page
 from mmdpo.report.verdict import judge, limits
+from mmdpo.report.words import word_for
 
-TAGS = ("mmdpo", "dpo", "preference-optimization", "vision-language", "hallucination")
+TAGS = ("mmdpo", "dpo", "preference-optimization", "hallucination")
+_TASKS = {"images": "image-text-to-text", "audios": "audio-text-to-text", "videos": "video-text-to-text"}
+"""The hub's names of tasks, by the only list of media that a run was evaluated on."""
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
@@ -34,7 +38,7 @@ def write_card(run: Path, *, license: str | None = None) -> Path:
         DataError: A file of the run is broken.
     """
     read = read_run(run)
-    base = str(provenance.setting(read, "model", "path") or "")
+    base = _base(read)
     adapter = not (read.path / "model").is_dir()
     return write_page(
         read.path / "README.md",
@@ -42,6 +46,8 @@ def write_card(run: Path, *, license: str | None = None) -> Path:
         front_matter=_front_matter(read, base, license, adapter).to_yaml(),
         run=read,
         base=base,
+        own=_needs_mmdpo(base),
+        word=word_for(read.media),
         adapter=adapter,
         license=license,
         verdict=judge(read),
@@ -58,6 +64,25 @@ def write_card(run: Path, *, license: str | None = None) -> Path:
     )
 
 
+def _base(run: Run) -> str:
+    """The model that training started from; one that the run composed lies in the run itself."""
+    composed = run.path / "base"
+    return str(provenance.setting(run, "model", "path") or (composed if composed.is_dir() else ""))
+
+
+def _needs_mmdpo(base: str) -> bool:
+    """Whether the Auto classes alone do not know the base: it was composed, or comes with this package."""
+    config = Path(base) / "config.json"
+    if config.is_file():
+        return bool(read_json(config).get("model_type") == "mmdpo_composed")
+    return bool(base) and "/" not in base  # neither a folder nor a hub name: one of the models that come with mmdpo
+
+
+def _task(run: Run) -> str | None:
+    """The hub's name of what the model does; None where nothing was evaluated that would tell it."""
+    return _TASKS.get(next(iter(run.media))) if len(run.media) == 1 else None
+
+
 def _front_matter(run: Run, base: str, license: str | None, adapter: bool) -> ModelCardData:
     terms: dict[str, Any] = {"license": license or "other"}
     if license is None:
@@ -68,7 +93,7 @@ def _front_matter(run: Run, base: str, license: str | None, adapter: bool) -> Mo
     return ModelCardData(
         **terms,
         library_name="peft" if adapter else "transformers",
-        pipeline_tag="image-text-to-text",
+        pipeline_tag=_task(run),
         tags=list(TAGS),
         model_name=run.name,
         eval_results=_results(run) or None,
@@ -85,7 +110,7 @@ def _results(run: Run) -> list[EvalResult]:
         benchmark = _benchmark(change, run.after)
         results.append(
             EvalResult(
-                task_type="image-text-to-text",
+                task_type=_task(run) or "text-generation",
                 dataset_type=benchmark,
                 dataset_name=benchmark,
                 metric_type=change.measure.name,

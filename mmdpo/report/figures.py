@@ -99,7 +99,7 @@ def _accuracy_panel(axes: Axes, training: Sequence[Mapping[str, Any]], validatio
     axes.axhline(0.5, color=INK, linewidth=1, linestyle=(0, (2, 2)))
     _curve(axes, training, "rewards/accuracies", colour=BLUE, label="training")
     _points(axes, validation, "rewards/accuracies", colour=GREEN, label="validation (95% interval)")
-    _points(axes, validation, "rewards/blind_accuracies", colour=ORANGE, label="validation, picture hidden", marker="s")
+    _points(axes, validation, "rewards/blind_accuracies", colour=ORANGE, label="validation, media hidden", marker="s")
     axes.set_ylim(0, 1.04)
     axes.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.0f}%")
     _legend(axes, loc="lower right")

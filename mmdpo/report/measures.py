@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 Direction = Literal["lower", "higher"]
 Role = Literal["hallucination", "coverage", "other"]
+_DIRECTIONS: Mapping[str, Direction | None] = {"lower": "lower", "higher": "higher", "neither": None}
+_ROLES = ("hallucination", "coverage", "other")
 
 
 @dataclass(frozen=True)
@@ -39,16 +42,9 @@ class Measure:
 _KNOWN = {
     measure.name: measure
     for measure in (
-        Measure("chair_i", "CHAIR_i", "named objects that are not in the picture", "lower", "hallucination"),
+        Measure("chair_i", "CHAIR_i", "named objects that are not there", "lower", "hallucination"),
         Measure("chair_s", "CHAIR_s", "captions with at least one such object", "lower", "hallucination"),
-        Measure(
-            "usual_object_rate",
-            "Usual object, absent",
-            "captions that name the object usual for the background although it is not there",
-            "lower",
-            "hallucination",
-        ),
-        Measure("chair", "CHAIR", "named objects that are not in the picture", "lower", "hallucination"),
+        Measure("chair", "CHAIR", "named objects that are not there", "lower", "hallucination"),
         Measure("hal", "Hal", "answers with a hallucination", "lower", "hallucination"),
         Measure("cog", "Cog", "hallucinations that people tend to make too", "lower", "hallucination"),
         Measure("hallucination_rate", "Hallucination rate", "answers with a hallucination", "lower", "hallucination"),
@@ -73,11 +69,29 @@ _KNOWN = {
 _SPELLED = {"pope": "POPE", "chair": "CHAIR", "amber": "AMBER", "vqa": "VQA", "mme": "MME", "mmau": "MMAU"}
 
 
-def measure(name: str) -> Measure:
+def measure(name: str, told: Mapping[str, Any] | None = None) -> Measure:
     """The measure behind a metric name, for example ``chair_i``, ``pope_random_f1`` or ``accuracy/yes_no``.
 
     A name that is not known is shown as it is, as a fraction without a better direction.
+
+    Args:
+        name: The metric's name.
+        told: What its benchmark says of it, which goes before what is known here: ``label``, ``meaning``, ``better``
+            (``lower``, ``higher`` or ``neither``), ``role`` and ``percent``, each where it has something to say.
     """
+    found, told = _known(name), told or {}
+    better, role, percent = (told.get(key) for key in ("better", "role", "percent"))
+    return replace(
+        found,
+        label=str(told.get("label") or found.label),
+        meaning=str(told.get("meaning") or found.meaning),
+        better=_DIRECTIONS.get(str(better), found.better),
+        role=role if role in _ROLES else found.role,
+        percent=percent if isinstance(percent, bool) else found.percent,
+    )
+
+
+def _known(name: str) -> Measure:
     if name in _KNOWN:
         return _KNOWN[name]
     head, _, group = name.partition("/")

@@ -13,14 +13,15 @@ from mmdpo.errors import ConfigError
 from mmdpo.report import provenance
 from mmdpo.report.drawing import inline_svg
 from mmdpo.report.figures import comparison_figure, training_figure
-from mmdpo.report.pictures import grids
+from mmdpo.report.grids import grids
 from mmdpo.report.reading import Change, Run, read_run
 from mmdpo.report.rendering import write_page
 from mmdpo.report.verdict import judge, limits
+from mmdpo.report.words import word_for
 
 CLASS_WORDS = {
     "better": "better",
-    "mixed": "mixed: fewer wrong objects but also fewer right ones, or more of both",
+    "mixed": "mixed: fewer wrong mentions but also fewer right ones, or more of both",
     "worse": "worse",
     "unchanged": "unchanged",
 }
@@ -30,10 +31,10 @@ def write_report(runs: Sequence[Path], out: Path | None = None, *, each: int = 4
     """Writes one ``report.html`` about one run, or about several side by side.
 
     Args:
-        runs: Run folders. The pictures are chosen by the first.
+        runs: Run folders. The items shown are chosen by the first.
         out: The file to write; by default ``report.html`` in the run, or beside several runs.
-        each: Pictures shown of each class (better, mixed, worse, unchanged) and benchmark.
-        seed: Picks the pictures.
+        each: Items shown of each class (better, mixed, worse, unchanged) and benchmark.
+        seed: Picks them.
 
     Returns:
         The file written.
@@ -55,6 +56,7 @@ def write_report(runs: Sequence[Path], out: Path | None = None, *, each: int = 4
         runs=[_run_view(run, label, place) for place, (run, label) in enumerate(zip(read, labels, strict=True))],
         several=len(read) > 1,
         rows=_table(read),
+        word=word_for(plural for run in read for plural in run.media),
         paired=any(change.difference for run in read for change in run.changes),
         shared_before=_shares_before(read),
         tiles=_tiles(read[0]) if len(read) == 1 else [],

@@ -10,33 +10,47 @@ from typing import Any
 
 from markupsafe import Markup, escape
 
-from mmdpo.media import Media, MediaError, open_image
+from mmdpo.media import Media
 from mmdpo.records import Record, Records, prompt_text
 from mmdpo.report.drawing import inline_svg
+from mmdpo.report.exhibits import Exhibit, Exhibits
 from mmdpo.report.figures import histogram_figure
-from mmdpo.report.pictures import Thumbnail, embed
 from mmdpo.report.reading import number
 from mmdpo.report.rendering import write_page
 from mmdpo.report.verdict import Verdict
+from mmdpo.report.words import Word, counted, word_for
 
 RELIABLE, TENTATIVE = 0.8, 0.667
 """Krippendorff's customary bounds of alpha (Content Analysis, 2004, section 11.4)."""
 
 _REASONS = {
-    "missing_media": "the picture is not there",
-    "not_selected": "sound, but another pair of the same picture was taken",
-    "no_margin": "as good as every other caption of its picture, or too close",
-    "single_caption": "the only caption of its picture: nothing to compare it with",
+    "missing_media": "the {item} is not there",
+    "not_selected": "sound, but another pair of the same {item} was taken",
+    "no_margin": "as good as every other caption of its {item}, or too close",
+    "single_caption": "the only caption of its {item}: nothing to compare it with",
     "too_few_raters": "rated by fewer people than asked for",
     "not_a_number": "the rating is no number",
     "out_of_scale": "the rating is outside the scale",
     "duplicate_row": "says again what an earlier row said",
     "conflicting_rating": "the same person rated the same caption differently before",
+    "equal_captions": "the two captions have the same words",
+    "tie": "both captions have as many votes",
+    "too_few_votes": "fewer people voted than asked for",
+    "below_margin": "the votes are closer than asked for",
+    "below_agreement": "fewer voters agree than asked for",
+    "duplicate_vote": "the same person gave the same vote before",
+    "conflicting_vote": "the same person voted otherwise before",
+    "unknown_vote": "the vote is none of the values that have a meaning",
+    "no_audio": "the clip is not named, or not found by its captions",
     "truncated_image": "the picture is damaged or cut off",
     "not_an_image": "the file is no picture",
-    "decompression_bomb": "the picture claims a size that would exhaust memory",
+    "truncated_audio": "the clip is damaged or cut off",
+    "not_audio": "the file is no sound",
+    "empty_audio": "the clip has no samples",
+    "too_long_audio": "the clip is longer than is decoded",
+    "decompression_bomb": "the {item} claims a size that would exhaust memory",
     "outside_root": "the path leaves the media folder",
-    "remote_url": "the picture is a URL, and nothing is fetched",
+    "remote_url": "the {item} is a URL, and nothing is fetched",
 }
 _ALIKE = 0.4
 """Captions at least this similar get their different words marked; between others everything differs."""
@@ -48,7 +62,7 @@ class Example:
 
     id: str
     prompt: str
-    pictures: Sequence[Thumbnail]
+    exhibits: Sequence[Exhibit]
     answers: Sequence[tuple[str, Markup, float | None]]
 
 
@@ -74,24 +88,28 @@ def write_quality_page(
         drawn = histogram_figure(histogram["edges"], histogram["counts"], "margin of the scores (chosen − rejected)")
         figure = inline_svg(drawn, "margins", "Histogram of the margins of the pairs")
     rows, agreement = _mapping(quality.get("rows")), _mapping(quality.get("agreement"))
+    word, exhibits = word_for(_mapping(records.get("media"))), Exhibits()
     return write_page(
         path,
         "quality.html.j2",
         title=title,
+        word=word,
         quality=quality,
         records=records,
         rows=rows,
         verdict=_verdict(quality, records),
-        set_aside=_explained(_mapping(quality.get("set_aside")), rows.get("read")),
-        set_aside_values=_explained(_mapping(quality.get("set_aside_values")), None),
+        set_aside=_explained(_mapping(quality.get("set_aside")), rows.get("read"), word),
+        set_aside_values=_explained(_mapping(quality.get("set_aside_values")), None, word),
         agreement=agreement,
         alpha=_mapping(agreement.get("alpha_interval")),
         raters=quality.get("raters") or [],
+        votes=quality.get("votes"),
+        kinds=_mapping(agreement.get("by_kind")),
         length=_mapping(records.get("length")),
         margin=_mapping(records.get("margin")),
         problems=_mapping(records.get("problems")),
         histogram=figure,
-        examples=[_example(entry, media_root) for entry in records.get("examples") or []],
+        examples=[_example(entry, media_root, exhibits) for entry in records.get("examples") or []],
     )
 
 
@@ -107,21 +125,21 @@ def write_records_page(records: Records, path: Path, *, title: str = "Records", 
     Returns:
         The file written.
     """
-    shown = records[:count]
+    shown, exhibits = records[:count], Exhibits()
     return write_page(
         path,
         "records.html.j2",
         title=title,
         total=len(records),
         form=records.form,
-        examples=[_record_example(record, records.media_root) for record in shown],
+        examples=[_record_example(record, records.media_root, exhibits) for record in shown],
     )
 
 
 def _verdict(quality: Mapping[str, Any], records: Mapping[str, Any]) -> Verdict:
     count = int(number(records.get("n")) or 0)
     rows, media = _mapping(quality.get("rows")), _mapping(records.get("media"))
-    distinct = " and ".join(f"{number_of:,} {name}" for name, number_of in media.items())
+    distinct = " and ".join(counted(number_of, plural) for plural, number_of in media.items())
     what = {"pair": "pairs", "unpaired": "rated answers"}.get(str(records.get("form")), "records")
     headline = f"{count:,} {what}" + (f" on {distinct}" if distinct else "")
     headline += f", from {rows['read']:,} rows." if "read" in rows else "."
@@ -170,12 +188,12 @@ def _on_length(records: Mapping[str, Any]) -> tuple[str, bool]:
     return f"No clear length bias: {written}.", False
 
 
-def _explained(counts: Mapping[str, Any], total: Any) -> list[dict[str, Any]]:
+def _explained(counts: Mapping[str, Any], total: Any, word: Word) -> list[dict[str, Any]]:
     """Reason, meaning, count and share of the rows read."""
     return [
         {
             "reason": str(reason).replace("_", " "),
-            "meaning": _REASONS.get(str(reason), ""),
+            "meaning": _REASONS.get(str(reason), "").format(item=word.one),
             "count": count,
             "share": count / total if total else None,
         }
@@ -183,19 +201,19 @@ def _explained(counts: Mapping[str, Any], total: Any) -> list[dict[str, Any]]:
     ]
 
 
-def _example(entry: Mapping[str, Any], root: Path | None) -> Example:
-    media = [Media(path) for paths in _mapping(entry.get("media")).values() for path in paths]
+def _example(entry: Mapping[str, Any], root: Path | None, exhibits: Exhibits) -> Example:
+    media = [(plural, Media(path)) for plural, paths in _mapping(entry.get("media")).items() for path in paths]
     texts = [str(entry.get("chosen", "")), str(entry.get("rejected", ""))]
     scores = [number(score) for score in entry.get("scores") or (None, None)]
     return Example(
         id=str(entry.get("id", "")),
         prompt=str(entry.get("prompt", "")),
-        pictures=[_picture(item, root) for item in media],
+        exhibits=[exhibits.show(plural, item, root) for plural, item in media],
         answers=list(zip(("chosen", "rejected"), mark_differences(*texts), scores, strict=True)),
     )
 
 
-def _record_example(record: Record, root: Path | None) -> Example:
+def _record_example(record: Record, root: Path | None, exhibits: Exhibits) -> Example:
     texts = [candidate.text for candidate in record.candidates]
     names = ["chosen", "rejected"] if record.form == "pair" else [f"candidate {n + 1}" for n in range(len(texts))]
     marked = mark_differences(*texts) if record.form == "pair" else [escape(text) for text in texts]
@@ -203,7 +221,7 @@ def _record_example(record: Record, root: Path | None) -> Example:
     return Example(
         id=record.id,
         prompt=prompt_text(record),
-        pictures=[_picture(item, root) for name, item in record.media_items() if name == "images"],
+        exhibits=[exhibits.show(plural, item, root) for plural, item in record.media_items()],
         answers=list(zip(names, marked, scores, strict=True)),
     )
 
@@ -231,15 +249,6 @@ def differing_words(first: str, second: str) -> tuple[list[tuple[str, bool]], li
             if words[side][span]:
                 parts[side].append((" ".join(words[side][span]), kind != "equal"))
     return parts
-
-
-def _picture(media: Media, root: Path | None) -> Thumbnail:
-    if media.path is None and media.data is None:
-        return Thumbnail(None, missing="embedded in the records")
-    try:
-        return embed(open_image(media, root))
-    except MediaError as error:
-        return Thumbnail(None, missing=error.kind.replace("_", " "))
 
 
 def _mapping(value: Any) -> Mapping[str, Any]:

@@ -76,10 +76,11 @@ class Change:
 
 @dataclass(frozen=True)
 class Benchmark:
-    """What one benchmark gave for one model."""
+    """What one benchmark gave for one model; ``media`` are the names of the lists that its items are of."""
 
     name: str
     rule: str
+    media: Sequence[str]
     n: int | None
     unparsed: int
     flags: Sequence[str]
@@ -109,6 +110,12 @@ class Run:
     changes: Sequence[Change]
     story: Sequence[str]
     notices: Sequence[str]
+
+    @property
+    def media(self) -> set[str]:
+        """Names of the lists of media that it was evaluated on."""
+        stages = (self.before, self.after)
+        return {plural for stage in stages for benchmark in stage.values() for plural in benchmark.media}
 
 
 def read_run(path: Path) -> Run:
@@ -192,10 +199,11 @@ def _read_stage(folder: Path) -> dict[str, Benchmark]:
 
 
 def _read_benchmark(folder: Path) -> Benchmark:
-    written = read_json(folder / "metrics.json")
+    written, items = read_json(folder / "metrics.json"), read_items(folder)
     return Benchmark(
         name=str(written.get("benchmark", folder.name)),
         rule=str(written.get("rule", "")),
+        media=sorted({plural for item in items for plural in item["media"]}),
         n=_count(written.get("n")),
         unparsed=_count(written.get("unparsed")) or 0,
         flags=[str(flag) for flag in written.get("flags") or ()],
@@ -203,16 +211,19 @@ def _read_benchmark(folder: Path) -> Benchmark:
             name: _estimate(value, folder / "metrics.json")
             for name, value in _mapping(written.get("metrics"), folder / "metrics.json").items()
         },
-        items=read_items(folder),
+        items=items,
         folder=folder,
     )
 
 
 def read_items(folder: Path) -> list[dict[str, Any]]:
-    """The judged items of a benchmark, each with its details, its prompt and its picture on one level.
+    """The judged items of a benchmark, each with its details, its prompt and its media on one level.
 
-    What was asked and shown stands in ``answers.jsonl``, the folder of the pictures in ``generation.json``; both may be
-    absent where existing answers were scored.
+    What was asked and shown stands in ``answers.jsonl``, the folder of the media in ``generation.json``; both may be
+    absent where existing answers were scored. Then ``image`` counts, where an item has it.
+
+    Returns:
+        Items with ``media`` (paths by the name of their list) and ``media_root`` beside what was written.
     """
     asked = {}
     for row in read_json_lines(folder / "answers.jsonl").rows:
@@ -223,9 +234,10 @@ def read_items(folder: Path) -> list[dict[str, Any]]:
     for item in read_json_lines(folder / "items.jsonl").rows:
         details = item.get("details")
         question = asked.get(str(item.get("id")), {})
-        images = (question.get("media") or {}).get("images") or [None]
-        known = {"prompt": question.get("prompt"), "image": images[0], "image_root": generation.get("media_root")}
-        items.append({**known, **(details if isinstance(details, Mapping) else {}), **item})
+        read = {"prompt": question.get("prompt"), **(details if isinstance(details, Mapping) else {}), **item}
+        own = {"images": [read["image"]]} if read.get("image") else {}
+        media = {plural: paths for plural, paths in (question.get("media") or own).items() if paths}
+        items.append({**read, "media": media, "media_root": generation.get("media_root")})
     return items
 
 
@@ -249,7 +261,7 @@ def _changes(
         difference = _mapping(entry.get("difference") or {}, source)
         changes.append(
             Change(
-                measure(name),
+                measure(name, entry),
                 _estimate(entry["before"], source) if entry.get("before") else None,
                 _estimate(entry["after"], source) if entry.get("after") else None,
                 _difference(difference) if difference else None,

@@ -10,6 +10,7 @@ from typing import Any
 
 from mmdpo.report.measures import format_bounds, format_difference, format_value
 from mmdpo.report.reading import Change, Run, series
+from mmdpo.report.words import word_for
 
 SMALL_COST = 0.02
 """A clear loss of coverage up to this (two points) is called small."""
@@ -122,7 +123,8 @@ def _count(rest: list[Change], among: bool) -> str:
         parts.append(f"{len(worse)} got clearly worse ({', '.join(worse)})")
     if unclear:
         parts.append(f"{len(unclear)} did not change clearly")
-    return f"Of the {len(rest)} {'other ' if among else ''}measures with a better direction, {_join(parts)}."
+    measures = "measure" if len(rest) == 1 else "measures"
+    return f"Of the {len(rest)} {'other ' if among else ''}{measures} with a better direction, {_join(parts)}."
 
 
 def _join(parts: list[str]) -> str:
@@ -154,8 +156,9 @@ def _without_comparison(run: Run) -> Verdict:
 
 def limits(runs: Sequence[Run]) -> list[str]:
     """What the numbers of these runs do not say, each sentence once."""
+    unit = word_for(plural for run in runs for plural in run.media).one
     sentences = [
-        "Intervals are 95% intervals whose unit is the picture: what is said about one picture stands or falls "
+        f"Intervals are 95% intervals whose unit is the {unit}: what is said about one {unit} stands or falls "
         "together. They do not cover what another seed of training would give.",
         "p-values belong to single measures and are not corrected for how many there are.",
     ]
@@ -174,8 +177,8 @@ def limits(runs: Sequence[Run]) -> list[str]:
     ]
     if any(change.measure.role == "hallucination" for run in runs for change in run.changes):
         sentences.append(
-            "Hallucination is counted over the objects that a benchmark knows; attributes, counts, relations and other "
-            "objects go unseen. Read it beside recall or cover: a model that says less hallucinates less."
+            "Hallucination is counted over what a benchmark has names for; attributes, counts, relations and all else "
+            "go unseen. Read it beside recall or cover: a model that says less hallucinates less."
         )
     if any(displacement(run.training) for run in runs):
         sentences.append(

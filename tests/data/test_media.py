@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from mmdpo.media import Media, MediaError, content_hash, image_size, open_image, read_bytes
-from mmdpo.report.pictures import Thumbnail, thumbnail
+from mmdpo.report.exhibits import Exhibits
 
 RED, WHITE = (255, 0, 0), (255, 255, 255)
 
@@ -182,7 +182,8 @@ def test_a_report_shows_pictures_of_its_folder_alone(tmp_path: Path):
     for file in (folder / "inside.png", tmp_path / "private.png"):
         Image.new("RGB", (4, 4)).save(file)
     (folder / "link.png").symlink_to(tmp_path / "private.png")
-    assert thumbnail("inside.png", folder).uri
+    page = Exhibits()
+    assert page.show("images", Media("inside.png"), folder).pictures
     for name in (str(tmp_path / "private.png"), "../../private.png", "link.png"):
-        assert thumbnail(name, folder) == Thumbnail(None, missing="outside root")
-    assert thumbnail(str(tmp_path / "private.png"), Path("/")) == Thumbnail(None, missing="outside root")
+        assert page.show("images", Media(name), folder).missing == "outside root"
+    assert page.show("images", Media(str(tmp_path / "private.png")), Path("/")).missing == "outside root"

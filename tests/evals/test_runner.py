@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import math
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
@@ -110,12 +111,20 @@ def test_lower_hallucination_is_better(result_of: Callable[..., Result]) -> None
     assert verdict(metric, difference) == "better"
 
 
+def test_a_comparison_carries_what_a_metric_says_of_itself(result_of: Callable[..., Result]) -> None:
+    told = {"label": "Made up", "meaning": "captions", "role": "hallucination"}
+    assert ratio("made_up", "wrong", "captions", better="lower", **told).told == {"percent": True, **told}
+    assert not ratio("mean", "objects", "captions", bounds=(0.0, math.inf)).told["percent"]
+    entry = compare(result_of(range(70)), result_of(range(40)))["accuracy"]
+    assert (entry["better"], entry["percent"], "label" in entry) == ("higher", True, False)
+
+
 def test_what_cannot_be_compared(result_of: Callable[..., Result], write_lines: Callable[..., Path]) -> None:
     with pytest.raises(DataError, match="'official' cannot be compared with pope by 'opera'"):
         compare(result_of([1]), result_of([1], parser="opera"))
     row = {"question_id": 0, "image": "0.jpg", "text": "Is there 0?", "label": "no"}
     other = score("pope", write_lines("r.json", [row]), write_lines("b.jsonl", [{"question_id": 0, "answer": "no"}]))
-    with pytest.raises(DataError, match="different labels or images for '0'"):
+    with pytest.raises(DataError, match="different labels or media for '0'"):
         compare(result_of([1]), other)
     same = score(
         "pope",

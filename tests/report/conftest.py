@@ -6,9 +6,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import soundfile
 from PIL import Image
 
+from mmdpo.jsonfiles import read_json_lines, write_json, write_json_lines
 from mmdpo.run import RunFolder
 
 SCRIPT = "<script>alert('x')</script>"
@@ -99,5 +102,33 @@ def make_run(tmp_path: Path) -> Callable[..., Path]:
                 }
             )
         return tmp_path / name
+
+    return make
+
+
+@pytest.fixture
+def make_sounding_run(make_run: Callable[..., Path], tmp_path: Path) -> Callable[..., Path]:
+    """The run of `make_run`, with a clip of its own for each answer, as evaluations record them."""
+
+    def make(name: str = "first") -> Path:
+        run = make_run(name)
+        clips = tmp_path / "clips"
+        clips.mkdir()
+        for place in range(5):
+            soundfile.write(clips / f"{place}.wav", 0.1 * np.sin(np.arange(2000) * (place + 1) / 9), 16_000)
+        for stage in ("base_eval", "eval"):
+            folder = run / stage / "chair"
+            rows = [
+                {key: value for key, value in item.items() if key not in ("image", "prompt")}
+                for item in read_json_lines(folder / "items.jsonl").rows
+            ]
+            write_json_lines(folder / "items.jsonl", rows)
+            asked = [
+                {"image_id": row["id"], "prompt": "What is heard?", "media": {"audios": [f"{row['id']}.wav"]}}
+                for row in rows
+            ]
+            write_json_lines(folder / "answers.jsonl", asked)
+            write_json(folder / "generation.json", {"media_root": str(clips)})
+        return run
 
     return make

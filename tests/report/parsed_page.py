@@ -50,6 +50,7 @@ def assert_self_contained(html: str) -> Page:
             assert not name.startswith("on")
             if name in {"src", "href", "xlink:href", "srcset", "action", "data"}:
                 assert value is not None
-                assert value.startswith(("data:image/", "#")), (tag, name, value[:80])
+                allowed = ("data:audio/",) if tag == "audio" else ("data:image/", "#")
+                assert value.startswith(allowed), (tag, name, value[:80])
     assert not re.search(r"@import|url\((?!#|\"#|'#)", html)
     return page

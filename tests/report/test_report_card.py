@@ -49,7 +49,7 @@ def test_card_tells_results_objective_data_loading_and_limits(make_run: MakeRun)
         "Preference records from `runs/pairs`.",
         "* training records: 1,900",
         "3 × too long",
-        "AutoModelForImageTextToText.from_pretrained('org/base-7b', dtype=\"auto\")",
+        "AutoModelForMultimodalLM.from_pretrained('org/base-7b', dtype=\"auto\")",
         'PeftModel.from_pretrained(base, "adapter")',
         "mmdpo train 'a config.yaml' seed=0",
         "seed of training",
@@ -67,6 +67,27 @@ def test_a_full_model_and_a_local_base_are_described_as_such(make_run: MakeRun, 
     assert "base_model" not in head
     assert head["library_name"] == "transformers"
     assert "PeftModel" not in (run / "README.md").read_text()
+
+
+def test_a_card_of_a_listening_model_says_so(make_sounding_run: MakeRun) -> None:
+    card = write_card(make_sounding_run())
+    head = front_matter(card)
+    assert head["pipeline_tag"] == "audio-text-to-text"
+    (model,) = head["model-index"]
+    assert {result["task"]["type"] for result in model["results"]} == {"audio-text-to-text"}
+    assert "over the evaluated clips; differences are paired (same clips, same questions)" in card.read_text()
+
+
+def test_a_base_that_the_auto_classes_do_not_know_is_loaded_by_this_package(make_run: MakeRun, tmp_path: Path) -> None:
+    run = make_run()
+    (run / "config.yaml").write_text("model: {compose: {llm: org/llm}}\n")
+    (run / "base").mkdir()
+    write_json(run / "base" / "config.json", {"model_type": "mmdpo_composed"})
+    assert 'mmdpo.load(".")' in write_card(run).read_text()
+    write_json(run / "base" / "config.json", {"model_type": "llava"})
+    assert "PeftModel.from_pretrained" in write_card(run).read_text()
+    (run / "config.yaml").write_text("model: {path: audio-playground}\n")
+    assert 'mmdpo.load(".")' in write_card(run).read_text()
 
 
 def test_a_run_without_results_gets_a_card(make_run: MakeRun) -> None:

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import base64
-import io
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from PIL import Image
 
 from mmdpo.errors import ConfigError, DataError
 from mmdpo.jsonfiles import read_json, write_json, write_json_lines
+from mmdpo.report.grids import compare_items, grids, mark
 from mmdpo.report.pages import write_report
-from mmdpo.report.pictures import compare_items, embed, grids, mark, thumbnail
 from mmdpo.report.reading import read_run
 from mmdpo.run import RunFolder
 
@@ -192,7 +190,7 @@ def test_items_of_an_evaluation_are_joined_with_what_was_asked_and_shown(make_ru
     (grid,) = grids([read_run(run)], each=1, seed=0)
     (card,) = grid.cards
     assert (card.prompt, card.label, card.outcome) == ("Is there a cat?", "no", "better")
-    assert card.picture.uri is not None
+    assert [exhibit.what for exhibit in card.exhibits] == ["Picture"]
 
 
 def test_captions_whose_items_have_no_right_or_wrong_are_compared_by_objects() -> None:
@@ -200,19 +198,38 @@ def test_captions_whose_items_have_no_right_or_wrong_are_compared_by_objects() -
     assert compare_items(before, {"correct": None, "objects": ["cat"], "hallucinated": []}) == "better"
 
 
-def test_thumbnails_keep_drawings_and_shrink_photos(tmp_path: Path) -> None:
-    def opened(uri: str | None) -> Image.Image:
-        assert uri is not None
-        return Image.open(io.BytesIO(base64.b64decode(uri.split(",")[1])))
+def test_a_report_on_sounds_plays_them_and_speaks_of_clips(make_sounding_run: MakeRun, tmp_path: Path) -> None:
+    run = make_sounding_run()
+    (tmp_path / "clips" / "4.wav").write_bytes(b"RIFF....WAVE")
+    html = write_report([run]).read_text(encoding="utf-8")
+    page = assert_self_contained(html)
+    text = " ".join(page.text.split())
+    for expected in (
+        "Clips: chair",
+        "the same clips and questions before and after",
+        "not in the clips below",
+        "name what is not in the clip.",
+        "whose unit is the clip: what is said about one clip",
+        "0.wav · 0.12 s · 16 kHz",
+        "truncated audio",
+    ):
+        assert expected in text, expected
+    assert "picture" not in text
+    played = {attributes["src"] for tag, attributes in page.elements if tag == "audio" and "controls" in attributes}
+    files = [(tmp_path / "clips" / f"{place}.wav").read_bytes() for place in range(4)]
+    assert played == {f"data:audio/wav;base64,{base64.b64encode(data).decode()}" for data in files}
 
-    drawing = embed(Image.new("RGB", (64, 64), "#123456"))
-    assert drawing.small
-    assert opened(drawing.uri).getpixel((3, 3)) == (0x12, 0x34, 0x56)
-    photo = embed(Image.new("RGB", (1600, 800)))
-    assert not photo.small
-    assert (opened(photo.uri).format, opened(photo.uri).size) == ("JPEG", (320, 160))
-    (tmp_path / "text.jpg").write_text("no picture")
-    assert thumbnail("text.jpg", tmp_path).missing == "not an image"
-    assert thumbnail(str(tmp_path / "gone.png"), tmp_path).missing == "missing media"
-    assert thumbnail("../outside.png", tmp_path).missing == "outside root"
-    assert thumbnail("https://example.org/x.png", tmp_path).missing == "remote url"
+
+def test_media_of_a_run_folder_are_not_read_from_the_whole_machine(make_sounding_run: MakeRun) -> None:
+    run = make_sounding_run()
+    for stage in ("base_eval", "eval"):
+        write_json(run / stage / "chair" / "generation.json", {"media_root": "/"})
+    (grid,) = grids([read_run(run)], each=1, seed=0)
+    assert {exhibit.missing for card in grid.cards for exhibit in card.exhibits} == {"outside root"}
+
+
+def test_runs_on_different_media_speak_of_items(make_sounding_run: MakeRun, make_run: MakeRun) -> None:
+    runs = [make_sounding_run("sounds"), make_run("pictures")]
+    text = " ".join(Page(write_report(runs).read_text(encoding="utf-8")).text.split())
+    assert "the same items and questions before and after" in text
+    assert "Clips: chair" in text

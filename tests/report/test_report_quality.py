@@ -45,7 +45,7 @@ def test_quality_page_says_what_became_of_every_row(built: Path, tmp_path: Path)
     text = " ".join(page.text.split())
     assert "<script" not in html
     for expected in (
-        "12 pairs on 12 images, from 79 rows.",
+        "12 pairs on 12 pictures, from 79 rows.",
         "72 used, 7 set aside",
         "missing media the picture is not there 6 7.6%",
         "not a number the rating is no number 1 1.3%",

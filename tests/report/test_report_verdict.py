@@ -35,6 +35,17 @@ def test_metric_names_in_words(name: str, label: str, better: str | None, role: 
     assert (found.name, found.label, found.better, found.role) == (name, label, better, role)
 
 
+def test_a_benchmark_names_its_own_metrics() -> None:
+    told = {"label": "Usual sound, absent", "meaning": "clips", "better": "lower", "role": "hallucination"}
+    found = measure("usual_sound_rate", told)
+    assert (found.label, found.meaning, found.better, found.role) == tuple(told.values())
+    assert found.percent
+    assert not measure("decibels", {"percent": False}).percent
+    assert measure("recall", {"better": "neither"}).better is None
+    assert measure("chair_i", {"better": "lower"}) == measure("chair_i")
+    assert measure("chair_i", {"role": "nonsense", "label": None, "better": 3}) == measure("chair_i")
+
+
 def test_numbers_in_words() -> None:
     rate, mean = measure("chair_i"), measure("objects_per_caption")
     assert format_value(rate, 0.1316) == "13.2%"
@@ -92,6 +103,15 @@ def test_headlines(make_run: MakeRun, metrics: dict[str, object], tone: str, hea
     write_json(path / "comparison.json", {"metrics": metrics})
     verdict = judge(read_run(path))
     assert (verdict.tone, verdict.headline) == (tone, headline)
+
+
+def test_a_comparison_says_what_its_metrics_mean(make_run: MakeRun) -> None:
+    path = make_run()
+    told = {"label": "Usual <sound>", "meaning": "clips with it", "better": "lower", "role": "hallucination"}
+    write_json(path / "comparison.json", {"metrics": {"usual_sound_rate": {**change(0.4, 0.1), **told}}})
+    verdict = judge(read_run(path))
+    assert verdict.headline == "It hallucinates less, and nothing measured here got clearly worse."
+    assert verdict.paragraph.startswith("Usual <sound> (clips with it) fell from 40.0% to 10.0%")
 
 
 def test_displacement_needs_both_rewards_clearly_below_zero() -> None:

@@ -1,9 +1,7 @@
-"""Pictures with the answers before and after: thumbnails, marked words, and a choice that nobody picked by hand."""
+"""Media with the answers before and after: cards, marked words, and a choice that nobody picked by hand."""
 
 from __future__ import annotations
 
-import base64
-import io
 import random
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -12,26 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from markupsafe import Markup, escape
-from PIL import Image
 
-from mmdpo.media import Media, MediaError, open_image
+from mmdpo.media import Media
+from mmdpo.report.exhibits import Exhibit, Exhibits
 from mmdpo.report.reading import Benchmark, Run
+from mmdpo.report.words import Word, word_for
 
-THUMBNAIL = 320
-"""Longest side of a photo in a page, in pixels."""
-SMALL = 128
-"""Pictures up to this side are kept as they are (PNG) and enlarged without blur by the page."""
 CLASSES = ("better", "mixed", "worse", "unchanged")
 Item = Mapping[str, Any]
-
-
-@dataclass(frozen=True)
-class Thumbnail:
-    """A picture inside the page, or why there is none."""
-
-    uri: str | None
-    small: bool = False
-    missing: str = ""
 
 
 @dataclass(frozen=True)
@@ -57,7 +43,7 @@ class Card:
 
     id: str
     prompt: str
-    picture: Thumbnail
+    exhibits: Sequence[Exhibit]
     label: str
     answers: Sequence[Answer]
     outcome: str
@@ -68,6 +54,7 @@ class Grid:
     """The cards of one benchmark and how many items of each class they were drawn from."""
 
     benchmark: str
+    word: Word
     n: int
     counts: Mapping[str, int]
     cards: Sequence[Card]
@@ -84,12 +71,12 @@ def grids(runs: Sequence[Run], *, each: int, seed: int) -> list[Grid]:
         each: Cards of each class, as far as there are so many.
         seed: Picks them.
     """
-    first = runs[0]
+    first, exhibits = runs[0], Exhibits()
     names = [name for name in first.after if name in first.before and first.after[name].items]
-    return [_grid(name, runs, each, seed) for name in names]
+    return [_grid(name, runs, each, seed, exhibits) for name in names]
 
 
-def _grid(name: str, runs: Sequence[Run], each: int, seed: int) -> Grid:
+def _grid(name: str, runs: Sequence[Run], each: int, seed: int, exhibits: Exhibits) -> Grid:
     before = _by_id(runs[0].before[name].items)
     after = [_by_id(run.after[name].items) if name in run.after else {} for run in runs]
     classes: dict[str, list[str]] = {outcome: [] for outcome in CLASSES}
@@ -102,11 +89,13 @@ def _grid(name: str, runs: Sequence[Run], each: int, seed: int) -> Grid:
         for outcome, keys in classes.items()
         for key in random.Random(f"{seed}/{name}/{outcome}").sample(keys, min(each, len(keys)))
     ]
-    cards = [_card(before[key], [items.get(key) for items in after], runs[0].before[name]) for key in chosen]
+    source = runs[0].before[name]
+    cards = [_card(before[key], [items.get(key) for items in after], source, exhibits) for key in chosen]
     prompts = {card.prompt for card in cards}
     matched = sum(len(keys) for keys in classes.values())
     return Grid(
         benchmark=name,
+        word=word_for(source.media),
         n=matched,
         counts={outcome: len(keys) for outcome, keys in classes.items() if keys},
         cards=cards,
@@ -145,39 +134,16 @@ def mark(text: str, words: Iterable[str]) -> Markup:
     return marked + escape(text[end:])
 
 
-def thumbnail(path: str, root: Path) -> Thumbnail:
-    """A picture under a folder as a data URI; what cannot be opened or lies elsewhere is said in its place."""
-    if root.resolve() == Path(root.resolve().anchor):  # run folders travel: one could name every file of this machine
-        return Thumbnail(None, missing="outside root")
-    try:
-        return embed(open_image(Media(path), root))
-    except MediaError as error:
-        return Thumbnail(None, missing=error.kind.replace("_", " "))
-
-
-def embed(picture: Image.Image) -> Thumbnail:
-    """An opened picture as a data URI: small drawings as they are, photos reduced."""
-    small = max(picture.size) <= SMALL
-    if not small:
-        picture = picture.copy()
-        picture.thumbnail((THUMBNAIL, THUMBNAIL), Image.Resampling.LANCZOS)
-    kind = "png" if small else "jpeg"
-    with io.BytesIO() as file:
-        picture.save(file, format=kind, optimize=True, **({} if small else {"quality": 82}))
-        data = base64.b64encode(file.getvalue()).decode("ascii")
-    return Thumbnail(f"data:image/{kind};base64,{data}", small)
-
-
-def _card(before: Item, after: Sequence[Item | None], source: Benchmark) -> Card:
+def _card(before: Item, after: Sequence[Item | None], source: Benchmark, exhibits: Exhibits) -> Card:
     answers = [_answer(before, "")]
     answers += [Answer(Markup("")) if item is None else _answer(item, compare_items(before, item)) for item in after]
-    path = before.get("image")
+    root = Path(before.get("media_root") or source.folder)
     return Card(
         id=str(before.get("id", "")),
         prompt=str(before.get("prompt") or before.get("question") or ""),
-        picture=thumbnail(str(path), Path(before.get("image_root") or source.folder))
-        if path
-        else Thumbnail(None, missing="no picture"),
+        exhibits=[
+            exhibits.show(plural, Media(str(path)), root) for plural, paths in before["media"].items() for path in paths
+        ],
         label="" if before.get("label") is None else str(before["label"]),
         answers=answers,
         outcome=answers[1].outcome,
