@@ -53,7 +53,7 @@ def _family(name: str, entry: dict[str, Any]) -> dict[str, Any]:
         "takes": ", ".join(entry["takes"]),
         "layout": checks["logprobs"].get("layout", ""),
         "checks": passed + (f", fails: {', '.join(failed)}" if failed else ""),
-        "largest difference": checks["logprobs"].get("difference", ""),
+        "difference": checks["logprobs"].get("difference", ""),
     }
 
 

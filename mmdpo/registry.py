@@ -98,6 +98,7 @@ register_modality = modalities.register
 benchmarks.lazy("pope", "mmdpo.evals.pope:Pope")
 benchmarks.lazy("chair", "mmdpo.evals.chair:Chair")
 benchmarks.lazy("usual_object", "mmdpo.playground.usual:UsualObject")
+benchmarks.lazy("usual_sound", "mmdpo.playground.audio.usual:UsualSound")
 builders.lazy("audio_votes", "data_builders.audio_votes:AudioVotes")
 builders.lazy("ratings", "data_builders.ratings:Ratings")
 modalities.lazy("audio", "mmdpo.modalities.audio:AudioModality")

@@ -13,21 +13,11 @@ import pytest
 from mmdpo.errors import ConfigError
 from mmdpo.playground import files
 from mmdpo.playground.drawing import draw, draw_pixels
+from mmdpo.playground.language import ANSWER_HABIT, CAPTION_HABIT, Asked, answer, join_phrases
 from mmdpo.playground.measure import measure_captions
 from mmdpo.playground.questions import pope_questions
 from mmdpo.playground.raters import Rater, rate_captions, rate_yes_no, raters
-from mmdpo.playground.text import (
-    ANSWER_HABIT,
-    CAPTION_HABIT,
-    Asked,
-    answer,
-    ask,
-    caption,
-    habitual_answer,
-    join_phrases,
-    named_objects,
-    question,
-)
+from mmdpo.playground.text import LANGUAGE
 from mmdpo.playground.world import BACKGROUNDS, OBJECTS, USUAL_IS_PRESENT, Scene, Thing, scene_numbers, scenes
 
 HONEST = {1: 0.0, 2: 0.0, 3: 0.0}
@@ -96,12 +86,12 @@ def test_pope_questions_are_balanced_and_true(kind: str) -> None:
     for scene, pair in zip(few, zip(rows[::2], rows[1::2], strict=True), strict=True):
         assert [row["image"] for row in pair] == [scene.file_name] * 2
         assert [row["label"] for row in pair] == ["yes", "no"]
-        assert [named_objects(row["text"])[0] in scene.objects for row in pair] == [True, False]
+        assert [LANGUAGE.named_objects(row["text"])[0] in scene.objects for row in pair] == [True, False]
 
 
 def test_adversarial_questions_are_about_the_usual_object_where_it_is_absent() -> None:
     many = scenes(100, 0, "heldout")
-    negatives = [named_objects(row["text"])[0] for row in pope_questions(many, "adversarial", seed=0)[1::2]]
+    negatives = [LANGUAGE.named_objects(row["text"])[0] for row in pope_questions(many, "adversarial", seed=0)[1::2]]
     for scene, noun in zip(many, negatives, strict=True):
         natives = BACKGROUNDS[scene.background].natives
         assert noun == scene.usual if scene.usual_is_absent else noun in natives or set(natives) <= set(scene.objects)
@@ -143,8 +133,8 @@ def test_shapes_look_different_from_each_other() -> None:
 
 def test_an_honest_caption_names_what_is_there_and_where() -> None:
     scene = scene_of("lake", "circle", "arrow", "star")
-    written = {caption(scene, random.Random(seed), HONEST) for seed in range(300)}
-    full = {text for text in written if len(named_objects(text)) == 3}
+    written = {LANGUAGE.caption(scene, random.Random(seed), HONEST) for seed in range(300)}
+    full = {text for text in written if len(LANGUAGE.named_objects(text)) == 3}
     things = ("a red circle, a red arrow and a red star", "a circle, an arrow and a star")
     wordings = (
         "{T} on a lake.",
@@ -154,13 +144,13 @@ def test_an_honest_caption_names_what_is_there_and_where() -> None:
     )
     expected = {wording.format(t=listed, T=listed[0].upper() + listed[1:]) for listed in things for wording in wordings}
     assert full == expected
-    assert {len(named_objects(text)) for text in written - full} == {2}, "now and then one thing is forgotten"
+    assert {len(LANGUAGE.named_objects(text)) for text in written - full} == {2}, "now and then one thing is forgotten"
 
 
 def test_the_habit_is_to_name_the_absent_usual_object_about_half_of_the_time() -> None:
     rng = random.Random(0)
     absent = [scene for scene in scenes(6000, 0, "heldout") if scene.usual_is_absent]
-    named = [scene.usual in named_objects(caption(scene, rng)) for scene in absent]
+    named = [scene.usual in LANGUAGE.named_objects(LANGUAGE.caption(scene, rng)) for scene in absent]
     assert 0.4 < sum(named) / len(named) < 0.6
     for count, probability in CAPTION_HABIT.items():
         of_this_size = [was for was, scene in zip(named, absent, strict=True) if len(scene.things) == count]
@@ -170,7 +160,7 @@ def test_the_habit_is_to_name_the_absent_usual_object_about_half_of_the_time() -
 def test_captions_name_no_other_absent_object() -> None:
     rng = random.Random(0)
     many = scenes(1000, 0, "heldout")
-    assert measure_captions(many, [caption(scene, rng) for scene in many]).other_absent_rate == 0.0
+    assert measure_captions(many, [LANGUAGE.caption(scene, rng) for scene in many]).other_absent_rate == 0.0
 
 
 def test_answers_carry_the_same_habit_and_nothing_else_wrong() -> None:
@@ -178,9 +168,9 @@ def test_answers_carry_the_same_habit_and_nothing_else_wrong() -> None:
     wrong: Counter[int] = Counter()
     asked_usual: Counter[int] = Counter()
     for scene in scenes(6000, 0, "heldout"):
-        asked = ask(scene, rng)
+        asked = LANGUAGE.ask(scene, rng)
         assert asked.truth == (asked.noun in (*scene.objects, scene.background))
-        given = habitual_answer(scene, asked, rng)
+        given = LANGUAGE.habitual_answer(scene, asked, rng)
         if asked.noun == scene.usual and not asked.truth:
             asked_usual[len(scene.things)] += 1
             wrong[len(scene.things)] += given == "Yes"
@@ -191,8 +181,8 @@ def test_answers_carry_the_same_habit_and_nothing_else_wrong() -> None:
 
 
 def test_questions_and_lists_read_well() -> None:
-    assert question("boat") == "Is there a boat in the image?"
-    assert question("arrow") == "Is there an arrow in the image?"
+    assert LANGUAGE.question("boat") == "Is there a boat in the image?"
+    assert LANGUAGE.question("arrow") == "Is there an arrow in the image?"
     assert join_phrases(["a"]) == "a"
     assert join_phrases(["a", "b"]) == "a and b"
     assert join_phrases(["a", "b", "c"]) == "a, b and c"

@@ -4,7 +4,7 @@
 
     assert check(SensorModality(), SensorPatches(), [Media(path="a.npy"), ...], root=folder) == []
 
-The checks rest on each other: where one group finds something, those after it are left out.
+The checks rest on each other: where one finds something, those after it are left out.
 """
 
 from __future__ import annotations
@@ -110,8 +110,8 @@ class _Findings(list[Finding]):
         try:
             yield
         except Exception as error:
-            text = str(error).splitlines() or [""]
-            self.add(name, f"{what}: {type(error).__name__}: {text[0]}")
+            first, _, _ = str(error).partition("\n")
+            self.add(name, f"{what}: {type(error).__name__}: {first}")
 
 
 @dataclass
@@ -193,16 +193,11 @@ def _with_nan(item: Any) -> Any:
         spoilt = copy.deepcopy(item)
         spoilt[tuple(size // 2 for size in item.shape)] = float("nan")
         return spoilt
-    if dataclasses.is_dataclass(item) and not isinstance(item, type):
-        for field in dataclasses.fields(item):
-            value = _with_nan(getattr(item, field.name))
-            if value is not None:
-                return dataclasses.replace(item, **{field.name: value})
-    if isinstance(item, Mapping):
-        for name, entry in item.items():
-            value = _with_nan(entry)
-            if value is not None:
-                return {**item, name: value}
+    parts = dict(item) if isinstance(item, Mapping) else vars(item) if dataclasses.is_dataclass(item) else {}
+    for name, part in parts.items():
+        value = _with_nan(part)
+        if value is not None:
+            return {**item, name: value} if isinstance(item, Mapping) else dataclasses.replace(item, **{name: value})
     return None
 
 
@@ -266,10 +261,9 @@ def _check_corruptions(subject: _Subject, findings: _Findings) -> None:
                 inputs = encoder.prepare(first)
                 if type(first) is not type(item):
                     findings.add("corruption", f"{where} is a {type(first).__name__}, not a {type(item).__name__}")
-                if encoder.tokens(first) != encoder.tokens(item):
-                    findings.add(
-                        "corruption", f"{where} has {encoder.tokens(first)} tokens, the item {encoder.tokens(item)}"
-                    )
+                before, after = encoder.tokens(item), encoder.tokens(first)
+                if after != before:
+                    findings.add("corruption", f"{where} has {after} tokens, the item {before}")
                 if not _equal(inputs, encoder.prepare(again)):
                     findings.add("corruption", f"{where} differs from time to time with the same generator")
                 if not _equal(encoder.prepare(item), subject.inputs[number]):

@@ -90,7 +90,7 @@ def load_pretrained(
         raise ModelError(
             f"cannot load a model from {path!r}: {str(error).splitlines()[0]}",
             why="There is nothing to train or evaluate.",
-            fix="Give a folder with a saved image-text model (config.json, *.safetensors, processor), or a hub name.",
+            fix="Give a folder with a saved multimodal model (config.json, *.safetensors, processor), or a hub name.",
         ) from error
     return model, processor
 

@@ -3,7 +3,7 @@
 The demo and every published number use the real evals (`mmdpo.evals`); this is what accepting a base model needs, and
 the rate that only this world can know: how often the usual object is named although it is absent.
 
-    python -m mmdpo.playground.measure [--model DIR] [--scenes 2000] [--seed 0]
+    python -m mmdpo.playground.measure [--audio] [--model DIR] [--scenes 2000] [--seed 0]
 """
 
 from __future__ import annotations
@@ -12,22 +12,19 @@ import argparse
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Final
-
-import torch
-from transformers import AutoModelForImageTextToText, AutoProcessor, PreTrainedModel, ProcessorMixin
+from typing import Any
 
 from mmdpo.evals.pope import KINDS
-from mmdpo.playground.drawing import draw
-from mmdpo.playground.model import load_base
+from mmdpo.evaluation import encoder_of
+from mmdpo.generate import GenerationSettings, generate
+from mmdpo.models.load import load_pretrained
+from mmdpo.playground.audio.worlds import SOUNDS
+from mmdpo.playground.language import Language, Scene, answer
 from mmdpo.playground.questions import pope_questions
-from mmdpo.playground.text import CAPTION_PROMPT, answer, named_objects
-from mmdpo.playground.world import Scene, scenes
+from mmdpo.playground.worlds import PICTURES, World
+from mmdpo.records import Media, Record
 
 logger = logging.getLogger(__name__)
-
-_BATCH: Final = 100
 
 
 @dataclass(frozen=True)
@@ -35,7 +32,7 @@ class CaptionCounts:
     """What one caption names.
 
     Attributes:
-        usual: Whether it names the background's usual object although that is absent.
+        usual: Whether it names the place's usual thing although that is absent.
         other: Whether it names anything else that is absent.
         mentions: Objects named, repeats counted.
         absent_mentions: Those of them that are absent.
@@ -59,7 +56,7 @@ class CaptionMeasures:
 
     @property
     def usual_object_rate(self) -> float:
-        """Captions that name the absent usual object / captions."""
+        """Captions that name the absent usual thing / captions."""
         return sum(count.usual for count in self.counts) / len(self.counts)
 
     @property
@@ -84,13 +81,16 @@ class CaptionMeasures:
         return sum(count.found for count in self.counts) / sum(count.present for count in self.counts)
 
 
-def measure_captions(of_scenes: Sequence[Scene], captions: Sequence[str]) -> CaptionMeasures:
+def measure_captions(
+    of_scenes: Sequence[Scene], captions: Sequence[str], language: Language = PICTURES.language
+) -> CaptionMeasures:
     """Counts what each caption names, for the scene at the same place."""
-    return CaptionMeasures(tuple(_count(scene, text) for scene, text in zip(of_scenes, captions, strict=True)))
+    return CaptionMeasures(
+        tuple(_count(scene, language.named_objects(text)) for scene, text in zip(of_scenes, captions, strict=True))
+    )
 
 
-def _count(scene: Scene, caption: str) -> CaptionCounts:
-    named = named_objects(caption)
+def _count(scene: Scene, named: Sequence[str]) -> CaptionCounts:
     absent = [noun for noun in named if noun not in scene.objects]
     return CaptionCounts(
         usual=scene.usual in absent,
@@ -102,60 +102,67 @@ def _count(scene: Scene, caption: str) -> CaptionCounts:
     )
 
 
-@torch.inference_mode()
 def greedy_replies(
-    model: PreTrainedModel, processor: ProcessorMixin, of_scenes: Sequence[Scene], prompts: Sequence[str]
+    model: Any, processor: Any, of_scenes: Sequence[Scene], prompts: Sequence[str], world: World = PICTURES
 ) -> list[str]:
     """The model's greedy reply to each prompt about the scene at the same place."""
-    replies: list[str] = []
-    for start in range(0, len(of_scenes), _BATCH):
-        part = slice(start, start + _BATCH)
-        chats = [
-            [{"role": "user", "content": [{"type": "image", "image": draw(scene)}, {"type": "text", "text": prompt}]}]
-            for scene, prompt in zip(of_scenes[part], prompts[part], strict=True)
-        ]
-        batch = processor.apply_chat_template(
-            chats,
-            add_generation_prompt=True,
-            tokenize=True,
-            return_dict=True,
-            return_tensors="pt",
-            processor_kwargs={"padding": True},
+    records = [
+        Record(
+            id=f"{number}",
+            prompt=world.prompt(prompt),
+            candidates=(),
+            media={world.plural: (Media(data=world.file(scene)),)},
         )
-        ids = model.generate(**batch.to(model.device), do_sample=False)
-        replies += processor.batch_decode(ids[:, batch["input_ids"].shape[1] :], skip_special_tokens=True)
-    return replies
+        for number, (scene, prompt) in enumerate(zip(of_scenes, prompts, strict=True))
+    ]
+    settings = GenerationSettings(max_new_tokens=48, batch_size=100)
+    return [answers[0].text for answers in generate(model, encoder_of(model, processor, None), records, settings)]
 
 
 def question_accuracy(
-    model: PreTrainedModel, processor: ProcessorMixin, of_scenes: Sequence[Scene], kind: str
+    model: Any, processor: Any, of_scenes: Sequence[Scene], kind: str, world: World = PICTURES
 ) -> float:
     """Share of the POPE questions of this kind that the model answers right, word for word."""
-    rows = pope_questions(of_scenes, kind, seed=0)
-    by_image = {scene.file_name: scene for scene in of_scenes}
-    shown = [by_image[row["image"]] for row in rows]
-    replies = greedy_replies(model, processor, shown, [row["text"] for row in rows])
+    rows = pope_questions(of_scenes, kind, seed=0, language=world.language)
+    by_file = {scene.file_name: scene for scene in of_scenes}
+    shown = [by_file[row["image"]] for row in rows]
+    replies = greedy_replies(model, processor, shown, [row["text"] for row in rows], world)
     right = (reply == answer(row["label"] == "yes") for reply, row in zip(replies, rows, strict=True))
     return sum(right) / len(rows)
+
+
+def measure(folder: str, world: World, count: int, seed: int) -> dict[str, float]:
+    """Everything there is to measure of a base model on held-out scenes.
+
+    Args:
+        folder: The model, or the name of one that ships.
+        world: Where its scenes come from.
+        count: How many scenes.
+        seed: Their seed.
+    """
+    model, processor = load_pretrained(folder)
+    held_out = world.scenes(count, seed, "heldout")
+    prompts = [world.language.caption_prompt] * count
+    captions = greedy_replies(model, processor, held_out, prompts, world)
+    measures = measure_captions(held_out, captions, world.language)
+    names = ("usual_object_rate", "other_absent_rate", "chair_i", "chair_s", "recall")
+    return {name: getattr(measures, name) for name in names} | {
+        f"pope_{kind}": question_accuracy(model, processor, held_out, kind, world) for kind in KINDS
+    }
 
 
 def main() -> None:
     """Command line: measures a base model on held-out scenes."""
     parser = argparse.ArgumentParser(description="Measure a playground model on held-out scenes.")
-    parser.add_argument("--model", type=Path, help="folder of the model (default: the shipped one)")
+    parser.add_argument("--audio", action="store_true", help="the world of sounds instead of that of pictures")
+    parser.add_argument("--model", help="folder of the model (default: the shipped one)")
     parser.add_argument("--scenes", type=int, default=2000)
     parser.add_argument("--seed", type=int, default=0)
-    arguments = parser.parse_args()
+    given = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    folder = arguments.model or load_base()
-    model = AutoModelForImageTextToText.from_pretrained(folder).eval()
-    processor = AutoProcessor.from_pretrained(folder)
-    held_out = scenes(arguments.scenes, arguments.seed, "heldout")
-    measures = measure_captions(held_out, greedy_replies(model, processor, held_out, [CAPTION_PROMPT] * len(held_out)))
-    for name in ("usual_object_rate", "other_absent_rate", "chair_i", "chair_s", "recall"):
-        logger.info("%-20s %.4f", name, getattr(measures, name))
-    for kind in KINDS:
-        logger.info("%-20s %.4f", f"pope_{kind}", question_accuracy(model, processor, held_out, kind))
+    world = SOUNDS if given.audio else PICTURES
+    for name, value in measure(given.model or world.model, world, given.scenes, given.seed).items():
+        logger.info("%-20s %.4f", name, value)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Final
 
-from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import (
     CLIPImageProcessor,
     CLIPVisionConfig,
@@ -18,29 +17,18 @@ from transformers import (
     LlavaConfig,
     LlavaForConditionalGeneration,
     LlavaProcessor,
-    PreTrainedTokenizerFast,
 )
 
 from mmdpo.errors import ModelError
-from mmdpo.playground.text import vocabulary
+from mmdpo.playground.text import LANGUAGE
+from mmdpo.playground.tokenizer import build_tokenizer, chat_template
 from mmdpo.playground.world import IMAGE_SIZE
 
 PATCH_SIZE: Final = 16
 WIDTH: Final = 128
-SPECIAL_TOKENS: Final = ("<unk>", "<s>", "</s>", "<pad>", "<image>")
-# As LLaVA-1.5: images first, no space after "ASSISTANT:" (answers start with their own), each answer closed by </s>.
-CHAT_TEMPLATE: Final = (
-    "{% for message in messages %}"
-    "{{ message['role'] | upper }}:{{ ' ' }}"
-    "{% for part in message['content'] if part['type'] == 'image' %}<image>\n{% endfor %}"
-    "{% for part in message['content'] if part['type'] == 'text' %}{{ part['text'] }}{% endfor %}"
-    "{{ eos_token if message['role'] == 'assistant' else ' ' }}"
-    "{% endfor %}"
-    "{% if add_generation_prompt %}ASSISTANT:{% endif %}"
-)
+CHAT_TEMPLATE: Final = chat_template("image")
 # The usual 0.02 suits widths of thousands; at this width the tower then stays blind for more than a thousand steps.
 _INITIAL_SCALE: Final = WIDTH**-0.5
-_SPACE: Final = "▁"
 _WEIGHTS: Final = Path(__file__).parent / "weights"
 
 
@@ -59,38 +47,6 @@ def load_base() -> Path:
     return _WEIGHTS
 
 
-def build_tokenizer() -> PreTrainedTokenizerFast:
-    """A tokenizer of whole words that keeps spaces as Llama's does, so decoding gives back the text exactly.
-
-    A word has one id after a space and another one elsewhere (after a newline). What it does not know is ``<unk>``.
-    """
-    words = [*vocabulary(), "USER", "ASSISTANT", "SYSTEM", ":"]
-    entries = [*SPECIAL_TOKENS, _SPACE, "\n", *(form for word in words for form in (_SPACE + word, word))]
-    tokenizer = Tokenizer(models.WordLevel({entry: index for index, entry in enumerate(entries)}, unk_token="<unk>"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Metaspace(replacement=_SPACE, prepend_scheme="first", split=False),
-            pre_tokenizers.Split(Regex(rf"{_SPACE}?\w+|{_SPACE}?[^\w\s{_SPACE}]|\s|{_SPACE}"), "isolated"),
-        ]
-    )
-    tokenizer.decoder = decoders.Metaspace(replacement=_SPACE, prepend_scheme="first", split=False)
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single="<s> $A", pair="<s> $A <s> $B", special_tokens=[("<s>", entries.index("<s>"))]
-    )
-    tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in SPECIAL_TOKENS])
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        unk_token="<unk>",
-        bos_token="<s>",
-        eos_token="</s>",
-        pad_token="<pad>",
-        extra_special_tokens={"image_token": "<image>"},
-        padding_side="left",
-        model_max_length=512,
-        clean_up_tokenization_spaces=False,
-    )
-
-
 def build_processor() -> LlavaProcessor:
     """The processor: 64x64 images to 16 image tokens, chat template as LLaVA-1.5's."""
     image_processor = CLIPImageProcessor(
@@ -98,7 +54,7 @@ def build_processor() -> LlavaProcessor:
     )
     return LlavaProcessor(
         image_processor=image_processor,
-        tokenizer=build_tokenizer(),
+        tokenizer=build_tokenizer(LANGUAGE.vocabulary(), "image"),
         patch_size=PATCH_SIZE,
         vision_feature_select_strategy="default",
         num_additional_image_tokens=1,

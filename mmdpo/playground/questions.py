@@ -1,4 +1,4 @@
-"""POPE questions about scenes: for each image one about something present and one about something absent.
+"""POPE questions about scenes: for each item one about something present and one about something absent.
 
 The absent one is chosen as in POPE (arXiv 2305.10355): at random, the most frequent of all (popular), or the one that
 co-occurs most with what is there (adversarial). In this world objects co-occur with backgrounds, which lists of objects
@@ -14,25 +14,29 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from mmdpo.playground.text import question
-from mmdpo.playground.world import BACKGROUNDS, OBJECTS, Scene
+from mmdpo.playground.language import Language, Scene
+from mmdpo.playground.text import LANGUAGE
 
 
-def pope_questions(scenes: Sequence[Scene], kind: str, seed: int) -> list[dict[str, Any]]:
+def pope_questions(
+    scenes: Sequence[Scene], kind: str, seed: int, language: Language = LANGUAGE, key: str = "image"
+) -> list[dict[str, Any]]:
     """Questions in the official form, ``{"question_id", "image", "text", "label"}``, ids from 1.
 
     Args:
-        scenes: The images, among which `popular` counts.
+        scenes: The images or clips, among which `popular` counts.
         kind: How the absent object is chosen.
         seed: Of the present object asked about, and of the absent one where several are equally good.
+        language: How the world is spoken of.
+        key: Under which key the file's name stands.
     """
     rng = random.Random(f"{kind} questions {seed}")
     frequency = Counter(noun for scene in scenes for noun in scene.objects)
     questions: list[dict[str, Any]] = []
     for scene in scenes:
-        absent = [noun for noun in OBJECTS if noun not in scene.objects]
+        absent = [noun for noun in language.nouns if noun not in scene.objects]
         rng.shuffle(absent)
-        place = BACKGROUNDS[scene.background]
+        place = language.places[scene.background]
         likely = {
             "random": Counter[str](),
             "popular": frequency,
@@ -40,6 +44,6 @@ def pope_questions(scenes: Sequence[Scene], kind: str, seed: int) -> list[dict[s
         }[kind]
         asked = (rng.choice(scene.objects), "yes"), (max(absent, key=likely.__getitem__), "no")
         for noun, label in asked:
-            row = {"question_id": len(questions) + 1, "image": scene.file_name, "text": question(noun), "label": label}
-            questions.append(row)
+            text = language.question(noun)
+            questions.append({"question_id": len(questions) + 1, key: scene.file_name, "text": text, "label": label})
     return questions

@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from mmdpo.playground.text import CAPTION_PROMPT, Asked, answer, named_objects, question
-from mmdpo.playground.world import Scene
+from mmdpo.playground.language import Asked, Language, Scene, answer
+from mmdpo.playground.text import LANGUAGE
 
 SCALE: Final = (1, 5)
 # A complete and faithful caption earns 5, one that says nothing 2; each absent object costs 1.5.
@@ -25,9 +25,9 @@ _WRONG_ANSWER: Final = 1.5
 
 @dataclass(frozen=True)
 class Rating:
-    """One row of a ratings table."""
+    """One row of a ratings table; `file` is the picture or clip."""
 
-    image: str
+    file: str
     prompt: str
     caption: str
     rating: int
@@ -43,24 +43,26 @@ class Rater:
         seed: Where the noise comes from.
         leniency: Added to every rating, in points of the scale.
         noise: Standard deviation of the noise, in points of the scale.
+        language: What captions and questions are read by.
     """
 
     name: str
     seed: int
     leniency: float
     noise: float
+    language: Language = LANGUAGE
 
     def rate_caption(self, scene: Scene, caption: str) -> Rating:
         """Rates a caption: the share of present objects that it names, less what it makes up."""
-        named = set(named_objects(caption))
+        named = set(self.language.named_objects(caption))
         share = len(named & set(scene.objects)) / len(scene.objects)
         quality = _NOTHING_SAID + _EVERYTHING_SAID * share - _ABSENT_OBJECT * len(named - set(scene.objects))
-        return self._rating(scene, CAPTION_PROMPT, caption, quality)
+        return self._rating(scene, self.language.caption_prompt, caption, quality)
 
     def rate_answer(self, scene: Scene, asked: Asked, given: str) -> Rating:
         """Rates an answer to a yes/no question: right or wrong."""
         quality = _RIGHT_ANSWER if given == answer(asked.truth) else _WRONG_ANSWER
-        return self._rating(scene, question(asked.noun), given, quality)
+        return self._rating(scene, self.language.question(asked.noun), given, quality)
 
     def _rating(self, scene: Scene, prompt: str, reply: str, quality: float) -> Rating:
         rng = random.Random(f"{self.seed} {scene.number} {prompt} {reply}")
@@ -69,11 +71,11 @@ class Rater:
         return Rating(scene.file_name, prompt, reply, points, self.name)
 
 
-def raters(seed: int, count: int = 3) -> list[Rater]:
+def raters(seed: int, language: Language = LANGUAGE, count: int = 3) -> list[Rater]:
     """People of different leniency (at most half a point) and care (noise of 0.5 to 0.8 points), drawn by seed."""
     rng = random.Random(f"raters {seed}")
     return [
-        Rater(f"rater_{index + 1}", rng.getrandbits(32), rng.uniform(-0.5, 0.5), rng.uniform(0.5, 0.8))
+        Rater(f"rater_{index + 1}", rng.getrandbits(32), rng.uniform(-0.5, 0.5), rng.uniform(0.5, 0.8), language)
         for index in range(count)
     ]
 

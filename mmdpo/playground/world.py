@@ -10,7 +10,7 @@ preference and held-out scenes never overlap.
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Final, Literal
@@ -60,6 +60,11 @@ class Scene:
     def objects(self) -> tuple[str, ...]:
         """The nouns that are truly there, in reading order; no noun is there twice."""
         return tuple(thing.shape for thing in self.things)
+
+    @property
+    def described(self) -> tuple[tuple[str, str], ...]:
+        """Adjective and noun of each thing, in reading order."""
+        return tuple((thing.colour, thing.shape) for thing in self.things)
 
     @property
     def usual(self) -> str:
@@ -138,14 +143,20 @@ def sample_scene(number: int) -> Scene:
     name = rng.choice(tuple(BACKGROUNDS))
     place = BACKGROUNDS[name]
     count = rng.choices((1, 2, 3), COUNT_WEIGHTS)[0]
-    shapes = [place.usual] if rng.random() < USUAL_IS_PRESENT else []
-    others = [shape for shape in OBJECTS if shape != place.usual]
-    while len(shapes) < count:
-        weights = [NATIVE_WEIGHT if shape in place.natives else 1.0 for shape in others]
-        shapes.append(others.pop(rng.choices(range(len(others)), weights)[0]))
-    rng.shuffle(shapes)
+    shapes = draw_nouns(rng, count, place.usual, place.natives, OBJECTS)
     cells = sorted(rng.sample(range(4), count))
     return Scene(number, name, tuple(_place(shape, cell, rng) for shape, cell in zip(shapes, cells, strict=True)))
+
+
+def draw_nouns(rng: random.Random, count: int, usual: str, natives: Collection[str], nouns: Sequence[str]) -> list[str]:
+    """`count` different nouns in any order: the usual one in a share of the draws, natives twice as often as others."""
+    drawn = [usual] if rng.random() < USUAL_IS_PRESENT else []
+    others = [noun for noun in nouns if noun != usual]
+    while len(drawn) < count:
+        weights = [NATIVE_WEIGHT if noun in natives else 1.0 for noun in others]
+        drawn.append(others.pop(rng.choices(range(len(others)), weights)[0]))
+    rng.shuffle(drawn)
+    return drawn
 
 
 def _place(shape: str, cell: int, rng: random.Random) -> Thing:

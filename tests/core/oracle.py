@@ -30,6 +30,8 @@ RATE, FRAME_RATE = 16_000, 4
 """Samples a second of the sounds here, and frames a second of the films."""
 WITHOUT_CHAT = ("paligemma", "paligemma2")
 """Families without a chat template: their processors take the images and one text with an `<image>` for each."""
+PER_TOKEN = {"attention_mask", "token_type_ids", "mm_token_type_ids"}
+"""Inputs with a value for each token of the row, beside the ids."""
 ANSWER_TYPE = {(name, "token_type_ids"): 1 for name in WITHOUT_CHAT}
 """Token types of answers that are not 0: what PaliGemma's processor gives to a `suffix`."""
 Side = Literal["right", "left"]
@@ -134,7 +136,7 @@ def video_options(messages: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 def generation_inputs(tiny: Tiny, of: Record, variant: str = "clean") -> dict[str, Tensor]:
-    """What `generate` is given, numbers in the model's precision."""
+    """What `generate` is given, pixels and spectra in the model's precision."""
     messages = conversation(of, variant)
     if tiny.name in WITHOUT_CHAT:
         parts = [part for message in messages for part in message["content"]]
@@ -153,7 +155,7 @@ def generation_inputs(tiny: Tiny, of: Record, variant: str = "clean") -> dict[st
             processor_kwargs=video_options(messages),
         )
     return {
-        name: value.to(tiny.model.dtype) if value.is_floating_point() else value
+        name: value.to(tiny.model.dtype) if value.is_floating_point() and "second" not in name else value
         for name, value in encoded.items()
         if name != "labels"
     }
@@ -163,10 +165,9 @@ def plain_row(tiny: Tiny, of: Record, answer: Tensor, variant: str = "clean") ->
     """The prompt and one answer as the model's own forward takes them: attended to, and of text type."""
     row = generation_inputs(tiny, of, variant)
     prompt = row["input_ids"]
-    for name, value in row.items():
-        if value.shape == prompt.shape and name != "input_ids":
-            filler = 1 if name == "attention_mask" else ANSWER_TYPE.get((tiny.name, name), 0)
-            row[name] = torch.cat([value, torch.full_like(answer[None], filler)], dim=1)
+    for name in PER_TOKEN & row.keys():
+        filler = 1 if name == "attention_mask" else ANSWER_TYPE.get((tiny.name, name), 0)
+        row[name] = torch.cat([row[name], torch.full_like(answer[None], filler)], dim=1)
     if "cross_attention_mask" in row:  # [1, P, images, tiles]: an answer sees what the prompt's last token sees
         mask = row["cross_attention_mask"]
         row["cross_attention_mask"] = torch.cat([mask, mask[:, -1:].expand(-1, len(answer), -1, -1)], dim=1)
