@@ -163,6 +163,7 @@ def new(
 def merge(
     run: Annotated[Path, typer.Argument(help="A run folder with an adapter.")],
     out: Out = Path("runs/merged"),
+    plugin: Plugins = None,
 ) -> None:
     """Merge a run's adapter into its base model, for serving.
 
@@ -170,6 +171,7 @@ def merge(
     """
     from mmdpo.evaluation import merge_run
 
+    use_plugins(plugin)
     closing("merged model written", merge_run(run, out), f"mmdpo eval {out} BENCH --data BENCH=PATH")
 
 

@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 
 from mmdpo import registry
 from mmdpo.cli import app
-from mmdpo.modalities.conformance import check
+from mmdpo.conformance import check
 from mmdpo.modalities.embeddings import Embeddings
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -28,7 +28,7 @@ from mmdpo.errors import ConfigError, DataError, MMDPOError, ModelError
 from mmdpo.media import MediaError
 from mmdpo.modalities.arrays import open_array
 from mmdpo.modalities.base import Modality
-from mmdpo.modalities.conformance import check
+from mmdpo.conformance import check
 from mmdpo.modalities.embeddings import Embeddings
 from mmdpo.modalities.encoders import MediaEncoder
 from mmdpo.models.composed import compose

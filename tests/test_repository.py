@@ -68,6 +68,8 @@ def test_wheel_holds_configs_templates_and_playground(wheel: Path) -> None:
         "mmdpo/_configs/start.yaml",
         "mmdpo/report/templates/report.html.j2",
         "mmdpo/playground/weights/model.safetensors",
+        "mmdpo/playground/audio/weights/model.safetensors",
+        "mmdpo/_templates/modality.py.j2",
         "mmdpo/evals/coco_synonyms.json",
         "data_builders/ratings.py",
     ):

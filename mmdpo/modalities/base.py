@@ -2,7 +2,7 @@
 
 A modality is one small file that registers a subclass; everything else (placeholders, packing, encoding once, blank
 variants) works from these facts. ``mmdpo new modality NAME`` writes such a file, docs/modalities.md is the tutorial and
-:mod:`mmdpo.modalities.conformance` the check.
+:mod:`mmdpo.conformance` the check.
 """
 
 from __future__ import annotations

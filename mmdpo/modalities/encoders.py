@@ -20,14 +20,17 @@ from torch import Tensor, nn
 class MediaEncoder(ABC):
     """One way to encode the items of a modality.
 
-    The contract, which ``mmdpo.modalities.conformance`` checks:
+    The contract, which ``mmdpo.conformance`` checks:
 
     * every tensor of :meth:`prepare` has a leading dimension of 1, the item; a batch concatenates items along it and
       zero-pads the other dimensions to the largest, so what is padding must be known from the tensors themselves
       (a length, a mask);
     * the module of :meth:`build` is called with those tensors as keywords, [n, ...], and returns a list of n features
       [tokens_i, width], whatever else is in the batch;
-    * ``tokens_i`` is what :meth:`tokens` said before anything was encoded.
+    * ``tokens_i`` is what :meth:`tokens` said before anything was encoded;
+    * floating-point tensors arrive in the precision of the weights, bfloat16 as a rule, and the module stays in it.
+
+    Values that are not finite need not be looked for: inputs and features are checked, and refused by record.
 
     Fields hold what JSON holds (numbers, strings, lists, dictionaries). A field called ``path`` says where :meth:`load`
     finds pretrained weights and nothing else: a saved model has its own weights and forgets it, so what :meth:`build`

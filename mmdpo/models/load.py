@@ -148,7 +148,8 @@ def require_parts(model: nn.Module, facts: Facts, trained: frozenset[Part]) -> N
     inside = ", ".join(sorted(name for name, _ in backbone_of(model).named_children()))
     raise ConfigError(
         f"model.trainable asks for the {' and '.join(sorted(trained - found))} of {facts.model_type!r}: unknown",
-        why=f"Other parameters than those asked for would train. Its modules are: {inside}.",
+        why=f"Other parameters than those asked for would train. Its modules are: {inside}; an encoder of precomputed "
+        "features has no weights.",
         fix="Choose another model.trainable, or add the module's path to PROJECTORS in mmdpo/models/families.py.",
     )
 

@@ -106,6 +106,7 @@ def batch_of(case: Case, trees: list[Tree]) -> dict[str, Any]:
         "tokens": [None] * len(distinct),
         "names": [f"image {image}" for image in distinct],
         "order": [distinct.index(image) for image in used],
+        "rows": [0] * len(used),
     }
     return vars(packed) | {"layout": "shared", "media": {"image": entry} if used else {}}
 

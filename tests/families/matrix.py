@@ -28,8 +28,8 @@ SIZES = ((24, 24), (40, 20), (18, 37))
 SECONDS = (0.6, 1.1, 0.35)
 FILMS = ((4, 24, 24), (6, 24, 24), (2, 40, 20))
 """Width and height in pixels, seconds, and frames with their width and height."""
-EXACT, ROUNDED = 1e-9, 2e-5
-"""Nats a token that float64 and, where a model cannot compute in it, float32 may differ by."""
+EXACT = 1e-9
+"""What may differ in float64: nats a token, and gradients relative to their norm."""
 
 
 class Measured(Protocol):
@@ -125,9 +125,9 @@ def layout_of(model: Any) -> Layout:
 
 
 def build(family: str, trainable: Trainable | None = None, *, attention: str = "sdpa", **options: Any) -> Setup:
-    """A tiny model in the most exact precision that it takes, ready to score, of which exactly these parts train."""
+    """A tiny model in float64, ready to score, of which exactly these parts train."""
     spec = SPECS[family]
-    tiny = FAMILIES[family](dtype=torch.float32 if spec.float32 else torch.float64, attn_implementation=attention)
+    tiny = FAMILIES[family](dtype=torch.float64, attn_implementation=attention)
     if "size" in getattr(tiny.processor, "videos_kwargs", {}):  # the omni processors', for thousands of tokens a video
         tiny.processor.videos_kwargs = {"size": {"shortest_edge": 8 * 8, "longest_edge": 16 * 16}}
     if trainable is not None:
@@ -137,11 +137,6 @@ def build(family: str, trainable: Trainable | None = None, *, attention: str = "
     if spec.one_a_row:
         options["records_per_row"] = 1
     return setup(tiny, **options)
-
-
-def tolerance(family: str) -> float:
-    """Nats a token that ours may differ from the model's own."""
-    return ROUNDED if SPECS[family].float32 else EXACT
 
 
 def batch_of(built: Setup, records: Sequence[Record]) -> Batch:

@@ -24,8 +24,7 @@ NOTES: dict[str, str] = {
     "to in both directions. Earlier turns would be run together with the question",
     "paligemma2": "As PaliGemma. Rows longer than the sliding window (4096 tokens in the published models) have no "
     "supported mask; the check at the start of a run finds them",
-    "gemma3": "Its projector is one bare parameter: `trainable: llm+projector` with LoRA leaves it as it is, train it "
-    "with `lora: null`",
+    "gemma3": "`lora: null` trains the projector, one bare parameter",
     "gemma4": "Tested with its image tower; the audio tower of the small published models is not tested",
     "gemma4_moe": EXPERTS,
     "mllama": "Images stay outside of the row and reach it through cross-attention layers, whose gates are 0 in a "
@@ -37,7 +36,7 @@ NOTES: dict[str, str] = {
     "`mistral-common`",
     "granite_speech": "Its processor needs torchaudio; where that is missing the test puts another mel spectrogram in "
     "its place. Its encoder has no mask, so the clips of a prompt are encoded together",
-    "audioflamingo3": "A prompt takes one clip. Clips longer than 10 minutes are set aside with the reason",
+    "audioflamingo3": "Clips longer than 10 minutes are set aside with the reason",
     "qwen2_5_omni": "The thinker alone: text out, no speech",
     "qwen3_omni_moe": "The thinker alone: text out, no speech. Its audio encoder is not the same for a clip shorter "
     f"than a second alone and beside longer ones. {EXPERTS}",

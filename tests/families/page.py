@@ -49,8 +49,8 @@ COLUMNS = {
     "parts": (
         "parts",
         "`trainable: llm`, `projector`, `llm+projector` and `all`, with LoRA and with `lora: null`, train exactly the "
-        "parts that they name, as the model's class names its modules, but for what the class itself freezes (sinusoids); "
-        "gradients reach those parts and no other.",
+        "parts that they name, as the model's class names its modules, but for what the class itself freezes "
+        "(sinusoids); gradients reach those parts and no other.",
     ),
     "saved": (
         "saved",
@@ -213,8 +213,8 @@ def _note(family: str, entry: Mapping[str, Any]) -> str:
         checks["once"].get("reason", "") if checks["once"]["ok"] else "",
         *(
             checks[name].get("reason", "")
-            for name in ("several", "mixed", "checkpointing", "parts")
-            if checks[name]["ok"] is not False
+            for name in ("several", "mixed", "checkpointing", "parts", "video")
+            if checks[name]["ok"] or (checks[name]["ok"] is None and name != "video")
         ),
         NOTES.get(family, ""),
     ]

@@ -31,7 +31,6 @@ class Spec:
         projectors: What stands between encoder and language model; it may lie inside an encoder.
         llm: The language model without its head.
         video: Whether it takes lists of frames, through the encoder of images.
-        float32: Why it cannot compute in float64; empty where it can.
         equal_films: Whether the videos of a prompt must have equally many frames of one size.
         needs_media: Whether its processor refuses a prompt without media.
         neighbours: Whether what the encoder makes of an item depends on the other items of its prompt.
@@ -44,7 +43,6 @@ class Spec:
     projectors: tuple[str, ...] = ("model.multi_modal_projector",)
     llm: str = "model.language_model"
     video: bool = False
-    float32: str = ""
     equal_films: bool = False
     needs_media: bool = False
     neighbours: bool = False

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from families.matrix import (
+    EXACT,
     Measured,
     batch_of,
     build,
@@ -15,18 +16,10 @@ from families.matrix import (
     ours,
     own_gradients,
     plain_rows,
-    tolerance,
     varied,
 )
 from families.specs import SPECS
 from tiny import exact_float64
-
-ROUNDED_GRADIENT = 2e-3
-"""Largest relative difference where a model computes in float32: sums of many tokens, each rounded on its own."""
-
-
-def gradient_tolerance(family: str) -> float:
-    return ROUNDED_GRADIENT if SPECS[family].float32 else tolerance(family)
 
 
 @check("gradients")
@@ -40,7 +33,7 @@ def test_gradients(family: str, measured: Measured) -> None:
         wanted, found = own_gradients(built, plain, batch), our_gradients(built, batch)
     worst = gradient_difference(found, wanted)
     measured(layout=built.collator.layout, difference=worst)
-    assert worst < gradient_tolerance(family)
+    assert worst < EXACT
     parts = {SPECS[family].part(name) for name in wanted}
     assert parts == {"llm", "projector", "encoder"}
 
@@ -64,8 +57,7 @@ def test_activation_checkpointing(family: str, measured: Measured) -> None:
         switched = [name for name, module in model.named_modules() if getattr(module, "gradient_checkpointing", False)]
         for path in (spec.llm, *spec.encoders.values()):
             assert any(name.startswith(path) for name in switched), path
-        score_difference = difference(ours(built, batch), plain)
-        worst = max(score_difference, gradient_difference(our_gradients(built, batch), wanted))
+        again = ours(built, batch), our_gradients(built, batch)
+    worst = max(difference(again[0], plain), gradient_difference(again[1], wanted))
     measured(layout=built.collator.layout, difference=worst)
-    assert score_difference < tolerance(family)
-    assert worst < gradient_tolerance(family)
+    assert worst < EXACT

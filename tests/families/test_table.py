@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from families.page import COLUMNS, PAGE, make_table, page_of, read
-from families.specs import EVERY, FAILING
+from families.specs import EVERY, FAILING, SPECS
 from mmdpo.discovery import listing
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -22,9 +22,20 @@ def test_the_table_has_every_family_and_every_check() -> None:
     assert list(families) == list(EVERY)
     for family, entry in families.items():
         assert list(entry["checks"]) == list(COLUMNS), family
-        for name, cell in entry["checks"].items():
-            assert cell["ok"] is not None or name in ("video", "mixed")
-            assert cell["ok"] is True or cell["reason"], (family, name)
+        assert all(cell["ok"] is True or cell["reason"] for cell in entry["checks"].values()), family
+
+
+def test_what_does_not_apply_is_what_the_families_cannot() -> None:
+    for family, entry in read(ROOT)["families"].items():
+        spec = SPECS[family]
+        cannot = {
+            "video": not spec.video,
+            "mixed": spec.needs_media,
+            "several": spec.single,
+            "checkpointing": not spec.checkpoints,
+        }
+        absent = {name for name, cell in entry["checks"].items() if cell["ok"] is None}
+        assert absent == {name for name, value in cannot.items() if value}, family
 
 
 def test_what_fails_is_what_is_known_to_fail() -> None:

@@ -1,6 +1,6 @@
 """Does a modality keep its contract? Everything that is wrong with one, found before a model is trained on it.
 
-    from mmdpo.modalities.conformance import check
+    from mmdpo.conformance import check
 
     assert check(SensorModality(), SensorPatches(), [Media(path="a.npy"), ...], root=folder) == []
 
@@ -92,7 +92,7 @@ def check(
         if not findings:
             group(subject, findings)
     if not findings:
-        from mmdpo.modalities.conformance_composed import composed_problems
+        from mmdpo.conformance_composed import composed_problems
 
         with findings.trying("composed", "a composed model"):
             for problem in composed_problems(modality.name, encoder, subject.items, llm, tokenizer):
