@@ -176,7 +176,9 @@ def evaluate(
     model: Annotated[str, typer.Argument(help="A run folder, a model folder or a hub name.")],
     benchmarks: Annotated[list[str], typer.Argument(help="Names of benchmarks: mmdpo ls benchmarks")],
     data: Annotated[list[str] | None, typer.Option("--data", help="BENCH=PATH of the questions.")] = None,
-    images: Annotated[list[str] | None, typer.Option("--images", help="BENCH=FOLDER of the images or other media.")] = None,
+    images: Annotated[
+        list[str] | None, typer.Option("--images", help="BENCH=FOLDER of the images or other media.")
+    ] = None,
     out: Out = Path("runs/eval"),
     limit: Annotated[
         int | None, typer.Option(help="Use the first N images or clips, with all questions about each.", min=1)

@@ -23,12 +23,12 @@ from composed.languages import WHISPER, clip, language_model
 from mmdpo import registry
 from mmdpo.cli import app
 from mmdpo.collate import Collator
+from mmdpo.conformance import check
 from mmdpo.encoding import Encoder
 from mmdpo.errors import ConfigError, DataError, MMDPOError, ModelError
 from mmdpo.media import MediaError
 from mmdpo.modalities.arrays import open_array
 from mmdpo.modalities.base import Modality
-from mmdpo.conformance import check
 from mmdpo.modalities.embeddings import Embeddings
 from mmdpo.modalities.encoders import MediaEncoder
 from mmdpo.models.composed import compose

@@ -110,7 +110,7 @@ def plain_row(processor: Any, of: Record, answer: Tensor, blank: bool) -> dict[s
 def test_scores_and_gradients_are_the_models_own(kind: str, layout: Any) -> None:
     model, processor = composed(kind)
     model.double()
-    plain = copy.deepcopy(model).requires_grad_()
+    plain = copy.deepcopy(model)
     policy = prepare(model, processor, trainable="all")
     encoder = Encoder(processor, policy.facts, policy.eos_ids)
     views = [View(candidate, variant) for variant in ("clean", "blank") for candidate in range(3)]
