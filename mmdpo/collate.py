@@ -77,7 +77,9 @@ class Collator:
         self.layout: Layout = layout
         self.side: Literal["right", "left"] = side
         self.pad_id = pad_id
-        self.trees_per_row = records_per_row if layout == "shared" else 1
+        family = encoder.facts.family  # rows of such families must be told apart by the media of one record
+        alone = layout == "plain" or family.cross_attention or family.marks_alike
+        self.trees_per_row = 1 if alone else records_per_row
         self.branches = branches_per_row if layout == "shared" else 1
 
     @property

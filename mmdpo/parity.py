@@ -21,6 +21,8 @@ from mmdpo.records import Record
 from mmdpo.scoring import score
 from mmdpo.views import View
 
+EXACT = {"position_ids", "video_second_per_grid", "second_per_grid_ts"}
+"""Inputs that may be fractions and mean what they say in their own precision only."""
 FLOOR = 2e-3
 """Nats a token below which a difference is rounding in any precision that models are trained in."""
 
@@ -149,7 +151,6 @@ def to_model(batch: Batch, model: Any) -> Batch:
         return value
 
     return {
-        # positions may be fractions, and mean what they say in their own precision only
-        key: value.to(weight.device) if key == "position_ids" else moved(value)
+        key: value.to(weight.device) if key in EXACT and isinstance(value, Tensor) else moved(value)
         for key, value in batch.items()
     }

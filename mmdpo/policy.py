@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -23,6 +24,9 @@ from mmdpo.models.load import (
     with_lora,
 )
 from mmdpo.scoring import install_scoring
+
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -95,6 +99,13 @@ def prepare(
         wrapped, base_changed = with_lora(model, facts, trained, lora)
     encode_once(model, facts, router_aux_loss_coef)
     names = [name for name, parameter in wrapped.named_parameters() if parameter.requires_grad]
+    untouched = sorted(trained - {part_of(name, facts) for name in names}) if adapter is None else []
+    if names and untouched:
+        logger.warning(
+            "the %s of %s has no linear layer, so LoRA leaves it as it is; lora: null trains it",
+            " and ".join(untouched),
+            facts.model_type,
+        )
     if not names:
         raise ConfigError(
             "no parameter would be trained",
@@ -108,7 +119,7 @@ def prepare(
         facts,
         base_changed=base_changed,
         frozen_adapter=adapter is not None,
-        decisions={"trainable": trainable, "trainable_parameters": count},
+        decisions={"trainable": trainable, "trainable_parameters": count, "untouched_parts": untouched},
     )
 
 

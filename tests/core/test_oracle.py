@@ -142,11 +142,7 @@ def test_gemma_needs_window_and_blocks(missing: str, monkeypatch: pytest.MonkeyP
     built = build("gemma3")
     facts = facts_of(built.tiny.model)
     assert facts.window is not None and facts.family.two_way == "runs"
-    without = (
-        replace(facts, window=None)
-        if missing == "window"
-        else replace(facts, family=replace(facts.family, two_way="none"))
-    )
+    without = replace(facts, window=None) if missing == "window" else replace(facts, two_way="none")
     built.tiny.model.mmdpo_scoring.facts = without
     ours, expected, _ = both(built)
     assert difference(ours, expected) > 0.1

@@ -92,7 +92,7 @@ SPECS: dict[str, Spec] = {
     "qwen3_vl": Spec(VISUAL, DEEPSTACK, video=True),
     "qwen3_vl_moe": Spec(VISUAL, DEEPSTACK, video=True),
     "qwen3_5": Spec(VISUAL, MERGER, video=True),
-    "glm4v": Spec(VISUAL, MERGER, video=True),
+    "glm4v": Spec(VISUAL, MERGER, video=True, one_a_row=True),
     "internvl": Spec(TOWER, video=True, equal_films=True),
     "idefics2": Spec(IDEFICS, ("model.connector",), "model.text_model"),
     "idefics3": Spec(IDEFICS, ("model.connector",), "model.text_model"),
