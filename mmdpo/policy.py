@@ -25,7 +25,6 @@ from mmdpo.models.load import (
 )
 from mmdpo.scoring import install_scoring
 
-
 logger = logging.getLogger(__name__)
 
 
