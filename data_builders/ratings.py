@@ -26,7 +26,8 @@ from data_builders.ratings_config import RatingsConfig
 from data_builders.splits import split_by_media
 from data_builders.tables import matches, read_table, require_columns
 from mmdpo.media import Media, MediaError, open_image, read_bytes
-from mmdpo.records import Candidate, Record, Records, user_message
+from mmdpo.modalities.base import modality_of
+from mmdpo.records import Candidate, Record, Records, media_field, user_message
 from mmdpo.registry import builders
 
 SOUND_REASONS = ("too_few_raters", "single_caption", "no_margin", "not_selected")
@@ -110,7 +111,10 @@ def _with_media(ratings: list[Rating], root: Path, config: RatingsConfig, ledger
 def _check(media: Media, root: Path, config: RatingsConfig) -> Media | MediaError:
     try:
         data = read_bytes(media, root)
-        open_image(Media(media.path, data=data), None, max_pixels=config.max_pixels)
+        if config.modality == "image":
+            open_image(Media(media.path, data=data), None, max_pixels=config.max_pixels)
+        else:
+            modality_of(media_field(config.modality)).load(Media(media.path, data=data), None)
     except MediaError as error:
         return media if error.kind == "missing_media" and config.media == "optional" else error
     return replace(media, sha256=Media(data=data).identity)
@@ -172,11 +176,12 @@ def _record(pair: Pair, config: RatingsConfig) -> Record:
         "raters": [[rating.rater for rating in caption.ratings] for caption in pair],
         "rows": [[rating.row for rating in caption.ratings] for caption in pair],
     }
+    plural = media_field(config.modality)
     return Record(
         id=pair.id,
-        prompt=(user_message(pair.chosen.prompt, images=1),),
+        prompt=(user_message(pair.chosen.prompt, **{plural: 1}),),
         candidates=tuple(Candidate(caption.text, score=caption.score, source=caption.source) for caption in pair),
-        media={"images": (pair.chosen.media,)},
+        media={plural: (pair.chosen.media,)},
         higher_is_better=config.higher_is_better,
         meta=meta,
     )

@@ -16,7 +16,7 @@ class Columns(BaseModel):
     """Which column holds what.
 
     Args:
-        image: Path or name of the picture (`media_path` makes a path of a name), or an object with its bytes.
+        image: Path or name of the picture or clip (`media_path` makes a path of a name), or an object with its bytes.
         caption: The text that was rated.
         rating: A number, or a list of numbers; or several columns, one per rater.
         rater: Who rated; null where each row, item or column is another rater's.
@@ -78,6 +78,7 @@ class RatingsConfig(PairingConfig):
     where: dict[str, Any] = Field(default_factory=dict)
     columns: Columns = Columns()
     scale: Scale
+    modality: str = "image"
     media: Literal["required", "optional"] = "required"
     media_root: Path | None = None
     media_path: str = "{image}"

@@ -53,7 +53,7 @@ LEMMA_READINGS: Mapping[str, str] = {
 """What WordNet's lemmas read where a singular would not: verbs ("a person seated" names a seat), and "vas", which is
 shorter than "vase". The tagger's other choices are not followed: "potted" is an adjective here."""
 _COCO_ID = re.compile(r"(?:COCO_[a-z]+\d{4}_)?0*(\d+)")
-_IMAGE_FILE = re.compile(r"\.(jpe?g|png|webp|bmp|gif|tiff?)$", re.IGNORECASE)
+_MEDIA_FILE = re.compile(r"\.(jpe?g|png|webp|bmp|gif|tiff?|wav|flac|mp3|ogg)$", re.IGNORECASE)
 
 
 @benchmarks.register("chair")
@@ -69,6 +69,7 @@ class Chair(Benchmark):
         lemmatize: Takes the place of the rules of the lemma lineage: from a caption to its lower-case lemmas.
         image_name: File name of an image, made from its ``{id}``, such as ``COCO_val2014_{id:0>12}.jpg``; None takes
             what the data say.
+        media: What the captions describe, as the list of a record is called; ``audios`` for sounds.
     """
 
     lineage: str = "lemma"
@@ -77,6 +78,7 @@ class Chair(Benchmark):
     prompt: str = PROMPT
     lemmatize: Callable[[str], Sequence[str]] | None = None
     image_name: str | None = None
+    media: str = "images"
     name = "chair"
     max_new_tokens = 512
     id_keys = ("image_id", "image")
@@ -139,7 +141,7 @@ class Chair(Benchmark):
 
     def sample_id(self, raw: Any) -> str:
         """The bare id: 42 for 42, "000000000042.jpg" and "COCO_val2014_000000000042.jpg"."""
-        bare = _IMAGE_FILE.sub("", str(raw))
+        bare = _MEDIA_FILE.sub("", str(raw))
         coco = _COCO_ID.fullmatch(bare)
         return coco[1] if coco else bare
 
@@ -180,7 +182,7 @@ class Chair(Benchmark):
             counts=counts,
             details={
                 "prompt": sample.prompt,
-                "image": sample.media["images"][0],
+                self.media.removesuffix("s"): sample.media[self.media][0],
                 "objects": [mention.word for mention in mentions],
                 "hallucinated": [mention.word for mention in wrong],
             },
@@ -241,7 +243,7 @@ class Chair(Benchmark):
         sample_id = self.sample_id(image)
         if self.image_name is not None:
             file = self.image_name.format(id=sample_id)
-        return Sample(sample_id, self.prompt, {"images": [file or image]}, objects, sample_id)
+        return Sample(sample_id, self.prompt, {self.media: [file or image]}, objects, sample_id)
 
     def _coco_samples(self, folder: Path) -> list[Sample]:
         """Objects that are annotated, and those that the reference captions name by this same rule."""

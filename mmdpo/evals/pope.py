@@ -80,9 +80,12 @@ class Pope(Benchmark):
 
     Args:
         parser: How an answer is read, a name in `PARSERS`.
+        media: What the questions are about, as the list of a record is called; ``audios`` for sounds, whose file then
+            stands under ``audio``.
     """
 
     parser: str = "official"
+    media: str = "images"
     name = "pope"
 
     def __post_init__(self) -> None:
@@ -137,7 +140,7 @@ class Pope(Benchmark):
             label=sample.target,
             correct=said_yes is label,
             counts={f"{kind}_{column}" if kind else column: amount for column, amount in counts.items()},
-            details={"prompt": sample.prompt, "image": sample.media["images"][0]},
+            details={"prompt": sample.prompt, self.media.removesuffix("s"): sample.media[self.media][0]},
         )
 
     def metrics(self, columns: Collection[str]) -> list[Metric]:
@@ -167,16 +170,17 @@ class Pope(Benchmark):
         samples = []
         for number, row in enumerate(read_rows(path), 1):
             text = row.get("text", row.get("query"))
-            image = row.get("image", row.get("image_name"))
+            key = self.media.removesuffix("s")
+            file = row.get(key, row.get("image_name"))
             label = str(row.get("label")).strip().lower()
-            if not isinstance(text, str) or not isinstance(image, str) or label not in {"yes", "no"}:
+            if not isinstance(text, str) or not isinstance(file, str) or label not in {"yes", "no"}:
                 raise DataError(
-                    f"question {number} of {str(path)!r} lacks text, image or a label of yes or no: {str(row)[:200]}",
+                    f"question {number} of {str(path)!r} lacks text, {key} or a label of yes or no: {str(row)[:200]}",
                     why="Any other label would count as yes in the official script.",
                     fix='A question looks like {"question_id": 1, "image": "a.jpg", "text": "...", "label": "yes"}.',
                 )
             sample_id = f"{prefix}{row.get('question_id', number)}"
-            samples.append(Sample(sample_id, text, {"images": [image]}, label, image, {"kind": prefix.rstrip("/")}))
+            samples.append(Sample(sample_id, text, {self.media: [file]}, label, file, {"kind": prefix.rstrip("/")}))
         return samples
 
 

@@ -186,6 +186,7 @@ def facts(final_softcap: bool) -> Facts:
         prefix="",
         projectors=(),
         takes_outputs=True,
+        feature_inputs={},
     )
 
 
