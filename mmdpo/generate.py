@@ -91,18 +91,27 @@ def generate(
 
 
 def _groups(prompts: Mapping[int, EncodedPrompt], encoder: Encoder) -> Iterator[list[int]]:
-    """Prompts that can be answered side by side: a cross-attention layer takes equally many images of each."""
-    if not encoder.facts.family.cross_attention:
-        yield list(prompts)
-        return
-    counts = {n: sum(unit.items for unit in prompt.units) for n, prompt in prompts.items()}
-    for count in sorted(set(counts.values())):
-        yield [n for n in prompts if counts[n] == count]
+    """Prompts that can be answered side by side without changing each other, as in scoring."""
+    family = encoder.facts.family
+
+    def key(n: int) -> tuple[int, ...]:
+        kinds = {unit.modality.name for unit in prompts[n].units}
+        if family.cross_attention:  # takes equally many images of each
+            return (sum(unit.items for unit in prompts[n].units),)
+        if kinds & family.alone:  # its encoder would see the neighbours' padding
+            return (1, n)
+        return (0, int("video" in kinds)) if family.marks_alike else (0,)
+
+    keys = {n: key(n) for n in prompts}
+    for wanted in sorted(set(keys.values())):
+        yield [n for n in prompts if keys[n] == wanted]
 
 
 def _batch(
     model: Any, encoder: Encoder, prompts: Sequence[EncodedPrompt], settings: GenerationSettings
 ) -> list[list[Generated]]:
+    # one row an answer: ``num_return_sequences`` repeats audio inputs item by item, not prompt by prompt
+    prompts = [prompt for prompt in prompts for _ in range(settings.samples)]
     pad = encoder.tokenizer.pad_token_id
     pad = encoder.eos_ids[0] if pad is None else pad
     ids = _left_padded([prompt.input_ids for prompt in prompts], pad)
@@ -122,14 +131,13 @@ def _batch(
     output = model.generate(
         **to_model(inputs, model),
         max_new_tokens=settings.max_new_tokens,
-        num_return_sequences=settings.samples,
         pad_token_id=pad,
         eos_token_id=list(encoder.eos_ids),
         use_cache=True,
         **drawing,
     )
     rows = [_generated(encoder, row) for row in output[:, ids.shape[1] :].cpu()]
-    return [rows[n * settings.samples : (n + 1) * settings.samples] for n in range(len(prompts))]
+    return [rows[start : start + settings.samples] for start in range(0, len(rows), settings.samples)]
 
 
 def _generated(encoder: Encoder, row: Tensor) -> Generated:

@@ -61,8 +61,10 @@ def media_units(
     Returns:
         One unit an item, or one unit for all.
     """
-    told = _told_by_processor(processor, items)
-    tokens = _run_lengths(placeholders, len(items))
+    encoder = getattr(processor, "encoders", {}).get(modality.name)  # of a composed model: it says what it will give
+    told = None if encoder is not None else _told_by_processor(processor, items)
+    declared = None if encoder is None else [encoder.tokens(item) for item in items]
+    tokens = _run_lengths(placeholders, len(items)) if declared is None else declared
     if tokens is None and told is not None and sum(told[0] or ()) == int(placeholders.sum()):
         tokens = told[0]
     pieces = None if together else _pieces(modality, inputs, len(items), None if told is None else told[1])
@@ -72,7 +74,7 @@ def media_units(
         return [MediaUnit(modality, _content_key(inputs), inputs, len(items), len(inputs[main]), count)]
     counts: Sequence[int | None] = tokens if tokens is not None else [None] * len(items)
     return [
-        MediaUnit(modality, _content_key(piece), piece, 1, len(piece[main]), count)
+        MediaUnit(modality, _content_key(piece, padded=encoder is not None), piece, 1, len(piece[main]), count)
         for piece, count in zip(pieces, counts, strict=True)
     ]
 
@@ -131,19 +133,24 @@ def _told_by_processor(processor: Any, items: Sequence[Any]) -> tuple[list[int] 
     return None, [values.shape[1] if len(values) == 1 else len(values) for values in alone]
 
 
-def _content_key(inputs: Mapping[str, Tensor]) -> str:
+def _content_key(inputs: Mapping[str, Tensor], *, padded: bool = False) -> str:
     """SHA-256 of the encoder inputs: equal inputs are one distinct item, wherever they come from.
 
     Padding to a larger neighbour is left out: tiles of zeros, and frames that a mask hides.
+
+    Args:
+        inputs: Encoder inputs by name.
+        padded: Whether zeros at the end of any dimension are padding by contract (``MediaEncoder``).
     """
     digest = hashlib.sha256()
     masks = [values for name, values in inputs.items() if name.endswith("mask") and values.ndim == 2]
     seen = {mask.shape[1]: int(mask.nonzero()[:, 1].max()) + 1 for mask in masks if len(mask) == 1 and mask.any()}
     for name in sorted(inputs):
         values = inputs[name].detach().cpu()
-        if values.ndim >= 4:
-            values = values[:, : _last_nonzero(values)]
-        elif values.shape[-1] in seen and values.ndim >= 2:
+        if padded or values.ndim >= 4:
+            for dimension in range(1, values.ndim if padded else 2):
+                values = values.narrow(dimension, 0, _last_nonzero(values, dimension))
+        elif values.ndim >= 2 and values.shape[-1] in seen:
             values = values[..., : seen[values.shape[-1]]]
         values = values.contiguous()
         digest.update(f"{name}{values.dtype}{tuple(values.shape)}".encode())
@@ -151,9 +158,7 @@ def _content_key(inputs: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
-def _last_nonzero(values: Tensor) -> int:
-    """One past the last slice along dimension 1 that is not all zero."""
-    end = values.shape[1]
-    while end > 1 and not values[:, end - 1].any():
-        end -= 1
-    return end
+def _last_nonzero(values: Tensor, dimension: int) -> int:
+    """One past the last slice along a dimension that is not all zero; at least 1."""
+    used = values.movedim(dimension, 0).flatten(1).any(1).nonzero()
+    return int(used.max()) + 1 if len(used) else 1

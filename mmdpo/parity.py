@@ -15,14 +15,12 @@ from torch import Tensor
 
 from mmdpo.collate import Batch, Collator, Layout
 from mmdpo.encoding import Encoder, extended
-from mmdpo.errors import MMDPOError, ParityError
+from mmdpo.errors import MMDPOError, ModelError, ParityError
 from mmdpo.models.families import Facts
 from mmdpo.records import Record
 from mmdpo.scoring import score
 from mmdpo.views import View
 
-EXACT = {"position_ids", "video_second_per_grid", "second_per_grid_ts"}
-"""Inputs that may be fractions and mean what they say in their own precision only."""
 FLOOR = 2e-3
 """Nats a token below which a difference is rounding in any precision that models are trained in."""
 
@@ -102,6 +100,12 @@ def compare(
             ids = batch["targets"][row][batch["mask"][row]]
             exact = own_logprobs(model, encoder, record, variant, ids)
             padded = own_logprobs(model, encoder, record, variant, ids, padding=8)
+            if not bool(torch.isfinite(exact).all()) or not bool(torch.isfinite(ours).all()):
+                raise ModelError(
+                    f"{type(model).__name__} gives log-probabilities that are not finite to record {record.id!r}",
+                    why="One NaN makes every weight NaN at the first step.",
+                    fix="Check the model's weights, and its precision (float16 overflows).",
+                )
             worst = max(worst, float((ours[row][batch["mask"][row]] - exact).abs().max()))
             noise = max(noise, float((padded - exact).abs().max()))
     finally:
@@ -143,7 +147,8 @@ def to_model(batch: Batch, model: Any) -> Batch:
 
     def moved(value: Any) -> Any:
         if isinstance(value, Tensor):
-            return value.to(weight.device, weight.dtype if value.is_floating_point() else value.dtype)
+            encoded = value.is_floating_point() and value.ndim > 1  # times and scores keep their own precision
+            return value.to(weight.device, weight.dtype if encoded else value.dtype)
         if isinstance(value, dict):
             return {key: moved(entry) for key, entry in value.items()}
         if isinstance(value, list):
@@ -151,6 +156,6 @@ def to_model(batch: Batch, model: Any) -> Batch:
         return value
 
     return {
-        key: value.to(weight.device) if key in EXACT and isinstance(value, Tensor) else moved(value)
+        key: value.to(weight.device) if key == "position_ids" and isinstance(value, Tensor) else moved(value)
         for key, value in batch.items()
     }

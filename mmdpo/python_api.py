@@ -20,7 +20,7 @@ from mmdpo.pipeline import train as run_training
 from mmdpo.policy import encode_once
 from mmdpo.records import Record, Records
 from mmdpo.scoring import score as score_batch
-from mmdpo.views import View
+from mmdpo.views import CLEAN, View
 
 
 def load(path: str) -> tuple[Any, Any]:
@@ -52,20 +52,26 @@ def score(
         batch_size: Records at a time.
 
     Returns:
-        For each record, the summed natural-log probability of each candidate, its end of turn included.
+        For each record, the summed natural-log probability of each candidate, its end of turn included. A record
+        without media has no corrupted variant, and gets an empty list.
     """
+    scored = [n for n, record in enumerate(records) if media == CLEAN or any(record.media.values())]
+    if not scored:
+        return [[] for _ in records]
     encoder: Encoder = encoder_of(model, processor, getattr(records, "media_root", None))
     inner = model.get_base_model() if hasattr(model, "get_base_model") else model
     views = [View(k, media) for k in range(max(len(record.candidates) for record in records))]
-    layout = choose_layout(inner, encoder, records[:1], views[: len(records[0].candidates)]).layout
-    collate = Collator(encoder, views, layout=layout)
-    totals: list[list[float]] = []
-    for start in range(0, len(records), batch_size):
-        part = list(records[start : start + batch_size])
-        batch = to_model(collate(list(enumerate(part))), inner)
+    by_media = sorted(scored, key=lambda n: len(list(records[n].media_items())))
+    probes = [records[n] for n in dict.fromkeys((by_media[-1], by_media[0]))]
+    collate = Collator(encoder, views, layout=choose_layout(inner, encoder, probes, views).layout)
+    totals: list[list[float]] = [[] for _ in records]
+    for start in range(0, len(scored), batch_size):
+        part = scored[start : start + batch_size]
+        batch = to_model(collate([(n, records[n]) for n in part]), inner)
         sums = score_batch(model, batch).sum(-1)
         inner.mmdpo_scoring.features.clear()
-        totals += [sums[batch["example"] == n].tolist() for n in range(len(part))]
+        for place, n in enumerate(part):
+            totals[n] = sums[batch["example"] == place].tolist()
     return totals
 
 

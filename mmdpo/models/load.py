@@ -129,6 +129,8 @@ def _model_class(path: str) -> Any:
 def part_of(name: str, facts: Facts) -> Part:
     """Which part of the model a parameter belongs to, by its name in the model or in PEFT's wrapper."""
     path = name.replace("base_model.model.", "", 1).removeprefix(facts.prefix)
+    if path.startswith("encoders."):  # of a composed model, whatever an encoder calls its modules
+        return "encoder"
     if any(f"{path}.".startswith(f"{projector}.") for projector in facts.projectors):
         return "projector"
     if any(f".{module}." in f".{path}" for module in ("language_model", "text_model", "lm_head")):

@@ -87,14 +87,14 @@ DECODED: dict[str, Callable[[Media, str], Any]] = {"image": opened, "audio": hea
 """How an item of each modality is decoded, for the oracle's side."""
 
 
-def record(name: str, question: str, answers: Sequence[str], *images: Media) -> Record:
-    """A record with one user turn: the images, then the question."""
-    parts: list[Any] = [*({"type": "image"} for _ in images), {"type": "text", "text": question}]
+def record(name: str, question: str, answers: Sequence[str], *items: Media, kind: str = "image") -> Record:
+    """A record with one user turn: the images (or clips, or videos), then the question."""
+    parts: list[Any] = [*({"type": kind} for _ in items), {"type": "text", "text": question}]
     return Record(
         id=name,
         prompt=({"role": "user", "content": parts},),
         candidates=tuple(Candidate(answer) for answer in answers),
-        media={"images": images} if images else {},
+        media={f"{kind}s": items} if items else {},
     )
 
 

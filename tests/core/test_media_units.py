@@ -115,3 +115,31 @@ def test_frames_that_a_mask_hides_make_no_other_clip() -> None:
 def test_no_placeholder_gives_no_count() -> None:
     (unit,) = split({"pixel_values": torch.zeros(1, 3, 2, 2)}, 1, torch.zeros(4, dtype=torch.bool))
     assert unit.tokens is None
+
+
+def composed(values: Tensor, length: int, placeholders: Tensor, declared: list[int]) -> list[MediaUnit]:
+    """Units of a composed model's items, whose encoder says how many tokens each becomes."""
+    encoder = SimpleNamespace(tokens=lambda item: item)
+    inputs = {"values": values, "lengths": torch.full((len(values),), length)}
+    return media_units(
+        AudioModality(),
+        inputs,
+        declared,
+        placeholders,
+        SimpleNamespace(encoders={"audio": encoder}),
+        tokens_needed=False,
+    )
+
+
+def test_an_encoder_of_our_own_says_how_many_tokens_adjacent_items_have() -> None:
+    units = composed(torch.ones(2, 4, 3), 4, places(7), [3, 4])
+    assert [unit.tokens for unit in units] == [3, 4]
+
+
+def test_padding_of_a_composed_models_item_makes_no_other_item() -> None:
+    values = torch.rand(1, 3, 2, generator=torch.Generator().manual_seed(0)) + 0.1
+    padded = torch.nn.functional.pad(values, (0, 0, 0, 5))
+    (alone,) = composed(values, 3, places(3), [3])
+    (beside,) = composed(padded, 3, places(3), [3])
+    (longer,) = composed(padded, 8, places(8), [8])
+    assert alone.key == beside.key != longer.key

@@ -16,7 +16,7 @@ from mmdpo.errors import DataError, ParityError
 from mmdpo.models.families import facts_of
 from mmdpo.objectives import make_objective
 from mmdpo.parity import choose_layout
-from mmdpo.policy import prepare
+from mmdpo.policy import encode_once, prepare
 from mmdpo.records import Candidate
 from mmdpo.views import ScoreTable, View
 from tiny import FAMILIES, Tiny
@@ -96,3 +96,17 @@ def test_public_score_is_that_of_each_answer_alone() -> None:
         for c in of.candidates
     ]
     assert together == pytest.approx(alone, abs=1e-3)
+
+
+def test_records_without_media_have_no_blank_score() -> None:
+    """Whichever record comes first: text alone would say nothing about the layout."""
+    tiny = FAMILIES["gemma3"]()
+    encode_once(tiny.model, facts_of(tiny.model))
+    text = record("text", "Say something.", ["There is a red bird."])
+    seen = record("seen", "What is it?", ["A cat.", "No"], picture(1))
+    first, second = (mmdpo.score(tiny.model, tiny.processor, order) for order in ([text, seen], [seen, text]))
+    assert [len(scores) for scores in first] == [1, 2]
+    assert first[0] == pytest.approx(second[1], abs=1e-3) and first[1] == pytest.approx(second[0], abs=1e-3)
+    blank = mmdpo.score(tiny.model, tiny.processor, [text, seen], media="blank")
+    assert [len(scores) for scores in blank] == [0, 2]
+    assert mmdpo.score(tiny.model, tiny.processor, []) == []

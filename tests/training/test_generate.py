@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from core.oracle import generation_inputs, picture, record
+from core.oracle import film, generation_inputs, picture, record, sound
 from mmdpo.encoding import Encoder
 from mmdpo.generate import GenerationSettings, generate
 from mmdpo.models.families import facts_of
@@ -83,3 +83,28 @@ def test_generating_keeps_the_mode_of_the_model() -> None:
 def test_no_records_give_no_answers() -> None:
     tiny, encoder = built("llava")
     assert generate(tiny.model, encoder, []) == []
+
+
+@pytest.mark.parametrize("family", ["qwen2_audio", "voxtral", "granite_speech", "qwen3_omni_moe"])
+def test_cold_samples_of_clips_are_the_greedy_answers_of_each_prompt_alone(family: str) -> None:
+    """Several clips in a prompt, several samples of each prompt, several prompts in a batch: nothing is mixed up."""
+    tiny, encoder = built(family)
+    clips = [sound(seed, seconds) for seed, seconds in ((1, 0.5), (2, 1.2), (3, 0.8))]
+    records = [
+        record("two", "Compare.", ["-"], *clips[:2], kind="audio"),
+        record("one", "What is heard?", ["-"], clips[2], kind="audio"),
+        record("text", "Say something.", ["-"]),
+    ]
+    cold = GenerationSettings(max_new_tokens=6, temperature=1e-4, samples=2, batch_size=3)
+    sampled = generate(tiny.model, encoder, records, cold)
+    for of, answers in zip(records, sampled, strict=True):
+        ((alone,),) = generate(tiny.model, encoder, [of], GenerationSettings(max_new_tokens=6))
+        assert [answer.token_ids for answer in answers] == [alone.token_ids] * 2, of.id
+
+
+def test_videos_of_different_length_are_answered_in_one_call() -> None:
+    tiny, encoder = built("llava_onevision")
+    records = [record(f"{frames}", "What happens?", ["-"], film(frames, frames), kind="video") for frames in (4, 6)]
+    settings = GenerationSettings(max_new_tokens=5)
+    together = generate(tiny.model, encoder, records, settings)
+    assert together == [generate(tiny.model, encoder, [of], settings)[0] for of in records]

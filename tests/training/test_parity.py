@@ -12,7 +12,7 @@ import torch
 from core.oracle import picture, record
 from mmdpo.config import parse_config
 from mmdpo.encoding import Encoder
-from mmdpo.errors import ParityError
+from mmdpo.errors import ModelError, ParityError
 from mmdpo.models import families
 from mmdpo.models.families import Family
 from mmdpo.objectives import make_objective
@@ -33,6 +33,14 @@ RECORDS = [
 def prepared(family: str) -> tuple[LoadedModel, Encoder]:
     loaded = loaded_model(family)
     return loaded, encoder_of(loaded)
+
+
+def test_a_model_whose_numbers_are_not_numbers_is_refused() -> None:
+    loaded, encoder = prepared("llava")
+    with torch.no_grad():
+        loaded.inner.model.language_model.norm.weight.fill_(float("nan"))
+    with pytest.raises(ModelError, match="not finite"):
+        choose_layout(loaded.inner, encoder, RECORDS, VIEWS)
 
 
 @pytest.mark.parametrize("family", [name for name in CORE if name != "qwen3_5"])
