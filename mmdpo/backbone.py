@@ -88,7 +88,8 @@ def _forward(model: Any, batch: Batch, units: Mapping[str, list[Features]], stat
         inputs["mm_encoder_outputs"] = given
     if crossed and units:  # [B * images * tiles, patches, D], all rows with equally many images
         inputs["cross_attention_states"] = torch.cat([unit.groups for unit in units["image"]]).flatten(0, -3)
-    with contextlib.nullcontext() if units else _zero_from_encoders(model, facts):
+    complete = units.keys() >= facts.feature_inputs.keys()
+    with contextlib.nullcontext() if complete else _zero_from_encoders(model, facts):
         if placed:
             inputs["inputs_embeds"] = _with_features(batch["input_ids"], placed, embedding, facts)
         else:
@@ -135,10 +136,11 @@ def _with_features(
 
 @contextlib.contextmanager
 def _zero_from_encoders(model: Any, facts: Facts) -> Iterator[None]:
-    """Adds zero times every trained parameter of encoder and projector to the embeddings of a batch without media.
+    """Adds zero times every trained parameter of encoders and projectors to the embeddings of a batch.
 
-    Other processes may have media where this one has none. Without a gradient here, and from the first layer on, FSDP2
-    would wait for it, and DDP would leave what earlier micro-batches gave without averaging it.
+    For batches that lack a modality: other processes may have it, and it may have parameters of its own. Without a
+    gradient here, and from the first layer on, FSDP2 would wait for it, and DDP would leave what earlier micro-batches
+    gave without averaging it.
     """
     encoders = [p for name, p in model.named_parameters() if p.requires_grad and part_of(name, facts) != "llm"]
     if not encoders or not torch.is_grad_enabled():

@@ -8,6 +8,7 @@ at every forward.
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 from mmdpo.errors import ConfigError
@@ -16,7 +17,7 @@ from mmdpo.policy import LoadedModel
 
 
 def plan_sharding(plugin: Any, loaded: LoadedModel) -> None:
-    """Tells accelerate which layers to shard on their own.
+    """Tells accelerate which layers to shard on their own, and to cast no inputs or outputs.
 
     Args:
         plugin: ``accelerate``'s FSDP plugin.
@@ -32,6 +33,12 @@ def plan_sharding(plugin: Any, loaded: LoadedModel) -> None:
             fix="Use train.fsdp_config: {version: 2}.",
         )
     plugin.transformer_cls_names_to_wrap = language_layers(loaded)
+    if plugin.mixed_precision_policy is not None:
+        # Autocast casts the inputs of each matrix product. FSDP2 would round all that goes in, such as positions in
+        # fractions, and all that comes out: the log-probabilities.
+        plugin.mixed_precision_policy = dataclasses.replace(
+            plugin.mixed_precision_policy, output_dtype=None, cast_forward_inputs=False
+        )
 
 
 def language_layers(loaded: LoadedModel) -> list[str]:
