@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -44,27 +46,31 @@ def save(splits: Mapping[str, Records], out: Path, *, embed: bool, provenance: d
         )
     embed = embed or any(item.data is not None for record in everything for _, item in record.media_items())
     schema = features(form, media_fields, embed).arrow_schema
-    (out / DATA_FOLDER).mkdir(parents=True)
-    described = {}
-    for name, records in splits.items():
-        hashed = Records((_with_hashes(record, media_root) for record in records), media_root)
-        with pyarrow.parquet.ParquetWriter(out / DATA_FOLDER / f"{name}.parquet", schema) as writer:
-            for start in range(0, len(hashed), ROWS_PER_GROUP):
-                group = hashed[start : start + ROWS_PER_GROUP]
-                rows = [to_row(record, form, media_fields, media_root, embed) for record in group]
-                writer.write_table(pyarrow.Table.from_pylist(rows, schema=schema))
-        described[name] = {"records": len(hashed), "fingerprint": hashed.fingerprint()}
-    info = {
-        "schema_version": SCHEMA_VERSION,
-        "form": form,
-        "embedded": embed,
-        "media_root": None if embed or media_root is None else _portable_root(media_root, out),
-        "folder": str(out.resolve()),
-        "media": media_fields,
-        "splits": described,
-        "provenance": provenance,
-    }
-    write_json(out / INFO_FILE, info)
+    out.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".saving-", dir=out) as staging:  # a save that fails leaves no data set
+        (Path(staging) / DATA_FOLDER).mkdir()
+        described = {}
+        for name, records in splits.items():
+            hashed = Records((_with_hashes(record, media_root) for record in records), media_root)
+            with pyarrow.parquet.ParquetWriter(Path(staging) / DATA_FOLDER / f"{name}.parquet", schema) as writer:
+                for start in range(0, len(hashed), ROWS_PER_GROUP):
+                    group = hashed[start : start + ROWS_PER_GROUP]
+                    rows = [_to_row(record, form, media_fields, media_root, embed) for record in group]
+                    writer.write_table(pyarrow.Table.from_pylist(rows, schema=schema))
+            described[name] = {"records": len(hashed), "fingerprint": hashed.fingerprint()}
+        info = {
+            "schema_version": SCHEMA_VERSION,
+            "form": form,
+            "embedded": embed,
+            "media_root": None if embed or media_root is None else _portable_root(media_root, out),
+            "folder": str(out.resolve()),
+            "media": media_fields,
+            "splits": described,
+            "provenance": provenance,
+        }
+        write_json(Path(staging) / INFO_FILE, info)
+        for name in (DATA_FOLDER, INFO_FILE):
+            (Path(staging) / name).rename(out / name)
     return out
 
 
@@ -166,8 +172,25 @@ def _trusted_root(folder: Path, info: Mapping[str, Any]) -> Path:
 
 def _with_hashes(record: Record, media_root: Path | None) -> Record:
     """The record with the content hash of every media file that is there."""
-    media = {name: tuple(_with_hash(item, media_root) for item in items) for name, items in record.media.items()}
+    with _naming(record):
+        media = {name: tuple(_with_hash(item, media_root) for item in items) for name, items in record.media.items()}
     return replace(record, media=media)
+
+
+def _to_row(
+    record: Record, form: Form, media_fields: list[str], media_root: Path | None, embed: bool
+) -> dict[str, Any]:
+    with _naming(record):
+        return to_row(record, form, media_fields, media_root, embed)
+
+
+@contextmanager
+def _naming(record: Record) -> Iterator[None]:
+    """Errors of media also say whose they are."""
+    try:
+        yield
+    except MediaError as error:
+        raise MediaError(error.kind, f"record {record.id!r}: {error.what}", why=error.why, fix=error.fix) from error
 
 
 def _with_hash(item: Media, media_root: Path | None) -> Media:

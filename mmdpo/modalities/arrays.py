@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import reprlib
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +25,20 @@ def array_media(values: Any) -> Media:
         values: [t, channels] numbers, as a list or an array.
 
     Raises:
-        MediaError: As :func:`open_array`: the item would not open again.
+        MediaError: ``not_an_array`` (no numbers, or rows of several lengths); as :func:`open_array`: the item would not
+            open again.
     """
+    try:
+        numbers = np.asarray(values, dtype=np.float32)
+    except (ValueError, TypeError, OverflowError) as error:  # the last from an integer beyond any float
+        raise MediaError(
+            "not_an_array",
+            f"{reprlib.repr(values)} is no table of numbers: {_first_line(error)}",
+            why="An item is stored as rows that all have the same number of numbers.",
+            fix="Give a list of equally long lists of numbers, or an array.",
+        ) from error
     buffer = io.BytesIO()
-    np.save(buffer, np.asarray(values, dtype=np.float32), allow_pickle=False)
+    np.save(buffer, numbers, allow_pickle=False)
     media = Media(data=buffer.getvalue())
     open_array(media, None)
     return media
@@ -54,14 +65,19 @@ def open_array(media: Media, root: Path | None, *, channels: int | None = None) 
     data = read_bytes(media, root)
     try:
         values = np.load(io.BytesIO(data), allow_pickle=False) if data.startswith(_NPY) else _from_csv(data)
-    except (ValueError, MemoryError, EOFError, csv.Error) as error:  # a header can claim any size
+    except Exception as error:  # numpy's header parser raises whatever the damage makes it trip over
         raise MediaError(
             "not_an_array",
-            f"the array {media.name!r} ({len(data)} bytes) cannot be read: {str(error).splitlines()[0]}",
+            f"the array {media.name!r} ({len(data)} bytes) cannot be read: {_first_line(error)}",
             why="It is neither NumPy's .npy format without pickled objects nor a table of numbers with commas.",
             fix="Write it with numpy.save(path, values.astype('float32')) or as CSV.",
         ) from error
     return _checked(values, media, channels)
+
+
+def _first_line(error: Exception) -> str:
+    """What an error says, in short; its name where it says nothing (``MemoryError``)."""
+    return next(iter(str(error).splitlines()), type(error).__name__)
 
 
 def _from_csv(data: bytes) -> np.ndarray[Any, Any]:

@@ -200,6 +200,12 @@ def _placeholders(tokenizer: Any, specs: Mapping[str, Any], wanted: Mapping[str,
     taken = {getattr(tokenizer, f"{kind}_token", None) for kind in ("bos", "eos", "pad", "unk", "sep", "cls", "mask")}
     special = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
     for modality, token in tokens.items():
+        if not isinstance(token, str) or not token.strip():
+            raise ConfigError(
+                f"the placeholder {token!r} of modality {modality!r} is blank or no text",
+                why="Every blank in a prompt would be taken for an item.",
+                fix="Choose another one under placeholders, such as " + repr(f"<|{modality}|>") + ", or leave it out.",
+            )
         if token in used:
             raise ConfigError(
                 f"modalities {used[token]!r} and {modality!r} both want the placeholder {token!r}",

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import inspect
 import math
+import reprlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -145,13 +146,35 @@ class ComposedModel(ComposedPreTrainedModel):
 
         Returns:
             ``pooler_output``: a list of n [tokens_i, hidden].
+
+        Raises:
+            ModelError: The encoder gives anything but a list of n [tokens_i, width].
         """
         projector: Any = self.projectors[modality]
         dtype = projector.linear_1.weight.dtype
         cast = {name: value.to(dtype) if value.is_floating_point() else value for name, value in inputs.items()}
         features: Sequence[Tensor] = self.encoders[modality](**cast)
+        self._check_features(modality, features, count=len(next(iter(cast.values()))))
         projected = projector(torch.cat(list(features)).to(dtype))
         return BaseModelOutputWithPooling(pooler_output=list(projected.split([len(piece) for piece in features])))
+
+    def _check_features(self, modality: str, features: Any, count: int) -> None:
+        width = self.specs[modality].width
+        is_list = isinstance(features, list | tuple) and all(isinstance(piece, Tensor) for piece in features)
+        if is_list and len(features) == count and all(p.ndim == 2 and p.shape[1] == width for p in features):
+            return
+        if is_list:
+            found = f"{len(features)} tensors of shapes {reprlib.repr([tuple(piece.shape) for piece in features])}"
+        elif isinstance(features, Tensor):
+            found = f"one tensor of shape {tuple(features.shape)}"
+        else:
+            found = f"a {type(features).__name__}" + (" of other things than tensors" if features else "")
+        raise ModelError(
+            f"the encoder {type(self.encoders[modality]).__name__} of modality {modality!r} gives {found}; "
+            f"wanted is a list of {count} tensors [tokens, {width}], one for each item",
+            why="Features could not be told apart by item, or do not fit the projector.",
+            fix="Correct its forward(), or the width of its specification; mmdpo.conformance.check tries an encoder.",
+        )
 
     def media_function(self, modality: str) -> Callable[..., BaseModelOutputWithPooling]:
         """:meth:`get_media_features` of one modality, under the names that ``forward`` takes its inputs by.

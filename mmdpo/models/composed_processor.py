@@ -7,6 +7,7 @@ text: text that spells a placeholder stays text (``sanitize_control_tokens``).
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -67,12 +68,13 @@ class ComposedProcessor(ProcessorMixin):
             return_dict: False for the ids alone.
             return_tensors: ``"pt"`` for tensors, rows padded on the tokenizer's side; None for lists of ids.
             sanitize_control_tokens: Whether control tokens in the text of the conversation stay text.
-            **kwargs: Further variables of the template.
+            **kwargs: Further variables of the template; ``padding`` is left out, see ``return_tensors``.
 
         Raises:
             ModelError: A part is of a modality that the model does not take.
-            DataError: Placeholders and items differ in number, or an item is refused.
+            DataError: Placeholders and items differ in number, or an item is refused or becomes no token.
         """
+        kwargs.pop("padding", None)  # the tokenizer would pad before placeholders are expanded
         batched = bool(conversation) and isinstance(conversation[0], list | tuple)
         conversations = conversation if batched else [conversation]
         items = [self._items(turns) for turns in conversations]
@@ -103,9 +105,21 @@ class ComposedProcessor(ProcessorMixin):
             text: One text or several, with a placeholder for every item.
             media: Items by modality, in the order of their placeholders over all texts.
             return_tensors: As in :meth:`apply_chat_template`.
-            **kwargs: For the tokenizer.
+            **kwargs: For the tokenizer; ``padding`` is left out, as in :meth:`apply_chat_template`.
+
+        Raises:
+            ModelError: Media are of a modality that the model does not take.
+            DataError: There is no text; placeholders and items differ in number; or an item is refused or becomes no
+                token.
         """
+        kwargs.pop("padding", None)  # the tokenizer would pad before placeholders are expanded
         texts = [text] if isinstance(text, str) else list(text)
+        if not texts:
+            raise DataError(
+                "the processor is given an empty list of texts",
+                why="There is nothing to encode.",
+                fix="Give at least one text.",
+            )
         rows = self.tokenizer(texts, **kwargs)["input_ids"]
         queues = {modality: list(items) for modality, items in (media or {}).items()}
         for modality in queues:
@@ -171,9 +185,19 @@ class ComposedProcessor(ProcessorMixin):
                     why="Every placeholder stands for one item.",
                     fix="Give as many parts as items; sanitize_control_tokens=True keeps text that spells one.",
                 )
-            lengths[entry["token_id"]] = iter([self.encoders[modality].tokens(item) for item in of_modality])
+            lengths[entry["token_id"]] = iter([self._tokens(modality, item) for item in of_modality])
         for token in row:
             yield from [token] * (next(lengths[token]) if token in lengths else 1)
+
+    def _tokens(self, modality: str, item: Any) -> int:
+        count = self.encoders[modality].tokens(item)
+        if count < 1:
+            raise DataError(
+                f"an item of modality {modality!r} becomes {count} tokens ({reprlib.repr(item)})",
+                why="Its placeholder would vanish, and the model be trained or asked without it.",
+                fix="Leave out the record, or let the encoder give at least one token for so short an item.",
+            )
+        return count
 
     def _padded(self, rows: Sequence[Sequence[int]]) -> dict[str, Tensor]:
         pad = self.tokenizer.pad_token_id

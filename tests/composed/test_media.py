@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from composed.languages import KINDS, clip, composed, encode, language_model, turn, vectors
@@ -159,3 +159,36 @@ def test_placeholders_and_features_must_be_as_many() -> None:
         model(**inputs, mm_encoder_outputs={"image": object()})
     with pytest.raises(ValueError, match="not used by the model"):
         model.generate(**inputs, audio_input_featuers=inputs["event_values"], max_new_tokens=1)
+
+
+class Wrong(nn.Module):
+    """An encoder that gives what it is told to."""
+
+    def __init__(self, given: Any) -> None:
+        super().__init__()
+        self.given = given
+
+    def forward(self, values: Tensor, lengths: Tensor) -> Any:
+        return self.given
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (torch.zeros(2, 3, 6), r"one tensor of shape \(2, 3, 6\)"),
+        ([torch.zeros(3, 6)], r"1 tensors of shapes \[\(3, 6\)\]"),
+        ([torch.zeros(3, 6), torch.zeros(3, 5)], r"2 tensors of shapes \[\(3, 6\), \(3, 5\)\]"),
+        ([torch.zeros(3, 6), torch.zeros(6)], r"2 tensors of shapes \[\(3, 6\), \(6,\)\]"),
+        ([[1.0], [2.0]], "a list of other things than tensors"),
+        (None, "a NoneType;"),
+    ],
+)
+def test_an_encoder_that_gives_something_else_is_told_so(given: Any, message: str) -> None:
+    model, processor = composed()
+    inputs = encode(processor, turn(vectors(3), vectors(3), "What?"))
+    model.model.encoders["event"] = Wrong(given)
+    wanted = rf"encoder Wrong of modality 'event' gives {message}.*wanted is a list of 2 tensors \[tokens, 6\]"
+    with pytest.raises(ModelError, match=wanted):
+        model(**inputs)
+    model.model.encoders["event"] = Wrong((torch.zeros(3, 6), torch.zeros(3, 6)))
+    model(**inputs)

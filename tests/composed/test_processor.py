@@ -155,3 +155,31 @@ def test_a_template_of_a_published_family_takes_the_text() -> None:
     assert processor.apply_chat_template(turn(vectors(1), "What?"), add_generation_prompt=True).endswith(
         "<|im_start|>user\n<|event|>What?<|im_end|>\n<|im_start|>assistant\n"
     )
+
+
+@pytest.mark.parametrize("padding", [True, "longest"])
+def test_padding_that_is_asked_for_is_masked(padding: Any) -> None:
+    _, processor = composed()
+    texts = ["What is heard in this recording?", "What?"]
+    wanted = processor(texts, return_tensors="pt")
+    found = processor(texts, padding=padding, return_tensors="pt")
+    assert torch.equal(found["input_ids"], wanted["input_ids"])
+    assert found["attention_mask"].sum(1).tolist() == [len(row) for row in processor.tokenizer(texts)["input_ids"]]
+    rows = [turn(vectors(2), texts[0]), turn(texts[1])]
+    for name, value in encode(processor, rows, padding=padding).items():
+        assert torch.equal(value, encode(processor, rows)[name]), name
+
+
+def test_no_text_at_all_is_refused() -> None:
+    _, processor = composed()
+    for tensors in (None, "pt"):
+        with pytest.raises(DataError, match="empty list of texts"):
+            processor([], return_tensors=tensors)
+
+
+def test_an_item_that_becomes_no_token_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    _, processor = composed()
+    monkeypatch.setattr(Embeddings, "tokens", lambda self, item: len(item) // 2)
+    assert encode(processor, turn(vectors(2), "What?"))["input_ids"].shape[0] == 1
+    with pytest.raises(DataError, match="item of modality 'event' becomes 0 tokens"):
+        encode(processor, turn(vectors(2), vectors(1), "What?"))

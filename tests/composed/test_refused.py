@@ -26,10 +26,13 @@ EVENTS = {"event": Embeddings(dim=4)}
         ({"a": "<x>", "b": "<x>"}, "'a' and 'b' both want the placeholder '<x>'"),
         ({"a": "</s>"}, "'</s>' of modality 'a' already is a token"),
         ({"a": "▁the"}, "'▁the' of modality 'a' already is a token"),
+        ({"a": ""}, "'' of modality 'a' is blank"),
+        ({"b": " \n"}, r"' \\n' of modality 'b' is blank"),
+        ({"a": None}, "None of modality 'a' is blank or no text"),
         ({"c": "<x>"}, "placeholders name modality 'c', which has no encoder"),
     ],
 )
-def test_placeholders_that_clash(placeholders: dict[str, str], message: str) -> None:
+def test_placeholders_that_clash(placeholders: dict[str, Any], message: str) -> None:
     llm, tokenizer = language_model()
     if placeholders.get("a") == "▁the":
         assert "▁the" in tokenizer.get_vocab()

@@ -229,6 +229,20 @@ def test_embedding_needs_the_file(root: Path, tmp_path: Path):
         save_records(Records([pair(image="absent.png")], root), tmp_path / "out", embed=True)
 
 
+@pytest.mark.parametrize("embed", [False, True])
+def test_a_save_that_fails_names_the_record_and_does_not_block_the_next(root: Path, tmp_path: Path, embed: bool):
+    out = tmp_path / "out"
+    outside = pair("b", image="../x.png"), "record 'b': .*outside"
+    no_json = pair("b", meta={"x": object()}), "record 'b' holds something that JSON cannot"
+    for broken, message in (outside, no_json):
+        with pytest.raises(DataError, match=message):
+            save_records(Records([pair(), broken], root), out, embed=embed)
+        assert not list(out.iterdir())
+    save_records(Records([pair()], root), out, embed=embed)
+    assert sorted(entry.name for entry in out.iterdir()) == ["data", "info.json"]
+    assert load_records(out)[0].id == "a"
+
+
 def kinds(*records: Record, root: Path | None = None, check_media: bool = False) -> list[str]:
     return [problem.kind for problem in validate_records(Records(records, root), check_media=check_media)]
 
