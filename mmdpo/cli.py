@@ -157,18 +157,17 @@ def train(
 
     from mmdpo.pipeline import train as run_training
 
-    folder = out or Path("runs") / config.stem
+    folder = out or Path("runs", config.stem)
     run_training(settings, folder, resume=resume, folder=config.parent, progress=progress)
     if PartialState().is_main_process:
         from mmdpo.evaluation import evaluate_run
-        from mmdpo.report import write_card, write_figures, write_report
+        from mmdpo.report import write_run_pages
 
         if settings.eval:
             evaluate_run(folder, settings, progress=progress)
-        write_figures(folder)
-        write_card(folder)
-        page = write_report([folder])
+        page = write_run_pages([folder])
         closing(f"trained; run folder {folder}", page, f"mmdpo eval {folder} pope --data pope=QUESTIONS --out DIR")
+    PartialState().destroy_process_group()  # its threads, left to the interpreter's end, now and then abort it
 
 
 @app.command(name="eval", rich_help_panel=PIPELINE, context_settings=OWN_OPTIONS)
@@ -266,12 +265,9 @@ def report(
 
     Example: `mmdpo report runs/demo/tiny-llava`
     """
-    from mmdpo.report import write_card, write_figures, write_report
+    from mmdpo.report import write_run_pages
 
-    for run in runs:
-        write_figures(run)
-        write_card(run)
-    closing("report written", write_report(runs, out), "open it in a browser")
+    closing("report written", write_run_pages(runs, out), "open it in a browser")
 
 
 helper_verbs.add_to(app)

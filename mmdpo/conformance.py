@@ -209,7 +209,10 @@ def _check_features(subject: _Subject, findings: _Findings) -> None:
         module = encoder.load().eval()
         alone = []
         for number, (item, inputs) in enumerate(zip(subject.items, subject.inputs, strict=True)):
-            features, declared = list(module(**inputs)), encoder.tokens(item)
+            given, declared = module(**inputs), encoder.tokens(item)
+            if isinstance(given, Tensor):
+                findings.add("length", "the encoder gives one tensor; wanted is a list of one for each item")
+            features = list(given)
             shapes = [tuple(piece.shape) for piece in features]
             if declared < 1 or shapes != [(declared, encoder.width)]:
                 wanted = f"tokens() and width declare [({declared}, {encoder.width})]"

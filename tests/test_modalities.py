@@ -404,6 +404,11 @@ BROKEN: dict[str, tuple[set[str], dict[str, Any], str]] = {
         {"encoder": {"tokens": lambda self, item: len(item) // 2}},
         "shapes [(24, 4)]; tokens() and width declare [(23, 4)]",
     ),
+    "one tensor": (
+        {"length"},
+        {"network": {"forward": lambda self, **i: torch.stack(MeansNetwork.forward(self, **i))}},
+        "wanted is a list",
+    ),
     "another width": ({"length"}, {"encoder": {"width": 5}}, "declare [(24, 5)]"),
     "features that are not finite": (
         {"finite"},

@@ -4,5 +4,14 @@ from mmdpo.report.card import write_card
 from mmdpo.report.figures import write_figures
 from mmdpo.report.pages import write_report
 from mmdpo.report.quality import differing_words, write_quality_page, write_records_page
+from mmdpo.report.run_pages import write_run_pages
 
-__all__ = ["differing_words", "write_card", "write_figures", "write_quality_page", "write_records_page", "write_report"]
+__all__ = [
+    "differing_words",
+    "write_card",
+    "write_figures",
+    "write_quality_page",
+    "write_records_page",
+    "write_report",
+    "write_run_pages",
+]
