@@ -174,7 +174,8 @@ def _decoded(file: Any, media: Media) -> NDArray[np.float32]:
     blocks: list[NDArray[np.float32]] = []
     try:
         while len(block := file.read(_BLOCK, dtype="float32", always_2d=True)):
-            blocks.append(block.mean(axis=1))
+            with np.errstate(all="ignore"):  # what is not finite is judged below
+                blocks.append(block.mean(axis=1))
     except soundfile.LibsndfileError as error:
         raise _cut_off(media, error.error_string) from error
     decoded = sum(len(block) for block in blocks)

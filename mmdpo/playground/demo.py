@@ -39,7 +39,7 @@ from mmdpo.playground.questions import pope_questions
 from mmdpo.playground.raters import SCALE, Rating, rate_captions, rate_yes_no, raters
 from mmdpo.playground.worlds import PICTURES, World
 from mmdpo.records import Media, Record
-from mmdpo.report import write_card, write_figures, write_quality_page, write_report
+from mmdpo.report import write_quality_page, write_run_pages
 
 Progress = Callable[[Iterable[Any]], Iterable[Any]]
 RUN = PICTURES.run
@@ -117,9 +117,7 @@ def run_demo(
     add_usual(plan.world, run, out / "heldout")
     summary = summarise(plan.world, run, time.monotonic() - started)
     say("5/5 the report")
-    write_figures(run)
-    write_card(run)
-    write_report([run], out / "report.html")
+    write_run_pages([run], out / "report.html")
     summary["seconds"] = round(time.monotonic() - started, 1)
     write_json(out / "summary.json", summary)
     return summary
