@@ -70,7 +70,7 @@ def demo(
     seed: Annotated[int, typer.Option(help="Seed of scenes, sampling, raters and training.")] = 0,
     scenes: Annotated[int, typer.Option(help="Held-out scenes to measure on.", min=20)] = 500,
 ) -> None:
-    """The whole story on a CPU, from ratings to report: one to two minutes on two cores, two to three with `--audio`.
+    """The whole story on a CPU, from ratings to report: one to two minutes on two cores, with `--audio` too.
 
     Example: `mmdpo demo --out runs/demo`, or `mmdpo demo --audio --out runs/sounds`
     """

@@ -170,15 +170,15 @@ def _note(run: Any, out: Path, loaded: LoadedModel, objective: Objective, data: 
 
 def write_composed(config: RunConfig, run: Path) -> None:
     """Makes the model that a configuration composes and keeps it in the run, so that all later steps load the same."""
-    base = Path(config.model.base(run))
-    if config.model.compose is None or base.is_dir():
+    if config.model.compose is None:
         return
-    if PartialState().is_main_process:
+    base = Path(config.model.base(run))
+    if PartialState().is_main_process and not base.is_dir():
         unfinished = base.with_suffix(".part")
         for part in _composed(config):
             part.save_pretrained(unfinished)
         unfinished.rename(base)
-    PartialState().wait_for_everyone()
+    PartialState().wait_for_everyone()  # all of them, whether they find it written already or not
 
 
 def _composed(config: RunConfig) -> tuple[Any, Any]:

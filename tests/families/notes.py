@@ -32,8 +32,8 @@ NOTES: dict[str, str] = {
     "aya_vision": "Tile names (`TILE_1`, ...) between the placeholders are ordinary text",
     "qwen2_audio": "Clips longer than its window of 30 s would be cut without a word by its processor; they are set "
     "aside with the reason",
-    "voxtral": "Every clip takes the tokens of whole windows of 30 s. Tested with a stand-in for the tokenizer of "
-    "`mistral-common`",
+    "voxtral": "Every clip takes the tokens of whole windows of 30 s. Its `tekken.json` is read without "
+    "`mistral-common`, with the same ids. A system turn together with audio is refused",
     "granite_speech": "Its processor needs torchaudio; where that is missing the test puts another mel spectrogram in "
     "its place. Its encoder has no mask, so the clips of a prompt are encoded together",
     "audioflamingo3": "Clips longer than 10 minutes are set aside with the reason",
