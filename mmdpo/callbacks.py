@@ -12,7 +12,13 @@ from typing import Any
 
 import torch
 from accelerate.utils import gather
-from transformers import ProgressCallback, TrainerCallback
+from transformers import ProgressCallback, TrainerCallback, TrainingArguments
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+
+from mmdpo.encoding import Encoder
+from mmdpo.errors import ConfigError
+from mmdpo.jsonfiles import read_json, write_json
+from mmdpo.objectives import Objective
 
 logger = logging.getLogger(__name__)
 ECHO_SECONDS = 1.0
@@ -47,6 +53,59 @@ class Bar(ProgressCallback):
         values = {shown[name]: f"{value:.3f}" for name, value in (logs or {}).items() if name in shown}
         if bar is not None and values:
             bar.set_postfix(values)
+
+
+class ObjectiveState(TrainerCallback):
+    """Keeps the running values of an objective's terms in every checkpoint.
+
+    Args:
+        objective: The objective.
+    """
+
+    FILE = "objective.json"
+
+    def __init__(self, objective: Objective) -> None:
+        self.objective = objective
+
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Writes them into the checkpoint that was just saved."""
+        folder = Path(args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}"
+        if state.is_world_process_zero and self.objective.state and folder.is_dir():
+            write_json(folder / self.FILE, self.objective.state)
+
+    def restore(self, checkpoint: Path) -> None:
+        """Takes them from a checkpoint.
+
+        Raises:
+            DataError: The checkpoint has none: it belongs to another objective.
+        """
+        if self.objective.state:
+            self.objective.state.update(read_json(checkpoint / self.FILE))
+
+
+class FreshVariants(TrainerCallback):
+    """Tells the encoder the epoch, so that media variants are drawn anew in each.
+
+    Args:
+        encoder: The encoder of the training batches.
+        args: The training arguments.
+
+    Raises:
+        ConfigError: Workers that live on over epochs have encoders of their own.
+    """
+
+    def __init__(self, encoder: Encoder, args: TrainingArguments) -> None:
+        if args.dataloader_persistent_workers:
+            raise ConfigError(
+                "data.variants is fresh, and train.dataloader_persistent_workers is on",
+                why="Such workers keep the encoder of the first epoch, and would draw the same variants in each.",
+                fix="Remove train.dataloader_persistent_workers, or use data.variants: fixed.",
+            )
+        self.encoder = encoder
+
+    def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Before the epoch's batches are made."""
+        self.encoder.epoch = int(state.epoch or 0)
 
 
 class RunCallback(TrainerCallback):

@@ -6,8 +6,9 @@ A batch is a plain nested dictionary of tensors, so that accelerate can move it 
     position_ids                              [B, T] or [R, B, T]
     fields                                    {name: [B, T]}  further per-token inputs
     hidden_index, targets, mask               [N, A]      where each answer token is predicted, and what it is
-    weight                                    [N, A]      token weights
-    example, candidate, media_index, score    [N]         which record, candidate and media variant a row is
+    weight, marks                             [N, A]      token weights, and which tokens are marked
+    example, candidate, media_index           [N]         which record, candidate and media variant a row is
+    score, label                              [N]         how it was rated (more is better, NaN), 1 / -1 / 0
     index                                     [E]         place of each record in its data set
     media                                     {modality: {units, ..., order, rows}}: distinct encoder inputs, which of
                                               them each placeholder group takes, and in which row, in reading order
@@ -16,20 +17,24 @@ A batch is a plain nested dictionary of tensors, so that accelerate can move it 
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
+from torch.utils.data import Dataset
 
 from mmdpo.branches import Tree, pack
+from mmdpo.companions import Companions
 from mmdpo.encoding import EncodedPrompt, Encoder, extended
 from mmdpo.errors import DataError
 from mmdpo.media_units import MediaUnit
+from mmdpo.planning import PlannedRow, media_names, plan
 from mmdpo.records import Record
 from mmdpo.rendering import EncodedAnswer
-from mmdpo.views import CLEAN, ScoreTable, View
+from mmdpo.views import ScoreTable, View
 
 Batch = dict[str, Any]
 UNIT_FIELDS = ("units", "keys", "items", "lengths", "tokens", "names")
@@ -39,13 +44,24 @@ Layout = Literal["shared", "plain"]
 
 @dataclass(frozen=True)
 class Row:
-    """One scored answer of a batch: which record, candidate and media variant it is."""
+    """One scored answer of a batch: of which record, what was planned, and its tokens."""
 
     example: int
-    candidate: int
-    media: str
-    score: float
+    planned: PlannedRow
     answer: EncodedAnswer
+
+
+class RecordDataset(Dataset[tuple[int, Record]]):
+    """Records with their place, so that results can be told apart after shuffling and sharding."""
+
+    def __init__(self, records: Sequence[Record]) -> None:
+        self.records = records
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __getitem__(self, index: int) -> tuple[int, Record]:
+        return index, self.records[index]
 
 
 class Collator:
@@ -54,6 +70,7 @@ class Collator:
     Args:
         encoder: Turns records into ids and encoder inputs.
         views: What to score of each record.
+        companions: Where partners and mismatched answers come from; None where no view asks for them.
         layout: ``"shared"`` lays the answers of a record out as branches of one prefix; ``"plain"`` gives each a row.
         side: Padding side.
         pad_id: Token id on padding.
@@ -66,6 +83,7 @@ class Collator:
         encoder: Encoder,
         views: Sequence[View],
         *,
+        companions: Companions | None = None,
         layout: Layout = "shared",
         side: Literal["right", "left"] = "right",
         pad_id: int = 0,
@@ -74,6 +92,7 @@ class Collator:
     ) -> None:
         self.encoder = encoder
         self.views = tuple(views)
+        self.companions = companions or Companions(())
         self.layout: Layout = layout
         self.side: Literal["right", "left"] = side
         self.pad_id = pad_id
@@ -85,7 +104,7 @@ class Collator:
     @property
     def media_names(self) -> tuple[str, ...]:
         """Media variants in the order of ``media_index``, the clean one first."""
-        return (CLEAN, *sorted({view.media for view in self.views} - {CLEAN}))
+        return media_names(self.views)
 
     def __call__(self, examples: Sequence[tuple[int, Record]]) -> Batch:
         """Builds one batch from (place in the data set, record) pairs."""
@@ -93,25 +112,19 @@ class Collator:
         rows: list[Row] = []
         uses: list[tuple[int, MediaUnit, str]] = []  # (tree, unit, record) in reading order
         for number, (_, record) in enumerate(examples):
-            for variant in self.media_names:
-                wanted = [
-                    view for view in self.views if view.media == variant and view.candidate < len(record.candidates)
-                ]
-                if not wanted or (variant != CLEAN and not any(record.media.values())):
-                    continue  # a record without media has no corrupted view; terms count the records that have theirs
-                prompt = self.encoder.prompt(record, variant)
-                answers = [self.encoder.answer(record, record.candidates[view.candidate]) for view in wanted]
-                rows += [
-                    Row(number, view.candidate, variant, _score(record, view.candidate), answer)
-                    for view, answer in zip(wanted, answers, strict=True)
-                ]
+            planned = plan(record, self.views, self.companions)
+            for variant, group in itertools.groupby(planned.rows, lambda row: row.view.media):
+                own = [Row(number, row, self.encoder.answer(record, row.answer)) for row in group]
+                rows += own
+                answers = [row.answer for row in own]
+                prompt = self.encoder.prompt(record, variant, planned.partner)
                 for tree in self._tree(prompt, answers).split(self.branches or len(answers)):
                     uses += [(len(trees), unit, record.id) for unit in prompt.units]
                     trees.append(tree)
         if not trees:
             raise DataError(
                 f"no record of {', '.join(record.id for _, record in examples[:3])} has a view that is asked for",
-                why=f"Wanted are {', '.join(f'candidate {v.candidate} / {v.media}' for v in self.views)}.",
+                why=f"Wanted are {', '.join(map(str, self.views))}.",
                 fix="A record without media has no corrupted variant; a candidate must exist to be scored.",
             )
         per_row = self.trees_per_row
@@ -132,11 +145,13 @@ class Collator:
             "hidden_index": packed.hidden_index,
             "targets": packed.targets,
             "mask": packed.mask,
-            "weight": packed.mask.float(),
+            "weight": _on_tokens([row.answer.weights for row in rows], packed.mask),
+            "marks": _on_tokens([row.answer.marks for row in rows], packed.mask),
             "example": torch.tensor([row.example for row in rows]),
-            "candidate": torch.tensor([row.candidate for row in rows]),
-            "media_index": torch.tensor([self.media_names.index(row.media) for row in rows]),
-            "score": torch.tensor([row.score for row in rows]),
+            "candidate": torch.tensor([row.planned.view.candidate for row in rows]),
+            "media_index": torch.tensor([self.media_names.index(row.planned.view.media) for row in rows]),
+            "score": torch.tensor([row.planned.score for row in rows]),
+            "label": torch.tensor([row.planned.label for row in rows]),
             "index": torch.tensor([index for index, _ in examples]),
             "media": _media([(tree // per_row, unit, name) for tree, unit, name in uses]),
             "layout": self.layout,
@@ -166,25 +181,41 @@ def two_way_blocks(prefix: Tensor, encoder: Encoder) -> Tensor | None:
 
 
 def table_of(
-    batch: Mapping[str, Any], media_names: Sequence[str], logp: Tensor, ref_logp: Tensor | None = None
+    batch: Mapping[str, Any],
+    media_names: Sequence[str],
+    scores: Mapping[str, Tensor],
+    reference: Mapping[str, Tensor] | None = None,
 ) -> ScoreTable:
-    """The score table of a batch."""
+    """The score table of a batch.
+
+    Args:
+        batch: The batch.
+        media_names: Media variants by ``media_index``.
+        scores: ``logp`` and further statistics of the policy, each [N, A].
+        reference: The same of the reference; None without one.
+    """
     return ScoreTable(
-        logp=logp,
-        ref_logp=ref_logp,
+        logp=scores["logp"],
+        ref_logp=None if reference is None else reference["logp"],
         mask=batch["mask"],
         weight=batch["weight"],
+        marks=batch["marks"],
         example=batch["example"],
         candidate=batch["candidate"],
         media=batch["media_index"],
         score=batch["score"],
+        label=batch["label"],
         media_names=tuple(media_names),
+        statistics={name: values for name, values in scores.items() if name != "logp"},
+        ref_statistics={name: values for name, values in (reference or {}).items() if name != "logp"},
     )
 
 
-def _score(record: Record, candidate: int) -> float:
-    value = record.candidates[candidate].score
-    return float("nan") if value is None else float(value)
+def _on_tokens(values: Sequence[Tensor], mask: Tensor) -> Tensor:
+    """[N, A] per-token values of all answers, 0 where there is no token."""
+    filled = torch.zeros(mask.shape, dtype=values[0].dtype)
+    filled[mask] = torch.cat(list(values))
+    return filled
 
 
 def split_rows(batch: Batch, size: int) -> list[tuple[Batch, Tensor]]:
@@ -209,7 +240,7 @@ def take_rows(batch: Batch, rows: Sequence[int]) -> tuple[Batch, Tensor]:
         part[name] = batch[name][taken]
     part["position_ids"] = batch["position_ids"][..., taken, :]
     part["fields"] = {name: values[taken] for name, values in batch["fields"].items()}
-    for name in ("targets", "mask", "weight", "example", "candidate", "media_index", "score"):
+    for name in ("targets", "mask", "weight", "marks", "example", "candidate", "media_index", "score", "label"):
         part[name] = batch[name][answers]
     place = torch.zeros(len(batch["input_ids"]), dtype=torch.long, device=device)
     place[taken] = torch.arange(len(taken), device=device)

@@ -64,6 +64,9 @@ class ModelSection(Section):
 class DataSection(Section):
     """Which records; ``validation`` is a share of the media, or a path to other records.
 
+    ``marks``: which stretches of the answers are marked (docs/marks.md); ``variants``: media variants are drawn once
+    for all, or ``fresh`` in every epoch (docs/variants.md).
+
     The media roots are needed only where a data set does not say its own: it was moved, or is a bare Parquet file.
     """
 
@@ -72,6 +75,8 @@ class DataSection(Section):
     validation: float | str = 0.05
     validation_media_root: str | None = None
     max_length: Annotated[int, Field(ge=1)] | None = None
+    marks: Literal["given", "difference", "first_difference", "first_hallucinated"] = "given"
+    variants: Literal["fixed", "fresh"] = "fixed"
     limit: Annotated[int, Field(ge=1)] | None = None
 
     @field_validator("validation")
@@ -106,7 +111,7 @@ class RunConfig(Section):
         model: Model section.
         data: Data section.
         reference: Reference section.
-        loss: Terms by name; null switches one off.
+        loss: The name of a loss, or names with their fields; null switches one off (mmdpo ls losses).
         layout: ``auto`` decides by the start-up check; ``plain`` gives every answer a row of its own.
         two_pass: Evaluate the objective once per optimizer step (exact, less memory, one more forward).
         branches_per_row: How many answers of a record share a row; all by default.
@@ -120,7 +125,7 @@ class RunConfig(Section):
     model: ModelSection
     data: DataSection
     reference: ReferenceSection = ReferenceSection()
-    loss: dict[str, dict[str, Any] | None] = {"dpo": {"beta": 0.1}}
+    loss: str | dict[str, dict[str, Any] | None] = {"dpo": {"beta": 0.1}}
     layout: Literal["auto", "shared", "plain"] = "auto"
     two_pass: bool = False
     branches_per_row: Annotated[int, Field(ge=1)] | None = None

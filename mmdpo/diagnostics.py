@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from mmdpo.objectives import Objective
-from mmdpo.objectives.terms import log_ratio, reduce_tokens
+from mmdpo.objectives.terms import reduce_tokens
 from mmdpo.views import CHOSEN, CLEAN, REJECTED, Reduction, ScoreTable, View
 
 
@@ -66,16 +66,19 @@ def pair_statistics(table: ScoreTable, reward: Reward, media: str = CLEAN) -> Pa
     """Statistics of every record that has both a chosen and a rejected row under a media variant."""
     better, worse = table.aligned(View(CHOSEN, media), View(REJECTED, media))
     drift = torch.zeros_like(table.logp) if table.ref_logp is None else table.logp - table.ref_logp
-    ones = torch.ones_like(table.weight)
+    ratios = table.logp if table.ref_logp is None else drift
 
     def summed(values: Tensor, rows: Tensor) -> Tensor:
-        return reduce_tokens(values[rows], table.mask[rows], ones[rows], "sum")
+        return reduce_tokens(values[rows], table.mask[rows].to(values.dtype))
+
+    def log_ratio(rows: Tensor) -> Tensor:
+        return reduce_tokens(ratios[rows], table.weight[rows] * table.mask[rows], reward.reduction)
 
     tokens = table.mask.sum(-1)
     return PairStatistics(
         example=table.example[better],
-        chosen=reward.beta * log_ratio(table, better, reward.reduction),
-        rejected=reward.beta * log_ratio(table, worse, reward.reduction),
+        chosen=reward.beta * log_ratio(better),
+        rejected=reward.beta * log_ratio(worse),
         chosen_logp=summed(table.logp, better),
         rejected_logp=summed(table.logp, worse),
         length_gap=(tokens[better] - tokens[worse]).float(),

@@ -17,14 +17,15 @@ import torch
 from jinja2 import TemplateError
 from torch import Tensor
 
-from mmdpo.corruptions import generator_for
+from mmdpo.corruptions import ItemCache
 from mmdpo.errors import DataError, MMDPOError, ModelError
 from mmdpo.media_units import MediaUnit, media_units
-from mmdpo.modalities.base import Modality, corruption_of, modality_of
+from mmdpo.modalities.base import Modality, modality_of
+from mmdpo.modalities.variants import items_of, swapped, with_items
 from mmdpo.models.families import Facts, accepted
 from mmdpo.records import Record, media_field
 from mmdpo.rendering import Renderer
-from mmdpo.views import CLEAN
+from mmdpo.views import CLEAN, NONE, SWAP
 
 
 @dataclass(frozen=True)
@@ -60,28 +61,51 @@ class Encoder(Renderer):
         eos_ids: Ids that stop generation (``generation_config.eos_token_id``).
         root: Folder that media paths are relative to.
         seed: Seed of the media variants.
+        fresh: Variants are drawn anew in every epoch, by :attr:`epoch`, and not once for all.
+
+    Attributes:
+        epoch: The epoch that is encoded.
+        cache: Corrupted items that were made already.
     """
 
     def __init__(
-        self, processor: Any, facts: Facts, eos_ids: Sequence[int], root: Path | None = None, seed: int = 0
+        self,
+        processor: Any,
+        facts: Facts,
+        eos_ids: Sequence[int],
+        root: Path | None = None,
+        seed: int = 0,
+        fresh: bool = False,
     ) -> None:
         super().__init__(processor, facts, eos_ids)
         self.root = root
         self.seed = seed
+        self.fresh = fresh
+        self.epoch = 0
+        self.cache = ItemCache()
 
-    def prompt(self, record: Record, variant: str = CLEAN) -> EncodedPrompt:
+    def prompt(self, record: Record, variant: str = CLEAN, partner: Record | None = None) -> EncodedPrompt:
         """Encodes a record's prompt under one media variant.
 
+        Args:
+            record: The record.
+            variant: ``"clean"``, ``"none"``, ``"swap"``, or a corruption of its modalities (``"diffusion:250"``).
+            partner: The record whose media ``"swap"`` shows.
+
         Raises:
-            DataError: The media cannot be read or are not as many as their places, or a control token in the text
-                cannot be kept as text.
+            DataError: The media cannot be read or are not as many as their places, a control token in the text
+                cannot be kept as text, or there is no partner to swap with.
             ModelError: The template loses a part of the prompt, or the processor refuses it.
+            ConfigError: The variant is unknown.
         """
         try:
+            if variant == SWAP:
+                return self._prompt(swapped(record, partner), CLEAN)
             return self._prompt(record, variant)
         except MMDPOError as error:
             if repr(record.id) not in error.what:  # a modality knows its item, and nothing of records
-                error.what = f"record {record.id!r}: {error.what}"
+                whose = f" with the media of {partner.id!r}" if variant == SWAP and partner else ""
+                error.what = f"record {record.id!r}{whose}: {error.what}"
                 error.args = ("\n".join(part for part in (error.what, error.why, error.fix) if part),)
             raise
 
@@ -141,30 +165,9 @@ class Encoder(Renderer):
 
     def _conversation(self, record: Record, variant: str) -> tuple[list[dict[str, Any]], dict[str, list[Any]]]:
         """The prompt with decoded items in its parts, and those items by plural name."""
-        loaded: dict[str, list[Any]] = {}
-        for plural, refs in record.media.items():
-            modality = modality_of(plural)
-            items = [modality.load(ref, self.root) for ref in refs]
-            if variant != CLEAN:
-                corrupt = corruption_of(modality, variant)
-                items = [
-                    corrupt(item, generator_for(record.id, variant, index, self.seed))
-                    for index, item in enumerate(items)
-                ]
-            loaded[plural] = items
-        queues = {modality_of(plural).name: iter(items) for plural, items in loaded.items()}
-        conversation = []
-        for message in record.prompt:
-            parts = []
-            for part in message["content"]:
-                kind = part["type"]
-                if kind == "text":
-                    parts.append(dict(part))
-                    continue
-                item = modality_of(media_field(kind)).for_processor(next(queues[kind]), self.processor)
-                parts.append({"type": kind, kind: item})
-            conversation.append({"role": message["role"], "content": parts})
-        return conversation, loaded
+        epoch = self.epoch if self.fresh else None
+        items = items_of(record, variant, self.root, self.cache, seed=self.seed, epoch=epoch)
+        return with_items(record.prompt, items, self.processor, leave_out=variant == NONE), items
 
     def _split(self, encoded: dict[str, Any], items: Mapping[str, Sequence[Any]], record: Record) -> EncodedPrompt:
         """Sorts the processor's outputs into ids, per-token fields and encoder inputs."""

@@ -55,4 +55,6 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     near = difflib.get_close_matches(name, known, n=3, cutoff=0.6)
     if near:
         return "Did you mean " + " or ".join(repr(n) for n in near) + "?"
+    if len(known) > 40:
+        return f"None of the {len(known)} known names is near."
     return "Known names: " + (", ".join(known) or "none") + "."

@@ -26,7 +26,7 @@ from mmdpo.policy import LoadedModel, prepare
 from mmdpo.reference import make_reference
 from mmdpo.resuming import check_same_config, check_same_data, last_checkpoint, rewrite_config
 from mmdpo.run import RunFolder
-from mmdpo.run_data import Data, load_data, probe_records
+from mmdpo.run_data import Data, probe_records, read_sources, screened
 from mmdpo.run_settings import check_config, scheduled
 from mmdpo.screening import count_reasons
 from mmdpo.trainer import PreferenceTrainer
@@ -120,8 +120,9 @@ def prepare_run(
 ) -> Ready:
     """Loads the model, screens the records and tries the layout: what ``mmdpo check`` and ``mmdpo train`` share."""
     set_seed(config.seed)
+    sources = read_sources(config, objective)  # before the model: what is wrong with the data is told at once
     loaded = load_policy(config, arguments.device, run)
-    data = load_data(config, loaded, objective, progress)
+    data = screened(sources, config, loaded, objective, progress)
     layout = choose_layout(loaded.inner, data.encoder, probe_records(data), objective.views, config.layout)
     return Ready(objective, scheduled(arguments, config, objective, data), loaded, data, layout)
 

@@ -123,14 +123,38 @@ def _candidate_problems(record: Record) -> Iterator[tuple[str, str]]:
             yield "bad_text", f"candidate {index} holds half a surrogate pair, which no tokenizer can encode"
         if candidate.score is not None and not math.isfinite(candidate.score):
             yield "bad_score", f"candidate {index} has the score {candidate.score}"
-        for start, end in candidate.spans:
-            if not 0 <= start < end <= len(candidate.text):
-                yield "bad_span", f"candidate {index} has {len(candidate.text)} characters and a span {start}..{end}"
+        for message in _span_problems(candidate):
+            yield "bad_span", f"candidate {index} has {message}"
     texts = [candidate.text.strip() for candidate in record.candidates]
     repeated = [text for text, count in Counter(texts).items() if count > 1]
     if repeated:
         yield "equal_candidates", f"the same answer stands there twice: {repeated[0][:80]!r}"
     yield from _order_problems(record)
+
+
+def _span_problems(candidate: Candidate) -> Iterator[str]:
+    for start, end in candidate.spans:
+        if not 0 <= start < end <= len(candidate.text):
+            yield f"{len(candidate.text)} characters and a span {start}..{end}"
+    if candidate.weights and len(candidate.weights) != len(candidate.spans):
+        yield f"{len(candidate.spans)} spans and {len(candidate.weights)} weights"
+    for weight in candidate.weights:
+        if not (math.isfinite(weight) and weight >= 0):
+            yield f"a span of weight {weight}, which is no finite number from 0 on"
+
+
+def require_spans(record: Record, candidate: Candidate) -> None:
+    """Refuses spans outside the text, and weights that are not one finite number from 0 on for each span.
+
+    Raises:
+        DataError: With the first problem.
+    """
+    for message in _span_problems(candidate):
+        raise DataError(
+            f"candidate {candidate.text[:60]!r} of record {record.id!r} has {message}",
+            why="The loss would weigh other tokens than those that are meant, or become NaN.",
+            fix="Correct its spans and weights, or leave them out.",
+        )
 
 
 def _order_problems(record: Record) -> Iterator[tuple[str, str]]:

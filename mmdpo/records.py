@@ -59,6 +59,7 @@ class Candidate:
         label: Desirable or not, for unpaired feedback.
         source: Who wrote it: a model, a person, a rewriting step.
         spans: Marked stretches of the text as (start, end) in characters, for instance corrected segments.
+        weights: How much each span counts, for instance the severity of a hallucination; empty if each counts 1.
         finished: Whether the answer came to its end; an unfinished one gets no end token.
         token_ids: The ids that a model really emitted, kept for answers that were sampled.
     """
@@ -71,6 +72,7 @@ class Candidate:
     spans: tuple[tuple[int, int], ...] = ()
     finished: bool = True
     token_ids: tuple[int, ...] | None = None
+    weights: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -175,11 +177,16 @@ class Records(Sequence[Record]):
         digest = hashlib.sha256()
         for record in self._records:
             media = {name: [item.identity for item in items] for name, items in sorted(record.media.items()) if items}
-            candidates = [sorted(vars(candidate).items()) for candidate in record.candidates]
+            candidates = [_content(candidate) for candidate in record.candidates]
             content = [record.id, record.prompt, candidates, media, record.higher_is_better]
             digest.update(json.dumps(content, ensure_ascii=False, sort_keys=True).encode("utf-8", "surrogatepass"))
             digest.update(b"\n")
         return digest.hexdigest()
+
+
+def _content(candidate: Candidate) -> list[tuple[str, Any]]:
+    """The fields of a candidate; weights only where there are any, so that older fingerprints stay valid."""
+    return sorted((name, value) for name, value in vars(candidate).items() if name != "weights" or value)
 
 
 def user_message(text: str, **media: int) -> Message:

@@ -7,7 +7,7 @@ Columns by form (docs/data.md shows them):
     unpaired   id, prompt, completion, label, [images, ...], meta, details
 
 `meta` and `details` are JSON strings: Arrow would otherwise give every row the keys of all rows, filled with None.
-`details` holds what the shared columns have no place for: content hashes, ranks, sources, spans.
+`details` holds what the shared columns have no place for: content hashes, ranks, sources, spans, weights.
 """
 
 from __future__ import annotations
@@ -151,6 +151,7 @@ def _read_message(message: dict[str, Any]) -> Message:
 
 def _candidate(values: dict[str, Any]) -> Candidate:
     values["spans"] = tuple((start, end) for start, end in values.get("spans", ()))
+    values["weights"] = tuple(values.get("weights", ()))
     if values.get("token_ids") is not None:
         values["token_ids"] = tuple(values["token_ids"])
     return Candidate(**values)

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import contextlib
 import copy
-from collections.abc import Iterator
-from typing import Any, Literal
+from collections.abc import Collection, Iterator
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -19,9 +19,21 @@ from mmdpo.collate import Batch
 from mmdpo.errors import ConfigError
 from mmdpo.models.load import POLICY, REFERENCE
 from mmdpo.policy import LoadedModel
-from mmdpo.scoring import score
+from mmdpo.scoring import ReferenceHidden, scores, scores_and_hidden
 
 Kind = Literal["adapter_off", "adapter_copy", "copy"]
+
+
+class ReferenceScores(NamedTuple):
+    """What the reference gives of a batch.
+
+    Args:
+        values: ``logp`` and each statistic that was asked for, [N, A] each, 0 where the batch's ``mask`` is False.
+        hidden: What :func:`mmdpo.scoring.scores` takes for ``token_kl``, where it was to be kept.
+    """
+
+    values: dict[str, Tensor]
+    hidden: ReferenceHidden | None = None
 
 
 class Reference:
@@ -38,7 +50,6 @@ class Reference:
         self.policy = policy
         self.frozen = frozen
 
-    @torch.no_grad()
     def score(self, wrapped: nn.Module, batch: Batch) -> Tensor:
         """[N, A] log-probabilities under the reference.
 
@@ -46,10 +57,39 @@ class Reference:
             wrapped: The policy as ``accelerate`` wrapped it; adapters are switched inside it.
             batch: A batch of the collator.
         """
+        return self.scores(wrapped, batch).values["logp"]
+
+    @torch.no_grad()
+    def scores(
+        self, wrapped: nn.Module, batch: Batch, statistics: Collection[str] = (), keep_hidden: bool = False
+    ) -> ReferenceScores:
+        """Log-probabilities and statistics of a batch's answer tokens under the reference.
+
+        Args:
+            wrapped: The policy as ``accelerate`` wrapped it; adapters are switched inside it.
+            batch: A batch of the collator.
+            statistics: Names of :data:`mmdpo.head.STATISTICS`, but not ``token_kl``.
+            keep_hidden: Keep what the policy's ``token_kl`` needs: n x D numbers for n answer tokens.
+        """
+        if not keep_hidden:
+            with self._model(wrapped) as model:
+                return ReferenceScores(scores(model, batch, statistics))
+        with self._model(wrapped) as model:
+            values, hidden = scores_and_hidden(model, batch, statistics)
+        return ReferenceScores(values, ReferenceHidden(hidden, self._own_head()))
+
+    def _own_head(self) -> Any:
+        """The frozen copy's head, where the policy's is trained; None where both are one, with adapters always."""
+        trained = any(parameter.requires_grad for parameter in self.policy.get_output_embeddings().parameters())
+        return self.frozen.get_output_embeddings() if self.frozen is not None and trained else None
+
+    @contextlib.contextmanager
+    def _model(self, wrapped: nn.Module) -> Iterator[nn.Module]:
         if self.frozen is not None:
-            return score(self.frozen, batch)
+            yield self.frozen
+            return
         with self._switched():
-            return score(wrapped, batch)
+            yield wrapped
 
     @contextlib.contextmanager
     def _switched(self) -> Iterator[None]:

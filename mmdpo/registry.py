@@ -104,10 +104,6 @@ builders.lazy("ratings", "data_builders.ratings:Ratings")
 modalities.lazy("audio", "mmdpo.modalities.audio:AudioModality")
 modalities.lazy("image", "mmdpo.modalities.image:ImageModality")
 modalities.lazy("video", "mmdpo.modalities.video:VideoModality")
-terms.lazy("dpo", "mmdpo.objectives.terms:Dpo")
-terms.lazy("nll", "mmdpo.objectives.terms:Nll")
-terms.lazy("sft", "mmdpo.objectives.terms:Nll")
-
 
 _entry_points_done = False
 _plugins: dict[Path, ModuleType] = {}
@@ -138,12 +134,15 @@ def load_plugins(paths: Sequence[Path]) -> list[Path]:
         The resolved paths, for the manifest and the terminal.
 
     Raises:
-        ConfigError: A path is no Python file, or its import fails.
+        ConfigError: A path is no Python file and no file of loss presets, or reading it fails.
     """
     load_entry_points()
     resolved = [path.resolve() for path in paths]
     for path in resolved:
-        if path not in _plugins:
+        if path not in _plugins and path.suffix in (".yaml", ".yml"):
+            _plugins[path] = importlib.import_module("mmdpo.objectives.presets")
+            _plugins[path].read_presets(path)
+        elif path not in _plugins:
             _plugins[path] = _already_imported(path) or _imported(path)
     return resolved
 

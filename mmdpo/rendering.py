@@ -21,6 +21,7 @@ from mmdpo.errors import DataError, ModelError
 from mmdpo.models.chat_templates import with_media
 from mmdpo.models.families import Facts
 from mmdpo.records import Candidate, Record
+from mmdpo.token_marks import token_marks
 
 Way = Literal["prefix", "context", "given"]
 _QUESTION: dict[str, Any] = {"role": "user", "content": [{"type": "text", "text": "blue"}]}
@@ -34,10 +35,15 @@ class EncodedAnswer:
         ids: [L] token ids; the last one stops generation unless the candidate is unfinished.
         way: How they were found: the rendering's suffix, tokenised with the prompt's last characters as context, or
             given by the sampler.
+        marks: [L] bool; whether a token spells a character of one of the candidate's spans. The token that stops
+            generation is marked if a span reaches the end of the text.
+        weights: [L] float32; on marked tokens the weight of their span, the largest where spans overlap; 1 elsewhere.
     """
 
     ids: Tensor
     way: Way
+    marks: Tensor
+    weights: Tensor
 
 
 class Renderer:
@@ -106,7 +112,8 @@ class Renderer:
         """Encodes one candidate as the model would have to emit it.
 
         Raises:
-            DataError: The candidate has no token, or some of its text would become a special id.
+            DataError: The candidate has no token, some of its text would become a special id, or its spans or
+                their weights cannot be.
         """
         way: Way = "given"
         ids = self._given(candidate)
@@ -114,7 +121,7 @@ class Renderer:
             way, ids = self._rendered(record, candidate)
         ids = self._ended(ids, candidate.finished)
         self._check_answer(record, candidate, ids)
-        return EncodedAnswer(torch.tensor(ids), way)
+        return EncodedAnswer(torch.tensor(ids), way, *token_marks(self.tokenizer, record, candidate, ids))
 
     def check_rendering(self, record: Record) -> None:
         """Refuses a template that loses some of the prompt's text.

@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any, overload
 
 from data_builders.splits import media_groups, split_by_media
-from mmdpo.config import DataSection, RunConfig
+from mmdpo.config import DataSection, RunConfig, together
 from mmdpo.encoding import Encoder
 from mmdpo.errors import DataError
+from mmdpo.marks import MARKINGS
 from mmdpo.media import frame_paths, read_bytes
+from mmdpo.objective_checks import objective_problems
 from mmdpo.objectives import Objective
 from mmdpo.policy import LoadedModel
 from mmdpo.records import Record, Records, load_records
@@ -90,32 +92,81 @@ class WithMedia(Sequence[Record]):
         return replace(record, media=media)
 
 
-def load_data(config: RunConfig, loaded: LoadedModel, objective: Objective, progress: Progress = iter) -> Data:
-    """Loads, splits and screens the records of a configuration.
+@dataclass(frozen=True)
+class Sources:
+    """The records of a configuration before any model has seen them, marked as it asks for.
+
+    Args:
+        train: Records to train on, before the screening.
+        held_out: Records to validate on.
+        own_validation: Whether those were given, and are no share of the others.
+        fingerprint: Content hash of everything read, before ``data.limit``.
+    """
+
+    train: Records
+    held_out: Records
+    own_validation: bool
+    fingerprint: str
+
+
+def read_sources(config: RunConfig, objective: Objective) -> Sources:
+    """Reads and splits the records, and checks that the objective can use them. Needs no model.
 
     Raises:
-        DataError: No record is left to train on, or none of the validation records that were asked for.
+        DataError: The records cannot be read.
+        ConfigError: A term can use none of them, or a media variant is unknown.
     """
     section = config.data
     everything = load_records(section.path, media_root=section.media_root)
     records = everything if section.limit is None else everything[: section.limit]
     own = _own_validation(section)
+    fingerprint = everything.fingerprint()
     if own is None:
         splits = split_by_media(records, float(section.validation), config.seed)
         records, held_out = splits.get("train", records[:0]), splits.get("validation", records[:0])
     else:
-        held_out = own
+        held_out, fingerprint = own, _joined(fingerprint, own.fingerprint())
+    train, held_out = (_marked(each, section.marks) for each in (records, held_out))
+    if problems := list(objective_problems(objective, train, config.seed)):
+        raise together("the loss and the data", problems)
+    return Sources(train, held_out, own is not None, fingerprint)
+
+
+def _marked(records: Records, marks: str) -> Records:
+    return Records(map(MARKINGS[marks], records), records.media_root)
+
+
+def load_data(config: RunConfig, loaded: LoadedModel, objective: Objective, progress: Progress = iter) -> Data:
+    """Reads, splits and screens the records of a configuration.
+
+    Raises:
+        DataError: No record is left to train on, or none of the validation records that were asked for.
+        ConfigError: A term can use none of them, or a media variant is unknown.
+    """
+    return screened(read_sources(config, objective), config, loaded, objective, progress)
+
+
+def screened(
+    sources: Sources, config: RunConfig, loaded: LoadedModel, objective: Objective, progress: Progress = iter
+) -> Data:
+    """Screens records for a model.
+
+    Raises:
+        DataError: No record is left to train on, or none of the validation records that were asked for.
+    """
+    section, records, held_out = config.data, sources.train, sources.held_out
 
     def encoder_over(root: Path | None) -> Encoder:
-        return Encoder(loaded.processor, loaded.facts, loaded.eos_ids, root, seed=config.seed)
+        fresh = section.variants == "fresh"
+        return Encoder(loaded.processor, loaded.facts, loaded.eos_ids, root, seed=config.seed, fresh=fresh)
 
     encoder = encoder_over(records.media_root)
-    screening = screen(records, encoder, objective.views, section.max_length, progress)
+    screening = screen(records, encoder, objective, section.max_length, progress)
     kept_out = screen(
-        held_out, encoder_over(held_out.media_root), objective.views, section.max_length, progress, split="validation"
+        held_out, encoder_over(held_out.media_root), objective, section.max_length, progress, split="validation"
     )
     _require_some(screening, section.path, "trained on")
-    if own is not None:
+    if sources.own_validation:
         origin = section.validation if isinstance(section.validation, str) else section.path
         _require_some(kept_out, origin, "used for validation")
     groups = media_groups(held_out)
@@ -126,7 +177,7 @@ def load_data(config: RunConfig, loaded: LoadedModel, objective: Objective, prog
         groups=[groups[n] for n in kept_out.kept],
         screening=screening,
         held_out=kept_out,
-        fingerprint=everything.fingerprint() if own is None else _joined(everything.fingerprint(), own.fingerprint()),
+        fingerprint=sources.fingerprint,
         encoder=encoder,
     )
 

@@ -14,8 +14,8 @@ from mmdpo import registry
 from mmdpo.config import EvalSection, RunConfig, together
 from mmdpo.errors import ConfigError, MMDPOError, did_you_mean
 from mmdpo.evals.runner import make_benchmark
-from mmdpo.objectives import Objective, make_objective
-from mmdpo.objectives.objective import loss_problems
+from mmdpo.objectives import Objective
+from mmdpo.objectives.configuration import made_terms
 from mmdpo.run_data import Data
 from mmdpo.views import REJECTED
 
@@ -56,14 +56,28 @@ def check_config(config: RunConfig, folder: Path, out: Path) -> tuple[Objective,
         ConfigError: Listing every problem of all sections at once.
     """
     registry.load_plugins([folder / plugin for plugin in config.plugins])
+    terms, loss_problems = made_terms(config.loss)
+    objective = Objective(terms)
     problems: list[MMDPOError] = [
-        *loss_problems(config.loss),
+        *loss_problems,
         *_train_problems(config, out),
         *_eval_problems(config.eval),
     ]
+    if not loss_problems:
+        problems += _reference_problems(config, objective)
     if problems:
         raise together("the configuration", problems)
-    return make_objective(config.loss), training_arguments(config, out)
+    return objective, training_arguments(config, out)
+
+
+def _reference_problems(config: RunConfig, objective: Objective) -> Iterator[ConfigError]:
+    """Settings of a reference that nothing reads."""
+    if "reference" in config.model_fields_set and not objective.needs_reference:
+        yield ConfigError(
+            f"reference: is set, and no term of the loss reads a reference ({', '.join(objective.terms)})",
+            why="The loss is reference-free: the setting would have no effect.",
+            fix="Remove the reference: section, or add a term that compares with it.",
+        )
 
 
 def training_arguments(config: RunConfig, out: Path) -> TrainingArguments:

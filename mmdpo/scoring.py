@@ -1,8 +1,8 @@
-"""Log-probabilities of answers: the only code that touches the head.
+"""Log-probabilities and statistics of answer tokens: the only code that touches a model's head.
 
 Scoring is a ``forward`` of the Hugging Face model with the keyword ``score_batch``: it stays inside whatever module
 ``accelerate`` wrapped around it (past DDP's wrapper the ranks' gradients would differ silently, past FSDP2's it
-raises). Logits exist only where an answer token is predicted, and only one tile of the vocabulary at a time.
+raises). Logits exist only where an answer token is predicted; :mod:`mmdpo.head` makes them a tile at a time.
 """
 
 from __future__ import annotations
@@ -10,131 +10,50 @@ from __future__ import annotations
 import functools
 import inspect
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from mmdpo.backbone import ScoringState, last_hidden
 from mmdpo.collate import Batch
 from mmdpo.errors import ModelError
 from mmdpo.features import FeatureStore
+from mmdpo.head import Head, check_statistics, token_statistics
 from mmdpo.models.families import Facts, facts_of
 from mmdpo.models.router import router_loss_of
 
-TILE_ELEMENTS = 2**24
-"""Logits held at a time by the head: 64 MiB in float32."""
-
 
 @dataclass(frozen=True)
-class Head:
-    """What the model does between its last hidden state and its logits.
+class ReferenceHidden:
+    """What ``token_kl`` needs of the reference's scoring of a batch.
 
     Args:
-        weight: [V, D].
-        bias: [V] or None.
-        scale: Factor on the logits.
-        softcap: ``softcap * tanh(logits / softcap)``, or None.
+        hidden: [n, D] hidden states that predict the batch's n answer tokens, without gradient.
+        head: The reference's own head, where it differs from the policy's; None where they are one.
     """
 
-    weight: Tensor
-    bias: Tensor | None = None
-    scale: float = 1.0
-    softcap: float | None = None
+    hidden: Tensor
+    head: Any = None
 
 
-class _TiledLogProb(torch.autograd.Function):
-    """Log-probability of one target per row, the vocabulary in tiles, nothing of size [n, V] kept.
+class _Request(NamedTuple):
+    """The value of the keyword ``score_batch``."""
 
-    ``log p = z_target - logsumexp(z)`` with ``z = cap(scale * (h W^T + b))``; the backward recomputes each tile:
-    ``dz = g * (onehot - softmax(z))``.
-    """
-
-    @staticmethod
-    def forward(
-        ctx: Any,
-        hidden: Tensor,
-        weight: Tensor,
-        bias: Tensor | None,
-        targets: Tensor,
-        scale: float,
-        softcap: float | None,
-        tile: int,
-    ) -> Tensor:
-        exact = torch.promote_types(hidden.dtype, torch.float32)
-        normaliser = torch.full((len(hidden),), -torch.inf, dtype=exact, device=hidden.device)
-        chosen = torch.zeros_like(normaliser)
-        for start in range(0, len(weight), tile):
-            logits = _tile_logits(hidden, weight, bias, start, tile, scale, softcap)[0]
-            normaliser = torch.logaddexp(normaliser, logits.logsumexp(-1))
-            inside = (targets >= start) & (targets < start + tile)
-            local = (targets - start).clamp(0, logits.shape[1] - 1)
-            chosen = torch.where(inside, logits.gather(1, local[:, None])[:, 0], chosen)
-        ctx.save_for_backward(hidden, weight, bias, targets, normaliser)
-        ctx.scale, ctx.softcap, ctx.tile = scale, softcap, tile
-        return chosen - normaliser
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        (incoming,) = grads
-        hidden, weight, bias, targets, normaliser = ctx.saved_tensors
-        need_hidden, need_weight, need_bias = ctx.needs_input_grad[:3]
-        grad_hidden = torch.zeros_like(hidden, dtype=normaliser.dtype) if need_hidden else None
-        grad_weight = torch.zeros_like(weight) if need_weight else None
-        grad_bias = torch.zeros_like(bias) if need_bias and bias is not None else None
-        for start in range(0, len(weight), ctx.tile):
-            logits, slope = _tile_logits(hidden, weight, bias, start, ctx.tile, ctx.scale, ctx.softcap)
-            grad = -(logits - normaliser[:, None]).exp() * incoming[:, None]
-            inside = ((targets >= start) & (targets < start + ctx.tile)).nonzero()[:, 0]
-            grad[inside, targets[inside] - start] += incoming[inside]
-            grad = (grad * slope * ctx.scale).to(hidden.dtype)
-            part = slice(start, start + ctx.tile)
-            if grad_hidden is not None:
-                grad_hidden += grad @ weight[part].to(hidden.dtype)
-            if grad_weight is not None:
-                grad_weight[part] = (grad.T @ hidden).to(weight.dtype)
-            if grad_bias is not None:
-                grad_bias[part] = grad.sum(0).to(grad_bias.dtype)
-        grad_hidden = grad_hidden.to(hidden.dtype) if grad_hidden is not None else None
-        return grad_hidden, grad_weight, grad_bias, None, None, None, None
+    batch: Batch
+    statistics: tuple[str, ...] = ()
+    reference: ReferenceHidden | None = None
+    keep_hidden: bool = False
 
 
-def _tile_logits(
-    hidden: Tensor, weight: Tensor, bias: Tensor | None, start: int, tile: int, scale: float, softcap: float | None
-) -> tuple[Tensor, Tensor | float]:
-    """[n, tile] logits in at least float32, and the slope of the cap at each."""
-    part = slice(start, start + tile)
-    logits = hidden @ weight[part].T.to(hidden.dtype)
-    if bias is not None:
-        logits = logits + bias[part]
-    logits = logits.to(torch.promote_types(logits.dtype, torch.float32)) * scale
-    if softcap is None:
-        return logits, 1.0
-    bounded = torch.tanh(logits / softcap)
-    return softcap * bounded, 1 - bounded**2
+class _Targets(NamedTuple):
+    """The value of the head's keyword ``score_targets``."""
 
-
-def head_logprobs(hidden: Tensor, head: Head, targets: Tensor, *, tile: int | None = None) -> Tensor:
-    """Log-probabilities of target tokens.
-
-    Args:
-        hidden: [n, D] hidden states that predict them.
-        head: The output head.
-        targets: [n] token ids.
-        tile: Vocabulary entries at a time; by default as many as keep a tile under :data:`TILE_ELEMENTS`.
-
-    Returns:
-        [n] natural-log probabilities, float32 (float64 for float64 input).
-    """
-    if tile is None:
-        tile = min(len(head.weight), max(1024, TILE_ELEMENTS // max(1, len(hidden))))
-    device = hidden.device.type
-    if torch.is_autocast_enabled(device) and hidden.dtype == torch.float32:
-        # as autocast would in the model's own head; left to it, forward and backward would differ in precision
-        hidden = hidden.to(torch.get_autocast_dtype(device))
-    return _TiledLogProb.apply(hidden, head.weight, head.bias, targets, head.scale, head.softcap, tile)
+    ids: Tensor
+    statistics: tuple[str, ...]
+    reference: ReferenceHidden | None
 
 
 def head_of(model: Any, facts: Facts) -> Head:
@@ -204,17 +123,63 @@ def score(model: nn.Module, batch: Batch) -> Tensor:
     Returns:
         [N, A] natural-log probabilities, 0 where the batch's ``mask`` is False.
     """
-    return model(score_batch=batch)
+    return scores(model, batch)["logp"]
 
 
-def _score(model: Any, batch: Batch) -> Tensor:
+def scores(
+    model: nn.Module, batch: Batch, statistics: Collection[str] = (), reference: ReferenceHidden | None = None
+) -> dict[str, Tensor]:
+    """Log-probabilities and statistics of every answer token of a batch, through the wrapped model.
+
+    Args:
+        model: The model, or whatever wraps it.
+        batch: A batch of :class:`mmdpo.collate.Collator`.
+        statistics: Names of :data:`mmdpo.head.STATISTICS`; :func:`mmdpo.head.token_statistics` says what they are.
+        reference: For ``token_kl``, what :meth:`mmdpo.reference.Reference.scores` kept of the same batch.
+
+    Returns:
+        ``logp`` and each statistic, [N, A] each, 0 where the batch's ``mask`` is False.
+
+    Raises:
+        ConfigError: There is no statistic of a name.
+        ModelError: ``token_kl`` is wanted without the reference of this very batch.
+    """
+    check_statistics(statistics)
+    return model(score_batch=_Request(batch, tuple(statistics), reference))
+
+
+def scores_and_hidden(
+    model: nn.Module, batch: Batch, statistics: Collection[str] = ()
+) -> tuple[dict[str, Tensor], Tensor]:
+    """As :func:`scores`, and the [n, D] hidden states that predict the answer tokens, in the order of the ``mask``."""
+    check_statistics(statistics)
+    found = model(score_batch=_Request(batch, tuple(statistics), keep_hidden=True))
+    return found, found.pop("hidden")
+
+
+def _score(model: Any, request: _Request) -> dict[str, Tensor]:
     state: ScoringState = model.mmdpo_scoring
+    batch = request.batch
     hidden = last_hidden(model, batch, state)
     mask = batch["mask"]
     rows = hidden.flatten(0, 1)[batch["hidden_index"][mask]]
-    logp = model.get_output_embeddings()(rows, score_targets=batch["targets"][mask])
-    return logp.new_zeros(mask.shape).masked_scatter(mask, logp)
+    targets = _Targets(batch["targets"][mask], request.statistics, request.reference)
+    values = model.get_output_embeddings()(rows, score_targets=targets)
+    found = {name: value.new_zeros(mask.shape).masked_scatter(mask, value) for name, value in values.items()}
+    return found | ({"hidden": rows} if request.keep_hidden else {})
 
 
-def _score_rows(layer: Any, hidden: Tensor, targets: Tensor, scale: float, softcap: float | None) -> Tensor:
-    return head_logprobs(hidden, Head(layer.weight, layer.bias, scale, softcap), targets)
+def _score_rows(
+    layer: Any, hidden: Tensor, targets: _Targets, scale: float, softcap: float | None
+) -> dict[str, Tensor]:
+    head, ref_hidden, ref_head = Head(layer.weight, layer.bias, scale, softcap), None, None
+    if targets.reference is not None:
+        ref_hidden, other = targets.reference.hidden, targets.reference.head
+        if other is not None:
+            ref_head = Head(_whole(other.weight), None if other.bias is None else _whole(other.bias))
+    return token_statistics(hidden, head, targets.ids, targets.statistics, ref_hidden=ref_hidden, ref_head=ref_head)
+
+
+def _whole(weight: Tensor) -> Tensor:
+    """A frozen weight of a module that is not running; where FSDP2 left it sharded, gathered from all processes."""
+    return weight.full_tensor() if isinstance(weight, DTensor) else weight.detach()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import torch
@@ -14,7 +15,8 @@ from mmdpo.diagnostics import Reward
 from mmdpo.objectives import Objective
 from mmdpo.policy import LoadedModel
 from mmdpo.reference import Reference
-from mmdpo.scoring import score
+from mmdpo.scoring import ReferenceHidden, scores
+from mmdpo.two_pass import gather_tables, join
 from mmdpo.validation import first_time, validation_columns, validation_metrics
 from mmdpo.views import ScoreTable
 
@@ -40,11 +42,23 @@ class ScoringTrainer(Trainer):
     collator: Collator
     validation_collator: Collator
 
-    def _table(self, model: nn.Module, inputs: Batch, collator: Collator) -> ScoreTable:
-        reference = None
-        if self.reference is not None:
-            reference = self.reference.score(model, inputs)
-        return table_of(inputs, collator.media_names, score(model, inputs), reference)
+    def _reference_scores(
+        self, model: nn.Module, inputs: Batch, also: Collection[str] = ()
+    ) -> tuple[dict[str, Tensor] | None, ReferenceHidden | None]:
+        """What the reference gives of a batch, and what the policy's ``token_kl`` needs of it; None without one."""
+        if self.reference is None:
+            return None, None
+        wanted = self.objective.statistics
+        statistics = {*wanted, *also} - {"token_kl"}
+        with self.accelerator.autocast():  # a frozen copy is not wrapped, and must round as the policy does
+            found = self.reference.scores(model, inputs, statistics, keep_hidden="token_kl" in wanted)
+        return found.values, found.hidden
+
+    def _table(self, model: nn.Module, inputs: Batch, collator: Collator, also: Collection[str] = ()) -> ScoreTable:
+        """The score table of a batch; ``also`` names further statistics of the reference."""
+        reference, hidden = self._reference_scores(model, inputs, also)
+        policy = scores(model, inputs, self.objective.statistics, hidden)
+        return table_of(inputs, collator.media_names, policy, reference)
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> Any:
         """The validation pairs, with their blind views."""
@@ -70,7 +84,7 @@ class ScoringTrainer(Trainer):
         model.eval()
         columns: list[Tensor] = []
         seen: set[int] = set()
-        totals = torch.zeros(2, len(self.objective.terms), device=self.args.device)
+        tables: list[ScoreTable] = []
         for batch in dataloader:
             self.loaded.inner.mmdpo_scoring.features.clear()
             inputs = self._prepare_inputs(batch)
@@ -80,17 +94,27 @@ class ScoringTrainer(Trainer):
             fresh = torch.tensor(first_time(gathered[:, 0].long().tolist(), seen), device=gathered.device)
             columns.append(gathered[fresh])
             own = fresh.view(-1, len(inputs["index"]))[self.accelerator.process_index]
-            self._add_totals(totals, table.select(own[table.example]))
+            tables.append(table.select(own[table.example]))
         self.loaded.inner.mmdpo_scoring.features.clear()
         model.train(was_training)
         values = torch.cat(columns).double().cpu().numpy()
         metrics = validation_metrics(values, self.groups, metric_key_prefix)
-        sums, counts = self.accelerator.reduce(totals, reduction="sum")
-        weights = torch.tensor([term.weight for term in self.objective.terms.values()], device=sums.device)
-        metrics[f"{metric_key_prefix}_loss"] = float((weights * sums / counts.clamp(min=1)).sum())
+        metrics[f"{metric_key_prefix}_loss"] = self._held_out_loss(tables)
         return EvalLoopOutput(predictions=None, label_ids=None, metrics=metrics, num_samples=len(values))
 
-    def _add_totals(self, totals: Tensor, table: ScoreTable) -> None:
-        """Adds every term's sum and count of one batch, for the objective's value on the held-out records."""
-        totals[0] += torch.stack([term.total(table).float() for term in self.objective.terms.values()])
-        totals[1] += self.objective.counts(table)
+    @torch.no_grad()
+    def _held_out_loss(self, tables: Sequence[ScoreTable]) -> float:
+        """The objective's value on all held-out records at once, as in one optimizer step of all of them."""
+        everything = join(tables)
+        if not self.objective.coupled:
+            counts = self.accelerator.reduce(self.objective.counts(everything), reduction="sum")
+            loss = self.objective(everything, counts, self.progress)[0]
+            return float(self.accelerator.reduce(loss, reduction="sum"))
+        if self.accelerator.num_processes > 1:
+            everything = join(gather_tables(everything, self.accelerator))
+        return float(self.objective(everything, self.objective.counts(everything), self.progress)[0])
+
+    @property
+    def progress(self) -> float:
+        """Share of the run's optimizer steps that is done."""
+        return self.state.global_step / max(1, self.state.max_steps)

@@ -10,11 +10,15 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from mmdpo.companions import Companions
 from mmdpo.encoding import Encoder
 from mmdpo.errors import ConfigError, MMDPOError, ModelError
+from mmdpo.objective_checks import usage
+from mmdpo.objectives import Objective
+from mmdpo.planning import PlannedRow, plan
 from mmdpo.record_checks import lacks_direction, ratings_of
 from mmdpo.records import Record, media_field
-from mmdpo.views import CLEAN, REJECTED, View
+from mmdpo.views import CLEAN, EVERY, View
 
 
 @dataclass(frozen=True)
@@ -25,8 +29,9 @@ class SetAsideRecord:
         index: Its place in the data set.
         id: Its id.
         reason: Short stable name: ``too_long``, ``control_token``, ``placeholder_mismatch``, ``equal_answers``,
-            ``empty_answer``, ``missing_candidates``, ``wrong_order``, ``missing_direction``, ``refused`` (by the
-            model's processor or template), the kind of a :class:`~mmdpo.media.MediaError`, or ``unreadable``.
+            ``empty_answer``, ``missing_candidates`` or ``no_term`` (no loss term can use it), ``wrong_order``,
+            ``missing_direction``, ``refused`` (by the model's processor or template), the kind of a
+            :class:`~mmdpo.media.MediaError`, or ``unreadable``.
         message: The same for people.
         split: ``train`` or ``validation``.
     """
@@ -53,6 +58,7 @@ class Screening:
         lengths: Tokens of the longest plain row of each kept record.
         media: Media items of each kept record.
         ways: How many answers were tokenised which way.
+        terms: How many of the kept records each loss term uses.
     """
 
     kept: list[int] = field(default_factory=list)
@@ -60,6 +66,7 @@ class Screening:
     lengths: list[int] = field(default_factory=list)
     media: list[int] = field(default_factory=list)
     ways: Counter[str] = field(default_factory=Counter)
+    terms: Counter[str] = field(default_factory=Counter)
 
     def reasons(self) -> dict[str, int]:
         """Records set aside by reason."""
@@ -76,7 +83,7 @@ class Screening:
 def screen(
     records: Sequence[Record],
     encoder: Encoder,
-    views: Sequence[View],
+    objective: Objective,
     max_length: int | None = None,
     progress: Callable[[Iterable[Record]], Iterable[Record]] = iter,
     split: str = "train",
@@ -86,26 +93,29 @@ def screen(
     Args:
         records: The records.
         encoder: Encoder of the model.
-        views: Views of the objective: which candidates a record must have.
+        objective: The objective: which candidates a record must have, which media variants.
         max_length: Longest plain row in tokens; by default the model's position limit.
         progress: Wraps the records for a progress bar.
         split: Name of the records in the account.
     """
     limits = [limit for limit in (max_length, encoder.facts.max_positions) if limit is not None]
     limit = min(limits) if limits else None
-    candidates = sorted({view.candidate for view in views})
+    views, companions = objective.views, Companions(records, encoder.seed)
+    uses = usage(objective, records, companions)
     result = Screening()
     for index, record in enumerate(progress(records)):
         try:
-            reason, message = _problem(record, candidates)
+            rows = {row.view.candidate: row for row in plan(record, views, companions).rows}
+            reason, message = _problem(record, views, rows) if uses.used(index) else _unused(record, objective)
             if not reason:
                 encoder.check_rendering(record)
                 prompt = len(encoder.prompt(record, CLEAN).input_ids)
-                answers = [encoder.answer(record, record.candidates[k]) for k in candidates]
+                answers = [encoder.answer(record, row.answer) for row in rows.values()]
+                own = [answer for answer, k in zip(answers, rows, strict=True) if k >= 0]
                 length = prompt + max(len(answer.ids) for answer in answers)
                 if limit is not None and length > limit:
                     reason, message = "too_long", f"{length} tokens, the limit is {limit}"
-                elif len({tuple(answer.ids.tolist()) for answer in answers}) < len(answers):
+                elif len({tuple(answer.ids.tolist()) for answer in own}) < len(own):
                     reason, message = "equal_answers", "two candidates are the same tokens"
         except ConfigError:
             raise  # of no record: a package that is missing, a modality that nobody registered
@@ -117,16 +127,31 @@ def screen(
         result.kept.append(index)
         result.lengths.append(length)
         result.media.append(sum(len(items) for items in record.media.values()))
-        result.ways.update(answer.way for answer in answers)
+        result.ways.update(answer.way for answer in own)
+        result.terms.update(name for name, used in uses.terms.items() if used[index])
     return result
 
 
-def _problem(record: Record, candidates: Sequence[int]) -> tuple[str, str]:
-    if len(record.candidates) <= max(candidates):
-        return "missing_candidates", f"{len(record.candidates)} candidates, the loss needs {max(candidates) + 1}"
-    if any(not record.candidates[k].text.strip() for k in candidates):
+def _unused(record: Record, objective: Objective) -> tuple[str, str]:
+    """Why no term takes a record."""
+    needed = max((view.candidate + 1 for view in objective.views), default=1)
+    if len(record.candidates) < needed:
+        return "missing_candidates", f"{len(record.candidates)} candidates, the loss needs {needed}"
+    needs = [
+        f"{name} needs {term.needs or ', '.join(map(str, term.views()))}" for name, term in objective.terms.items()
+    ]
+    if lacks_direction(record):
+        return "missing_direction", "it has scores or ranks, but higher_is_better is not said"
+    return "no_term", "no loss term can use it: " + "; ".join(needs)
+
+
+def _problem(record: Record, views: Sequence[View], rows: Mapping[int, PlannedRow]) -> tuple[str, str]:
+    if any(not row.answer.text.strip() for row in rows.values()):
         return "empty_answer", "an answer has no text"
-    if max(candidates) <= REJECTED and (problem := _order_problem(record)):
+    by_place = [view.candidate for view in views if view.candidate >= 0]
+    if any(view.candidate == EVERY for view in views) and lacks_direction(record):
+        return "missing_direction", "it has scores or ranks, but higher_is_better is not said"
+    if by_place and (problem := _order_problem(record)):
         return problem
     parts = [part["type"] for message in record.prompt for part in message["content"]]
     places = Counter(media_field(part) for part in parts if part != "text")
@@ -137,7 +162,7 @@ def _problem(record: Record, candidates: Sequence[int]) -> tuple[str, str]:
 
 
 def _order_problem(record: Record) -> tuple[str, str] | None:
-    """Why the first two candidates are not chosen and rejected; losses over longer lists read the scores instead."""
+    """Why the candidates do not stand best first, as terms that name them by their place read them."""
     if lacks_direction(record):
         return "missing_direction", "it has scores or ranks, but higher_is_better is not said"
     ratings = ratings_of(record)

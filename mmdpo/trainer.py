@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from accelerate.utils import fsdp2_prepare_model
 from torch import Tensor, nn
-from torch.utils.data import Dataset
 from transformers import PrinterCallback, ProgressCallback, TrainerCallback, TrainingArguments
 
-from mmdpo.callbacks import Bar
-from mmdpo.collate import Batch, Collator, Layout, split_rows, table_of
+from mmdpo.callbacks import Bar, FreshVariants, ObjectiveState
+from mmdpo.collate import Batch, Collator, Layout, RecordDataset, split_rows, table_of
+from mmdpo.companions import Companions
 from mmdpo.diagnostics import Meter, pair_statistics, reward_of, step_metrics
 from mmdpo.encoding import Encoder
 from mmdpo.errors import ConfigError, ParityError
@@ -20,10 +21,10 @@ from mmdpo.objectives import Objective
 from mmdpo.policy import LoadedModel
 from mmdpo.records import Record
 from mmdpo.reference import Reference
-from mmdpo.scoring import score
+from mmdpo.scoring import scores
 from mmdpo.scoring_trainer import ScoringTrainer
 from mmdpo.sharding import plan_sharding
-from mmdpo.two_pass import FirstPass, Generators, even_chunks, first_pass, gather_tables
+from mmdpo.two_pass import FirstPass, Generators, even_chunks, first_pass, first_rows, gather_tables, stacked
 from mmdpo.validation import BLIND
 from mmdpo.views import CHOSEN, CLEAN, REJECTED, ScoreTable, View
 
@@ -38,19 +39,6 @@ class Start(NamedTuple):
 
     difference: float
     reference: float
-
-
-class RecordDataset(Dataset[tuple[int, Record]]):
-    """Records with their place, so that results can be told apart after shuffling and sharding."""
-
-    def __init__(self, records: Sequence[Record]) -> None:
-        self.records = records
-
-    def __len__(self) -> int:
-        return len(self.records)
-
-    def __getitem__(self, index: int) -> tuple[int, Record]:
-        return index, self.records[index]
 
 
 class PreferenceTrainer(ScoringTrainer):
@@ -96,12 +84,17 @@ class PreferenceTrainer(ScoringTrainer):
                 fix="Use mmdpo train CONFIG --processes N, or show one GPU with CUDA_VISIBLE_DEVICES=0.",
             )
         pad = getattr(encoder.tokenizer, "pad_token_id", None)
-        self.collator = Collator(
-            encoder, objective.views, layout=layout, pad_id=pad or 0, branches_per_row=branches_per_row
-        )
+
+        def collator(records: Sequence[Record], views: Sequence[View], branches: int | None = None) -> Collator:
+            others = Companions(records, encoder.seed)
+            return Collator(
+                encoder, views, companions=others, layout=layout, pad_id=pad or 0, branches_per_row=branches
+            )
+
+        self.collator = collator(train_records, objective.views, branches_per_row)
         held_out = {View(candidate, media) for media in (CLEAN, BLIND) for candidate in (CHOSEN, REJECTED)}
         held_out |= set(objective.views)
-        self.validation_collator = Collator(encoder, sorted(held_out), layout=layout, pad_id=pad or 0)
+        self.validation_collator = collator(validation_records, sorted(held_out))
         super().__init__(
             model=loaded.model,
             args=args,
@@ -116,6 +109,9 @@ class PreferenceTrainer(ScoringTrainer):
         self.remove_callback(PrinterCallback)
         if not args.disable_tqdm:
             self.add_callback(Bar)
+        self.add_callback(ObjectiveState(objective))
+        if encoder.fresh:
+            self.add_callback(FreshVariants(encoder, args))
         self.loaded = loaded
         self.objective = objective
         self.reference = reference
@@ -136,6 +132,12 @@ class PreferenceTrainer(ScoringTrainer):
             if self.is_fsdp_enabled:
                 reference.frozen = fsdp2_prepare_model(self.accelerator, reference.frozen)
 
+    def train(self, resume_from_checkpoint: Any = None, **options: Any) -> Any:
+        """Trains; a checkpoint brings the objective's running values with it."""
+        if isinstance(resume_from_checkpoint, str):
+            ObjectiveState(self.objective).restore(Path(resume_from_checkpoint))
+        return super().train(resume_from_checkpoint, **options)
+
     # ---- one optimizer step ----
 
     def get_batch_samples(
@@ -149,7 +151,7 @@ class PreferenceTrainer(ScoringTrainer):
         self._steps_since_log += 1
         names = self.collator.media_names
         counts = torch.stack(
-            [self.objective.counts(table_of(b, names, torch.zeros_like(b["weight"]))) for b in batches]
+            [self.objective.counts(table_of(b, names, {"logp": torch.zeros_like(b["weight"])})) for b in batches]
         ).sum(0)
         counts = self.accelerator.reduce(counts.to(device), reduction="sum")
         if self.two_pass:
@@ -170,9 +172,9 @@ class PreferenceTrainer(ScoringTrainer):
             loss = self._second_pass(model, inputs, done)
         else:
             table = self._table(model, inputs, self.collator)
-            loss, parts = self.objective(table, num_items_in_batch)
+            loss, parts = self.objective(table, num_items_in_batch, self.progress)
             loss = loss + self._router_loss()
-            self._record(table, parts)
+            self._record(table, parts, self.objective.watch(table))
         loss = loss * self.accelerator.num_processes
         return (loss, {}) if return_outputs else loss
 
@@ -187,22 +189,22 @@ class PreferenceTrainer(ScoringTrainer):
                 chunks = split_rows(inputs, self.rows_per_chunk or len(inputs["input_ids"]))
                 if self.is_fsdp_enabled:
                     chunks = even_chunks(chunks, self.accelerator)
-                batch["chunks"], logp, reference = [], [], []
+                batch["chunks"], policy, reference = [], [], []
                 for part, answers in chunks:
-                    if self.reference is not None:
-                        reference.append(self.reference.score(model, part)[: len(answers)])
-                    batch["chunks"].append((part, answers, Generators.now()))
-                    logp.append(score(model, part)[: len(answers)])
+                    of_reference, hidden = self._reference_scores(model, part)
+                    reference.append(first_rows(of_reference or {}, len(answers)))
+                    batch["chunks"].append((part, answers, hidden, Generators.now()))
+                    policy.append(first_rows(scores(model, part, self.objective.statistics, hidden), len(answers)))
                 # rows are cut in order, so the parts' answers follow each other as in the batch
-                ref_logp = torch.cat(reference) if reference else None
-                tables.append(table_of(inputs, self.collator.media_names, torch.cat(logp), ref_logp))
+                tables.append(table_of(inputs, self.collator.media_names, stacked(policy), stacked(reference) or None))
         crosses = self.objective.coupled and self.accelerator.num_processes > 1
         gather = (lambda own: gather_tables(own, self.accelerator)) if crosses else None
-        results, parts = first_pass(tables, self.objective, counts, gather)
+        results, parts, watched = first_pass(tables, self.objective, counts, self.progress, gather)
         sharers = self.accelerator.num_processes if crosses else 1  # each of them holds the value of the whole step
         for number, (batch, result, table) in enumerate(zip(batches, results, tables, strict=True)):
-            batch["first_pass"] = FirstPass(result.gradient, result.loss / sharers)
-            self._record(table, {name: part / sharers for name, part in parts.items()} if number == 0 else {})
+            batch["first_pass"] = FirstPass(result.gradients, result.loss / sharers)
+            shares = {name: part / sharers for name, part in parts.items()}
+            self._record(table, shares if number == 0 else {}, watched if number == 0 else {})
 
     def _second_pass(self, model: nn.Module, inputs: Batch, done: FirstPass) -> Tensor:
         """Backward of all chunks but the last, whose loss is returned; its value is the objective's."""
@@ -217,10 +219,11 @@ class PreferenceTrainer(ScoringTrainer):
 
     def _surrogate(self, model: nn.Module, chunk: Any, done: FirstPass, chunks: int) -> Tensor:
         """A number with the objective's gradient for one chunk."""
-        part, answers, generators = chunk
+        part, answers, hidden, generators = chunk
         generators.restore()
-        surrogate = (score(model, part)[: len(answers)] * done.gradient[answers]).sum()
-        return surrogate + self._router_loss() / chunks
+        found = first_rows(scores(model, part, self.objective.statistics, hidden), len(answers))
+        parts = [(values * done.gradients[name][answers]).sum() for name, values in found.items()]
+        return torch.stack(parts).sum() + self._router_loss() / chunks
 
     def _router_loss(self) -> Tensor | float:
         """This forward pass's share of the experts' load-balancing loss, a mean over the step's micro-batches."""
@@ -231,8 +234,9 @@ class PreferenceTrainer(ScoringTrainer):
         self._loss_parts["router"] = self._loss_parts.get("router", 0.0) + torch.as_tensor(loss).detach()
         return loss
 
-    def _record(self, table: ScoreTable, parts: dict[str, Tensor]) -> None:
+    def _record(self, table: ScoreTable, parts: dict[str, Tensor], watched: dict[str, Tensor]) -> None:
         self.meter.add(step_metrics(pair_statistics(table, self.reward)))
+        self.meter.add({f"diagnostics/{name}": values for name, values in watched.items()})
         # each micro-batch holds a share of the step's loss: the sum over micro-batches is one value a step
         for name, value in parts.items():
             self._loss_parts[name] = self._loss_parts.get(name, torch.zeros_like(value)) + value

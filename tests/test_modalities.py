@@ -32,6 +32,7 @@ from mmdpo.modalities.base import Modality
 from mmdpo.modalities.embeddings import Embeddings
 from mmdpo.modalities.encoders import MediaEncoder
 from mmdpo.models.composed import compose
+from mmdpo.objectives import make_objective
 from mmdpo.policy import prepare
 from mmdpo.records import Candidate, Media, Record, user_message
 from mmdpo.scaffold import LONGEST_NAME, write_new
@@ -540,7 +541,7 @@ def test_places_and_items_that_differ_name_the_record(places: int, items: int, t
     bad = record("one", *[item(ITEMS[2])] * items, places=places)
     with pytest.raises(DataError, match=f"record 'one' has {places} places for {items} thermals"):
         encoder.prompt(bad)
-    (aside,) = screen([bad], encoder, [View(0), View(1)]).set_aside
+    (aside,) = screen([bad], encoder, make_objective("dpo")).set_aside
     assert (aside.id, aside.reason) == ("one", "placeholder_mismatch")
 
 

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from mmdpo import registry
-from mmdpo.corruptions import Corruption
+from mmdpo.corruptions import Corruption, Graded, Strength
 from mmdpo.media import MediaError
 from mmdpo.media_audio import Audio, open_audio, resample
 from mmdpo.modalities.base import Modality
@@ -23,6 +23,8 @@ SHORTEST_SECONDS = 0.025
 that the clip would be gone from the prompt without a word, and others raise."""
 SEGMENT_SECONDS = 0.25
 """Length of the pieces that change places: longer than a syllable or a knock, shorter than a sentence or a melody."""
+LOW_PASS_HERTZ = 500.0
+"""Highest frequency that is left: below most of what tells one vowel or one instrument from another."""
 
 
 def blank(audio: Audio, generator: np.random.Generator) -> Audio:
@@ -31,17 +33,25 @@ def blank(audio: Audio, generator: np.random.Generator) -> Audio:
     return Audio(np.zeros_like(audio.samples), audio.rate)
 
 
-def noise(audio: Audio, generator: np.random.Generator) -> Audio:
-    """The sound under white noise of its own power (:data:`NOISE_SNR_DB`); silence stays silence."""
+def noise(audio: Audio, generator: np.random.Generator, decibels: float = NOISE_SNR_DB) -> Audio:
+    """The sound under white noise; silence stays silence."""
     white = generator.standard_normal(len(audio.samples))
-    power = np.mean(np.square(audio.samples, dtype=np.float64)) / 10 ** (NOISE_SNR_DB / 10)
+    power = np.mean(np.square(audio.samples, dtype=np.float64)) / 10 ** (decibels / 10)
     added = white * np.sqrt(power / np.mean(np.square(white)))
     return Audio((audio.samples + added).astype(np.float32), audio.rate)
 
 
-def time_shuffle(audio: Audio, generator: np.random.Generator) -> Audio:
-    """The same sounds in another order: pieces of :data:`SEGMENT_SECONDS` permuted; one piece alone stays as it is."""
-    segment = round(SEGMENT_SECONDS * audio.rate)
+def low_pass(audio: Audio, generator: np.random.Generator, hertz: float = LOW_PASS_HERTZ) -> Audio:
+    """The sound without its high frequencies, as through a wall; what has none of them stays as it is."""
+    del generator  # nothing random
+    spectrum = np.fft.rfft(audio.samples)
+    spectrum[np.fft.rfftfreq(len(audio.samples), 1 / audio.rate) > hertz] = 0
+    return Audio(np.fft.irfft(spectrum, len(audio.samples)).astype(np.float32), audio.rate)
+
+
+def time_shuffle(audio: Audio, generator: np.random.Generator, seconds: float = SEGMENT_SECONDS) -> Audio:
+    """The same sounds in another order: pieces change places; one piece alone stays as it is."""
+    segment = max(1, round(seconds * audio.rate))
     pieces = np.split(audio.samples, range(segment, len(audio.samples), segment))
     return Audio(np.concatenate([pieces[n] for n in another_order(len(pieces), generator)]), audio.rate)
 
@@ -100,7 +110,12 @@ class AudioModality(Modality):
         "audio_attention_mask",
         "audio_embed_sizes",
     )
-    corruptions: ClassVar[Mapping[str, Corruption]] = {"blank": blank, "noise": noise, "time_shuffle": time_shuffle}
+    corruptions: ClassVar[Mapping[str, Corruption]] = {
+        "blank": blank,
+        "noise": Graded(noise, Strength(NOISE_SNR_DB, -40, 60, "power of the sound over power of the noise in dB")),
+        "low_pass": Graded(low_pass, Strength(LOW_PASS_HERTZ, 20, 20_000, "highest frequency left, in hertz")),
+        "time_shuffle": Graded(time_shuffle, Strength(SEGMENT_SECONDS, 0.01, 60, "length of a piece in seconds")),
+    }
 
     def load(self, media: Media, root: Path | None) -> Any:
         """An :class:`~mmdpo.media_audio.Audio` at the rate of its file."""

@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from mmdpo import registry
-from mmdpo.corruptions import Corruption
+from mmdpo.corruptions import Corruption, split_variant, with_strength
 from mmdpo.errors import ConfigError, did_you_mean
 from mmdpo.modalities.encoders import MediaEncoder
 from mmdpo.records import Media, media_field
+from mmdpo.views import CLEAN, NONE, SWAP
 
 
 class Modality(ABC):
@@ -28,8 +29,9 @@ class Modality(ABC):
         inputs: Names of the outputs of published models' processors that go into the encoder, the main one first; none
             for a modality that only composed models take.
         grid: Name of the output that holds [items, 3] patch counts when the main one packs the patches of all items.
-        corruptions: Media variants by name. ``blank``, an item of the same size that says nothing, must be among them.
-            A variant leaves the item itself as it is, and its type and number of tokens.
+        corruptions: Media variants by name: functions of an item and a generator, or :class:`~mmdpo.corruptions.Graded`
+            for one with a strength. ``blank``, an item of the same size that says nothing, must be among them. A
+            variant leaves the item itself as it is, and its type and number of tokens.
         encoders: Encoders by name, for composed models; precomputed ``embeddings`` work for every modality.
     """
 
@@ -88,15 +90,31 @@ def modality_of(plural: str) -> Modality:
 
 
 def corruption_of(modality: Modality, variant: str) -> Corruption:
-    """A modality's corruption by name.
+    """A modality's corruption by name, with its strength after a colon where it is not the usual one.
 
     Raises:
-        ConfigError: The modality has no such variant.
+        ConfigError: The modality has no such variant, or not at this strength.
     """
-    if variant not in modality.corruptions:
+    name, _ = split_variant(variant)
+    if name not in modality.corruptions:
         raise ConfigError(
             f"media variant {variant!r} is unknown for {modality.plural}",
-            why=did_you_mean(variant, modality.corruptions),
+            why=did_you_mean(name, {*modality.corruptions, CLEAN, NONE, SWAP}),
             fix="Use one of the names, or register a modality that has it.",
         )
-    return modality.corruptions[variant]
+    return with_strength(modality.corruptions[name], variant)
+
+
+def check_variant(plural: str, variant: str) -> None:
+    """Refuses a media variant that a modality does not know, before anything is loaded.
+
+    Args:
+        plural: The modality's list in records, such as ``"images"``.
+        variant: The variant, such as ``"clean"`` or ``"crop:0.1"``.
+
+    Raises:
+        ConfigError: The modality or the variant is unknown, or the strength is not one of this variant.
+    """
+    modality = modality_of(plural)
+    if variant not in (CLEAN, NONE, SWAP):
+        corruption_of(modality, variant)

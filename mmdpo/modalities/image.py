@@ -6,20 +6,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
-import numpy as np
-from PIL import Image
-
 from mmdpo import registry
 from mmdpo.corruptions import Corruption
 from mmdpo.media import open_image
 from mmdpo.modalities.base import Modality
+from mmdpo.modalities.image_variants import IMAGE_VARIANTS
 from mmdpo.records import Media
-
-
-def blank(image: Image.Image, generator: np.random.Generator) -> Image.Image:
-    """A mid-grey image of the same size: what the answer's likelihood is without anything to see."""
-    del generator  # nothing random
-    return Image.new("RGB", image.size, (127, 127, 127))
 
 
 @registry.modalities.register("image")
@@ -39,7 +31,7 @@ class ImageModality(Modality):
         "aspect_ratio_mask",
     )
     grid: ClassVar[str | None] = "image_grid_thw"
-    corruptions: ClassVar[Mapping[str, Corruption]] = {"blank": blank}
+    corruptions: ClassVar[Mapping[str, Corruption]] = IMAGE_VARIANTS
 
     def load(self, media: Media, root: Path | None) -> Any:
         """An RGB image."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import copy
+import functools
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -10,9 +12,9 @@ from typing import Any, ClassVar
 import numpy as np
 
 from mmdpo import registry
-from mmdpo.corruptions import Corruption
+from mmdpo.corruptions import Corruption, Graded
 from mmdpo.media_video import Video, open_video
-from mmdpo.modalities import image
+from mmdpo.modalities import image_variants
 from mmdpo.modalities.audio import another_order
 from mmdpo.modalities.base import Modality
 from mmdpo.records import Media
@@ -20,13 +22,29 @@ from mmdpo.records import Media
 
 def blank(video: Video, generator: np.random.Generator) -> Video:
     """Mid-grey frames of the same size and number: what the answer's likelihood is without anything to see."""
-    return replace(video, frames=tuple(image.blank(frame, generator) for frame in video.frames))
+    return replace(video, frames=tuple(image_variants.blank(frame, generator) for frame in video.frames))
 
 
 def time_shuffle(video: Video, generator: np.random.Generator) -> Video:
     """The same frames in another order, at the times of the original ones."""
     order = another_order(len(video.frames), generator)
     return replace(video, frames=tuple(video.frames[n] for n in order))
+
+
+def of_frames(corruption: Corruption) -> Corruption:
+    """A variant of pictures as one of videos: every frame with the same draw, so that the same window is cut out."""
+    if isinstance(corruption, Graded):
+        return replace(corruption, apply=_of_frames(corruption.apply))
+    return _of_frames(corruption)
+
+
+def _of_frames(corrupt: Callable[..., Any]) -> Callable[..., Video]:
+    @functools.wraps(corrupt)
+    def wrapped(video: Video, generator: np.random.Generator, *strength: float) -> Video:
+        frames = (corrupt(frame, copy.deepcopy(generator), *strength) for frame in video.frames)
+        return replace(video, frames=tuple(frames))
+
+    return wrapped
 
 
 @registry.modalities.register("video")
@@ -45,7 +63,11 @@ class VideoModality(Modality):
         "num_frames_per_video",
     )
     grid: ClassVar[str | None] = "video_grid_thw"
-    corruptions: ClassVar[Mapping[str, Corruption]] = {"blank": blank, "time_shuffle": time_shuffle}
+    corruptions: ClassVar[Mapping[str, Corruption]] = {
+        **{name: of_frames(corruption) for name, corruption in image_variants.IMAGE_VARIANTS.items()},
+        "blank": blank,
+        "time_shuffle": time_shuffle,
+    }
 
     def load(self, media: Media, root: Path | None) -> Any:
         """A :class:`~mmdpo.media_video.Video`."""

@@ -1,4 +1,4 @@
-"""Loss terms over a score table."""
+"""Loss terms over a score table, and the published losses that are made of them."""
 
 from mmdpo.objectives.objective import Objective, make_objective
 from mmdpo.objectives.terms import Term

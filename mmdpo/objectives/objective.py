@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from typing import Any, get_type_hints
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
-from pydantic import ConfigDict, TypeAdapter, ValidationError
 from torch import Tensor
 
-from mmdpo import registry
 from mmdpo.config import together
-from mmdpo.errors import ConfigError, did_you_mean
-from mmdpo.objectives.terms import Term
+from mmdpo.objectives.configuration import made_terms
+from mmdpo.objectives.schedules import weight_at
+from mmdpo.objectives.terms import Pair, Point, Term
 from mmdpo.views import ScoreTable, View
 
 
@@ -23,15 +22,27 @@ class Objective:
     """``loss = sum over terms of weight * mean(term)``.
 
     Args:
-        terms: Terms by their name in the configuration.
+        terms: Terms by their full name.
+        state: Running values of each term that has some, by the term's name; :meth:`advance` changes them.
     """
 
     terms: Mapping[str, Term]
+    state: dict[str, dict[str, float]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name, term in self.terms.items():
+            if name not in self.state and (initial := term.initial_state()):
+                self.state[name] = initial
 
     @property
     def views(self) -> tuple[View, ...]:
         """Union of the views that the terms read, in a fixed order."""
         return tuple(sorted({view for term in self.terms.values() for view in term.views()}))
+
+    @property
+    def statistics(self) -> tuple[str, ...]:
+        """Per-token statistics beyond log-probabilities that the terms read."""
+        return tuple(sorted({name for term in self.terms.values() for name in term.statistics}))
 
     @property
     def needs_reference(self) -> bool:
@@ -47,98 +58,97 @@ class Objective:
         """[terms] denominators of one table; add them over micro-batches and processes before calling."""
         return torch.stack([term.count(table) for term in self.terms.values()])
 
-    def __call__(self, table: ScoreTable, counts: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    def __call__(self, table: ScoreTable, counts: Tensor, progress: float = 0.0) -> tuple[Tensor, dict[str, Tensor]]:
         """Loss contribution of one table.
 
         Args:
-            table: Score table of one micro-batch.
+            table: Score table of one micro-batch; of the whole optimizer step if a term is coupled.
             counts: [terms] denominators of the whole optimizer step.
+            progress: Share of the run that is done (0..1), for weights that are scheduled.
 
         Returns:
             The scalar loss, and each term's unweighted contribution by name (detached).
         """
+        table = in_float32(table)
         loss = table.logp.sum() * 0.0
         parts: dict[str, Tensor] = {}
         for (name, term), count in zip(self.terms.items(), counts, strict=True):
-            value = term.total(table) / count.clamp(min=1.0)
+            value = self.total(name, table) / count.clamp(min=1.0)
             parts[name] = value.detach()
-            loss = loss + term.weight * value
+            loss = loss + weight_at(term.weight, progress) * value
         return loss, parts
+
+    def total(self, name: str, table: ScoreTable) -> Tensor:
+        """Sum of one term's losses (a scalar)."""
+        return self.terms[name].total(self._with_state(name, table))
+
+    def advance(self, table: ScoreTable) -> None:
+        """Updates the running values after an optimizer step.
+
+        Args:
+            table: Score table of the whole step, of all processes in the same order everywhere.
+        """
+        table = in_float32(table)
+        for name in self.state:
+            self.state[name] = self.terms[name].next_state(self._with_state(name, table))
+
+    @torch.no_grad()
+    def watch(self, table: ScoreTable) -> dict[str, Tensor]:
+        """What the terms say of themselves, ``beta`` or ``saturated``, [M] values over all terms that have it."""
+        table = in_float32(table)
+        values: dict[str, list[Tensor]] = {}
+        for name, term in self.terms.items():
+            for what, value in term.watch(self._with_state(name, table)).items():
+                values.setdefault(what, []).append(value.float())
+        return {what: torch.cat(parts) for what, parts in values.items()}
 
     def describe(self) -> dict[str, dict[str, Any]]:
         """Every term with its fields and formula, for the manifest, the model card and the terminal."""
         return {
-            name: {"term": type(term).__name__, "formula": term.formula, "source": term.source}
+            name: {"term": type(term).__name__, "formula": explained(term), "source": term.source}
             | dataclasses.asdict(term)
             for name, term in self.terms.items()
         }
 
+    def _with_state(self, name: str, table: ScoreTable) -> ScoreTable:
+        return replace(table, state=self.state[name]) if name in self.state else table
 
-def make_objective(config: Mapping[str, Mapping[str, Any] | None]) -> Objective:
+
+def in_float32(table: ScoreTable) -> ScoreTable:
+    """The table with log-probabilities and statistics in at least float32: sums over answers need it."""
+    if table.logp.dtype in (torch.float32, torch.float64):
+        return table
+    return replace(
+        table,
+        logp=table.logp.float(),
+        ref_logp=None if table.ref_logp is None else table.ref_logp.float(),
+        statistics={name: values.float() for name, values in table.statistics.items()},
+        ref_statistics={name: values.float() for name, values in table.ref_statistics.items()},
+    )
+
+
+def explained(term: Term) -> str:
+    """A term's formula with the names of its rows and its link."""
+    text = term.formula
+    if isinstance(term, Pair):
+        text = text.replace("better", term.better).replace("worse", term.worse)
+    if isinstance(term, Point):
+        text = text.replace("row", term.row)
+    link = getattr(term, "link", None)
+    return text if link is None else text.replace("link(", f"{link.name}_loss(")
+
+
+def make_objective(config: str | Mapping[str, Mapping[str, Any] | None]) -> Objective:
     """Builds the objective from the ``loss:`` section of a configuration.
 
     Args:
-        config: Term name to its fields; a name is a registered term, or any name with ``term: REGISTERED``. A field set
-            of None switches the term off.
+        config: The name of a loss, or names with their fields. A name is a preset, a registered term, or any name with
+            ``term: REGISTERED``. A field set of None switches the entry off.
 
     Raises:
-        ConfigError: Listing every unknown term, unknown field and wrong value, or that there is no term at all.
+        ConfigError: Listing every unknown name, unknown field and wrong value, or that there is no term at all.
     """
-    problems = loss_problems(config)
+    terms, problems = made_terms(config)
     if problems:
         raise together("the loss: section", problems)
-    terms: dict[str, Term] = {}
-    for name, given in config.items():
-        if given is not None:
-            term_type, fields = _term_of(name, given)
-            terms[name] = term_type(**{key: _adapters(term_type)[key].validate_python(fields[key]) for key in fields})
     return Objective(terms)
-
-
-def loss_problems(config: Mapping[str, Mapping[str, Any] | None]) -> list[ConfigError]:
-    """Everything that is wrong with a ``loss:`` section."""
-    given = {name: fields for name, fields in config.items() if fields is not None}
-    if not given:
-        return [
-            ConfigError(
-                "the configuration has no loss term",
-                why="There would be nothing to train.",
-                fix="Add one, for example: loss: {dpo: {beta: 0.1}}",
-            )
-        ]
-    return [problem for name, fields in given.items() for problem in _term_problems(name, fields)]
-
-
-def _term_of(name: str, given: Mapping[str, Any]) -> tuple[type[Term], dict[str, Any]]:
-    """The registered term of an entry, and its fields."""
-    fields = dict(given)
-    return registry.terms.get(fields.pop("term", name)), fields
-
-
-def _adapters(term_type: type[Term]) -> dict[str, TypeAdapter[Any]]:
-    """What each field of a term may hold, by its annotation."""
-    hints = get_type_hints(term_type)
-    rules = ConfigDict(allow_inf_nan=False, arbitrary_types_allowed=True)
-    return {field.name: TypeAdapter(hints[field.name], config=rules) for field in dataclasses.fields(term_type)}
-
-
-def _term_problems(name: str, given: Mapping[str, Any]) -> Iterator[ConfigError]:
-    see = "See: mmdpo ls losses"
-    try:
-        term_type, fields = _term_of(name, given)
-    except ConfigError as error:
-        yield error
-        return
-    adapters = _adapters(term_type)
-    for key, value in fields.items():
-        if key not in adapters:
-            yield ConfigError(f"loss.{name}.{key} is unknown", why=did_you_mean(key, adapters), fix=see)
-            continue
-        try:
-            accepted = adapters[key].validate_python(value)
-        except ValidationError as error:
-            yield ConfigError(f"loss.{name}.{key} is {value!r}", why=f"{error.errors()[0]['msg']}.", fix=see)
-            continue
-        if key == "beta" and not accepted > 0:
-            why = "At 0 the loss is constant, below it the rejected answer is preferred."
-            yield ConfigError(f"loss.{name}.{key} is {value!r}", why=why, fix="Give a number above 0.")

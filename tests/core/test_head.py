@@ -11,8 +11,9 @@ from torch.autograd import gradcheck
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from mmdpo.errors import ModelError
+from mmdpo.head import TILE_ELEMENTS, Head, token_statistics
 from mmdpo.models.families import Facts, Family
-from mmdpo.scoring import TILE_ELEMENTS, Head, head_logprobs, head_of
+from mmdpo.scoring import head_of
 
 ROWS, WIDTH, VOCABULARY = 7, 5, 23
 OPTIONS = [
@@ -34,6 +35,12 @@ def tensors(dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor, Tensor,
 
 def head(weight: Tensor, bias: Tensor, options: dict[str, Any]) -> Head:
     return Head(weight, **options | ({"bias": bias} if options.get("bias") else {}))
+
+
+def head_logprobs(hidden: Tensor, of: Head, targets: Tensor, *, tile: int | None = None) -> Tensor:
+    """What the head gives when nothing else is asked for."""
+    (logp,) = token_statistics(hidden, of, targets, tile=tile).values()
+    return logp
 
 
 def expected_logprobs(hidden: Tensor, of: Head, targets: Tensor) -> Tensor:

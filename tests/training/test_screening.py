@@ -18,11 +18,10 @@ from mmdpo.objectives import make_objective
 from mmdpo.pipeline import train
 from mmdpo.records import Candidate, Media, Record
 from mmdpo.screening import Screening, screen
-from mmdpo.views import View
 from tiny import CORE
 from training.common import encoder_of, loaded_model, pairs, run_settings, saved_inputs
 
-VIEWS = make_objective({"dpo": {}}).views
+OBJECTIVE = make_objective({"dpo": {}})
 PHOTO = picture(1)
 QUESTION, ANSWERS = "What is here?", ["A cat.", "Two dogs here."]
 
@@ -63,7 +62,7 @@ BAD: dict[str, tuple[str, Record]] = {
 
 
 def screened(encoder: Encoder, records: Sequence[Record], **options: Any) -> Screening:
-    result = screen(records, encoder, VIEWS, **options)
+    result = screen(records, encoder, OBJECTIVE, **options)
     places = sorted([*result.kept, *(entry.index for entry in result.set_aside)])
     assert places == list(range(len(records))), "a record is lost"
     assert len(result.lengths) == len(result.media) == len(result.kept)
@@ -111,7 +110,7 @@ def test_chosen_and_rejected_agree_with_their_ratings(
 def test_a_loss_over_longer_lists_takes_them_in_any_order(encoder: Encoder) -> None:
     candidates = tuple(Candidate(f"{n} cats.", score=float(n)) for n in range(3))
     rated = replace(record("a", QUESTION, ANSWERS), candidates=candidates, higher_is_better=True)
-    assert screen([rated], encoder, [View(n) for n in range(3)]).kept == [0]
+    assert screen([rated], encoder, make_objective("plackett_luce")).kept == [0]
 
 
 def test_everything_good_is_kept(encoder: Encoder) -> None:

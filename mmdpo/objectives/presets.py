@@ -1,0 +1,132 @@
+"""Published losses by name: each is a list of terms with parameters, read from ``presets.yaml`` or a user's file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from mmdpo import registry
+from mmdpo.errors import ConfigError, did_you_mean
+
+SHIPPED = Path(__file__).with_name("presets.yaml")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preset:
+    """A named list of terms.
+
+    Args:
+        name: Its name.
+        terms: Fields of each term by its name within the preset; ``$x`` stands for parameter x, ``-$x`` for its
+            negative.
+        parameters: Parameters with their defaults.
+        formula: The loss in one line.
+        source: Paper and equation.
+        aliases: Other names.
+        note: What differs from the paper or from its released code.
+    """
+
+    name: str
+    terms: Mapping[str, Mapping[str, Any]]
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    formula: str = ""
+    source: str = ""
+    aliases: tuple[str, ...] = ()
+    note: str = ""
+
+    def expand(self, entry: str, given: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+        """The terms of one entry of a ``loss:`` section.
+
+        Args:
+            entry: Name of the entry: that of the term, if there is one alone, else followed by a dot and the term's.
+            given: Parameters; ``weight``, a factor of all terms; fields of a term under its name (None leaves it out);
+                with one term alone also its fields.
+
+        Returns:
+            Fields of each term by its full name, with the registered term's name as ``term``.
+
+        Raises:
+            ConfigError: A key is neither a parameter nor a term.
+        """
+        alone = next(iter(self.terms)) if len(self.terms) == 1 else None
+        values = {key: given.get(key, default) for key, default in self.parameters.items()}
+        rest = {key: value for key, value in given.items() if key not in self.parameters}
+        factor = rest.pop("weight", 1.0) if alone is None else 1.0
+        expanded: dict[str, dict[str, Any]] = {}
+        for name, template in self.terms.items():
+            fields = {key: _filled(value, values) for key, value in template.items()}
+            own = rest if alone is not None else rest.pop(name, {})
+            if own is None:
+                continue
+            fields |= own if isinstance(own, Mapping) else {"term": own}
+            if factor != 1.0:
+                fields["weight"] = _times(fields.get("weight", 1.0), factor, entry)
+            expanded[entry if alone is not None else f"{entry}.{name}"] = fields
+        if alone is None and rest:
+            known = [*self.parameters, *self.terms, "weight"]
+            key = next(iter(rest))
+            raise ConfigError(
+                f"loss.{entry}.{key} is unknown", why=did_you_mean(key, known), fix=f"It has: {', '.join(known)}."
+            )
+        return expanded
+
+
+def _filled(value: Any, parameters: Mapping[str, Any]) -> Any:
+    """A field of a term with the parameters put in their places."""
+    if isinstance(value, Mapping):
+        return {_filled(key, parameters): _filled(entry, parameters) for key, entry in value.items()}
+    if isinstance(value, list):
+        return [_filled(entry, parameters) for entry in value]
+    if not isinstance(value, str) or "$" not in value:
+        return value
+    before, _, name = value.partition("$")
+    if before == "-":
+        return -parameters[name]
+    return before + str(parameters[name]) if before else parameters[name]
+
+
+def _times(weight: Any, factor: Any, entry: str) -> float:
+    if not isinstance(weight, int | float) or not isinstance(factor, int | float):
+        raise ConfigError(
+            f"loss.{entry}.weight is {factor!r}",
+            why="The weight of several terms at once is a number; a schedule belongs to one term.",
+            fix=f"Give the schedule to a term of {entry}: {{TERM: {{weight: ...}}}}.",
+        )
+    return float(weight * factor)
+
+
+def read_presets(path: Path) -> list[Preset]:
+    """Reads a file of presets and registers them.
+
+    Raises:
+        ConfigError: It is not a mapping from names to presets, or a preset uses a parameter that it does not have.
+    """
+    try:
+        entries = yaml.safe_load(path.read_text(encoding="utf-8"))
+        presets = [_preset(name, entry) for name, entry in entries.items()]
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, AttributeError, TypeError, KeyError) as error:
+        raise ConfigError(
+            f"{str(path)!r} is not a file of presets: {error}",
+            why="Names that it should register would be unknown.",
+            fix="Write NAME: {parameters: {beta: 0.1}, terms: {pair: {term: pair, beta: $beta}}}.",
+        ) from error
+    for preset in presets:
+        registry.terms.register(preset.name, *preset.aliases)(preset)
+    return presets
+
+
+def _preset(name: str, entry: Mapping[str, Any]) -> Preset:
+    fields = dict(entry)
+    preset = Preset(name=name, aliases=tuple(fields.pop("aliases", ())), **fields)
+    for term in preset.terms.values():
+        term["term"]
+        _filled(term, preset.parameters)  # a parameter that is not there is told now
+    return preset
+
+
+PRESETS = {preset.name: preset for preset in read_presets(SHIPPED)}
+"""What ships with the package."""
