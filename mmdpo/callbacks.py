@@ -6,7 +6,8 @@ import logging
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from accelerate.utils import gather
 from transformers import ProgressCallback, TrainerCallback, TrainingArguments
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
+from mmdpo.advice import Adviser
 from mmdpo.encoding import Encoder
 from mmdpo.errors import ConfigError
 from mmdpo.jsonfiles import read_json, write_json
@@ -112,10 +114,15 @@ class RunCallback(TrainerCallback):
     """Writes ``log.jsonl``; as a context manager, turns Ctrl-C and SIGTERM into a checkpoint at the end of the step.
 
     A step that hangs never ends: a second signal does what it would do without us.
+
+    It also warns of numbers in their danger zone, of each rule once a run; the manifest keeps under ``advice`` what was
+    said, with the last step at which it was so.
     """
 
     def __init__(self, run: Any) -> None:
         self.run = run
+        self._adviser = Adviser()
+        self._advice: dict[str, dict[str, Any]] = {}
         self.signal: int | None = None
         self._caught_at = 0.0
         self._before: dict[int, Any] = {}
@@ -131,6 +138,16 @@ class RunCallback(TrainerCallback):
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Reads from the manifest which betas are configured, and what was said before a resume."""
+        self._adviser = Adviser(_betas(self.run.manifest.get("objective", {})))
+        if state.global_step > 0:
+            self._advice = {entry["rule"]: entry for entry in self.run.manifest.get("advice", ())}
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Keeps the newest values of what was said; an empty list where nothing was."""
+        self.run.note(advice=list(self._advice.values()))
+
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Saves and stops after a signal, all processes at the same step, whichever of them heard it first."""
         if args.world_size > 1:
@@ -139,9 +156,19 @@ class RunCallback(TrainerCallback):
             control.should_save = control.should_training_stop = True
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
-        """One line a log event."""
+        """One line a log event, and a warning where a number is in its danger zone for the first time."""
         if state.is_world_process_zero:
             self.run.log({"step": state.global_step, **(logs or {})})
+            self._advise(logs or {}, state.global_step)
+
+    def _advise(self, logs: Mapping[str, Any], step: int) -> None:
+        found = self._adviser.hear(logs)
+        new = [one for one in found if one.rule not in self._advice]
+        self._advice |= {one.rule: {**asdict(one), "step": step} for one in found}
+        for one in new:
+            logger.warning("step %d: %s", step, one)
+        if new:
+            self.run.note(advice=list(self._advice.values()))
 
     def _caught(self, number: int, frame: Any) -> None:
         del frame
@@ -151,3 +178,8 @@ class RunCallback(TrainerCallback):
         elif time.monotonic() - self._caught_at > ECHO_SECONDS:
             self.__exit__()
             signal.raise_signal(number)
+
+
+def _betas(objective: Mapping[str, Mapping[str, Any]]) -> list[float]:
+    """The betas of an objective as the manifest describes it."""
+    return [float(term["beta"]) for term in objective.values() if isinstance(term.get("beta"), int | float)]

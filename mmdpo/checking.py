@@ -13,8 +13,13 @@ from rich.table import Table
 from rich.text import Text
 
 from mmdpo.collate import Collator
+from mmdpo.companions import Companions
 from mmdpo.config import RunConfig
 from mmdpo.encoding import Encoder
+from mmdpo.marks import marked_share
+from mmdpo.objectives import Objective, Term
+from mmdpo.objectives.objective import explained
+from mmdpo.objectives.schedules import Linear, Warmup
 from mmdpo.pipeline import prepare_run, what_trains
 from mmdpo.policy import LoadedModel
 from mmdpo.records import Record
@@ -22,7 +27,7 @@ from mmdpo.resuming import flat
 from mmdpo.run_data import Data
 from mmdpo.run_settings import check_config
 from mmdpo.screening import Screening
-from mmdpo.views import CLEAN, View
+from mmdpo.views import CLEAN, EVERY, MISMATCHED, PARTNER, View
 
 GIB = 2**30
 CARDS = (8, 24, 48, 80)
@@ -33,6 +38,7 @@ WAYS = {
     "given": "as the sampler emitted them",
 }
 CANDIDATES = ("chosen", "rejected")
+OTHERS = {EVERY: "every candidate", MISMATCHED: "an answer to another prompt", PARTNER: "the partner's answer"}
 
 
 def check_run(
@@ -61,17 +67,21 @@ def check_run(
     steps = arguments.max_steps if arguments.max_steps > 0 else _steps(len(data.train), batch, arguments)
     yield _facts(
         {
-            "loss": "  +  ".join(f"{e['weight']:g} * ({e['formula']})" for e in objective.describe().values()),
-            "views": ", ".join(_view_name(view) for view in objective.views),
+            "scored answers": ", ".join(_view_name(view) for view in objective.views),
+            **_about_media(objective, config.data.variants),
+            **_about_marks(objective, data.train),
             "layout": f"{layout.layout}: {layout.reason}",
             "trained": f"{what_trains(config)[1]}; {loaded.decisions['trainable_parameters']:,} parameters",
             "answers tokenised": ", ".join(f"{count} {WAYS[way]}" for way, count in data.screening.ways.items()),
             "optimizer steps": f"{steps:,} of {batch} records, {steps * batch / len(data.train):.3g} epochs",
         }
     )
+    yield Group(*_terms(objective, data))
     longest = data.train[max(range(len(data.train)), key=data.screening.lengths.__getitem__)]
     yield Group(*_example(longest, data.encoder))
-    rows = Collator(data.encoder, objective.views, layout=layout.layout)([(0, longest)])["input_ids"].numel()
+    others = Companions(data.train, config.seed)
+    collator = Collator(data.encoder, objective.views, companions=others, layout=layout.layout)
+    rows = collator([(0, longest)])["input_ids"].numel()
     yield Group(*_memory(loaded, rows * arguments.per_device_train_batch_size, arguments.activation_checkpointing))
 
 
@@ -115,12 +125,60 @@ def _facts(facts: Mapping[str, str]) -> Table:
     return table
 
 
+def _terms(objective: Objective, data: Data) -> Iterator[Table | Text]:
+    """Each loss term with its weight, and how many of the records that are kept it is taken of."""
+    table = Table("loss term", "weight", "formula", "train", "validation", box=None, header_style="bold")
+    unused: list[str] = []
+    for name, term in objective.terms.items():
+        count, kept = data.screening.terms[name], len(data.train)
+        held_out = f"{data.held_out.terms[name]:,} of {len(data.validation):,}"
+        style = "" if count == kept else "yellow"
+        table.add_row(name, _weight(term), Text(explained(term)), Text(f"{count:,} of {kept:,}", style=style), held_out)
+        if count < kept:
+            unused.append(f"  {name} is not taken of {kept - count:,} records: it needs {_need(term)}")
+    yield table
+    yield from (Text(line, style="yellow") for line in unused)
+
+
+def _weight(term: Term) -> str:
+    """A weight, or how it changes over the run."""
+    if isinstance(term.weight, Linear):
+        return f"{term.weight.start:g} to {term.weight.end:g} over {term.weight.share:.0%} of the run"
+    if isinstance(term.weight, Warmup):
+        return f"0 to {term.weight.weight:g} over {term.weight.share:.0%} of the run"
+    return f"{term.weight:g}"
+
+
+def _need(term: Term) -> str:
+    """What a record must have to be used by a term."""
+    parts = [term.needs] if term.needs else []
+    if getattr(term, "unmarked", 1) == 0:
+        parts.append("marked tokens")
+    return "; ".join(parts) or ", ".join(map(_view_name, term.views()))
+
+
+def _about_media(objective: Objective, drawn: str) -> dict[str, str]:
+    """The media variants that are shown, if any."""
+    variants = sorted({view.media for view in objective.views} - {CLEAN})
+    when = "drawn anew in every epoch" if drawn == "fresh" else "drawn once for the whole run"
+    return {"media variants": f"{', '.join(variants)}; {when}"} if variants else {}
+
+
+def _about_marks(objective: Objective, records: Sequence[Record]) -> dict[str, str]:
+    """How much is marked, if a term reads marks."""
+    if not any(getattr(term, "reads_marks", False) for term in objective.terms.values()):
+        return {}
+    share = marked_share(records)
+    words = f"{share.chosen:.0%} of the words of chosen and {share.rejected:.0%} of those of rejected answers"
+    return {"marks": f"in {share.records:.0%} of the records; {words}"}
+
+
 def _candidate_name(number: int) -> str:
     return CANDIDATES[number] if number < len(CANDIDATES) else f"candidate {number}"
 
 
 def _view_name(view: View) -> str:
-    name = _candidate_name(view.candidate)
+    name = OTHERS.get(view.candidate) or _candidate_name(view.candidate)
     return name if view.media == CLEAN else f"{name} with {view.media} media"
 
 

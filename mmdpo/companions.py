@@ -1,21 +1,28 @@
 """Other records that a record's views show: the partner whose media it is given, the answer that is not its own.
 
-Both are drawn by seed and record id, so that they are the same in every process and epoch, and for policy and
-reference.
+Both are drawn by seed and record ids, so that they are the same in every process and epoch, for policy and reference,
+and in whatever order the records stand.
 """
 
 from __future__ import annotations
 
+from bisect import bisect
 from collections.abc import Callable, Sequence
 
 from mmdpo.corruptions import generator_for
 from mmdpo.records import Candidate, Record
 
 Shape = tuple[tuple[str, int], ...]
+"""How many items of each modality a record has."""
+Ring = list[tuple[float, int]]
+"""Places of records in the order of numbers that are drawn for them once and for all."""
 
 
 class Companions:
     """Draws partners and mismatched answers from the records of one split.
+
+    Every record has a fixed random place on a circle. A draw takes a random place and goes round to the first record
+    that fits: when a record is left out, only the draws that met it change.
 
     Args:
         records: The records of the split.
@@ -24,45 +31,79 @@ class Companions:
 
     def __init__(self, records: Sequence[Record], seed: int = 0) -> None:
         self._records = records
+        self._light: Sequence[Record] = getattr(records, "records", records)  # without the bytes of their media
         self._seed = seed
-        light = getattr(records, "records", records)  # without reading the bytes of their media
-        self._ids = [record.id for record in light]
-        self._place = {name: place for place, name in enumerate(self._ids)}
-        self._media = [tuple(item.identity for _, item in record.media_items()) for record in light]
-        self._same_shape: dict[Shape, list[int]] = {}
-        for place, record in enumerate(light):
-            self._same_shape.setdefault(_shape(record), []).append(place)
+        self._place = {record.id: place for place, record in enumerate(self._light)}
+        self._media = [_media(record) for record in self._light]
+        self._everyone: Ring = sorted((self._number(record.id, "place"), n) for n, record in enumerate(self._light))
+        self._same_shape: dict[Shape, Ring] = {}
+        for number, place in self._everyone:
+            self._same_shape.setdefault(_shape(self._light[place]), []).append((number, place))
 
     def partner(self, record: Record) -> Record | None:
         """The record whose media ``swap`` shows: the one that ``meta.partner`` names, else one drawn by seed.
 
-        It has as many items of each modality, and other media. None if there is none.
+        It has as many items of each modality, and other media. None if there is none, or not the one that is named;
+        :meth:`partner_problem` says why.
         """
-        named = self._place.get(str(record.meta.get("partner", "")))
-        if named is not None and named in self._same_shape.get(_shape(record), ()):
-            return self._records[named]
-        own = tuple(item.identity for _, item in record.media_items())
-        if not own:
+        own = self._own_media(record)
+        if not own or self.partner_problem(record) is not None:
             return None
-        place = self._draw(record, "partner", self._same_shape.get(_shape(record), []), lambda n: self._media[n] != own)
+        named = _named_partner(record)
+        if named is not None:
+            return self._records[self._place[named]]
+        ring = self._same_shape.get(_shape(record), [])
+        place = self._draw(record, "partner", ring, lambda n: self._media[n] != own)
         return None if place is None else self._records[place]
+
+    def partner_problem(self, record: Record) -> str | None:
+        """Why a record with media cannot have the partner that ``meta.partner`` names; None where nothing is wrong."""
+        named, own = _named_partner(record), self._own_media(record)
+        if named is None or not own:
+            return None
+        said = f"meta.partner names {named!r}"
+        if named not in self._place:
+            return f"{said}, which is not among the records that are used with it"
+        place = self._place[named]
+        wanted, found = _shape(record), _shape(self._light[place])
+        if wanted != found:
+            return f"{said}, which has {_counted(found)}, and the record has {_counted(wanted)}"
+        return f"{said}, which has the same media" if self._media[place] == own else None
 
     def mismatched(self, record: Record) -> Candidate | None:
         """The first answer of another record, which is none of this record's own; None if there is none."""
         own = {candidate.text for candidate in record.candidates}
-        light = getattr(self._records, "records", self._records)
-        everyone = range(len(self._ids))
-        place = self._draw(record, "mismatched", everyone, lambda n: light[n].candidates[0].text not in own)
-        return None if place is None else light[place].candidates[0]
+        firsts = self._light
+        place = self._draw(record, "mismatched", self._everyone, lambda n: firsts[n].candidates[0].text not in own)
+        return None if place is None else firsts[place].candidates[0]
 
-    def _draw(self, record: Record, purpose: str, places: Sequence[int], fits: Callable[[int], bool]) -> int | None:
-        """The first place that fits, going round from one drawn by seed."""
-        if not places:
-            return None
-        start = int(generator_for(record.id, purpose, 0, self._seed).integers(len(places)))
-        turned = (places[(start + step) % len(places)] for step in range(len(places)))
-        return next((n for n in turned if self._ids[n] != record.id and fits(n)), None)
+    def _draw(self, record: Record, purpose: str, ring: Ring, fits: Callable[[int], bool]) -> int | None:
+        """The first other record that fits, going round from a random place."""
+        start = bisect(ring, (self._number(record.id, purpose), -1))
+        turned = (ring[(start + step) % len(ring)][1] for step in range(len(ring)))
+        return next((n for n in turned if self._light[n].id != record.id and fits(n)), None)
+
+    def _number(self, record_id: str, purpose: str) -> float:
+        return float(generator_for(record_id, purpose, 0, self._seed).random())
+
+    def _own_media(self, record: Record) -> tuple[str, ...]:
+        """What tells a record's media: as this split's records say it, with or without the bytes."""
+        place = self._place.get(record.id)
+        return _media(record) if place is None else self._media[place]
+
+
+def _named_partner(record: Record) -> str | None:
+    named = record.meta.get("partner")
+    return None if named is None else str(named)
+
+
+def _media(record: Record) -> tuple[str, ...]:
+    return tuple(item.identity for _, item in record.media_items())
 
 
 def _shape(record: Record) -> Shape:
     return tuple(sorted((name, len(items)) for name, items in record.media.items() if items))
+
+
+def _counted(shape: Shape) -> str:
+    return ", ".join(f"{count} {name if count > 1 else name.removesuffix('s')}" for name, count in shape) or "no media"

@@ -10,7 +10,6 @@ import hashlib
 import inspect
 import math
 import sys
-from collections import OrderedDict
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -140,7 +139,10 @@ def generator_for(
 
 
 class ItemCache:
-    """Items that were made once, by what they depend on; those longest unused go when the limit is reached.
+    """Items that were made once, by what they depend on; when the limit is reached no more are kept.
+
+    What came first stays: training reads all records in a new order in each epoch, so that of a set that does not fit
+    those longest unused are as likely to be needed next as any other, and making room would lose hits.
 
     Args:
         limit: Bytes of all kept items together, by :func:`size_of`.
@@ -149,24 +151,20 @@ class ItemCache:
     def __init__(self, limit: int = CACHE_BYTES) -> None:
         self.limit = limit
         self.used = 0
-        self._items: OrderedDict[Hashable, Any] = OrderedDict()
+        self._items: dict[Hashable, Any] = {}
 
     def __len__(self) -> int:
         return len(self._items)
 
     def get(self, key: Hashable, make: Callable[[], Any]) -> Any:
-        """The item of a key, made where it is not there; an item above the limit is not kept."""
+        """The item of a key, made where it is not there; one that no longer fits is not kept."""
         if key in self._items:
-            self._items.move_to_end(key)
             return self._items[key]
         item = make()
         size = size_of(item)
-        if size <= self.limit:
+        if self.used + size <= self.limit:
             self._items[key] = item
             self.used += size
-        while self.used > self.limit:
-            _, oldest = self._items.popitem(last=False)
-            self.used -= size_of(oldest)
         return item
 
 

@@ -1,16 +1,20 @@
-"""What to watch while training: rewards, displacement, length gap, distance from the reference."""
+"""What to watch while training: rewards, displacement, length gap, distance from the reference, use of the media."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from mmdpo.objectives import Objective
+from mmdpo.objectives.regular import KL_ESTIMATORS
 from mmdpo.objectives.terms import reduce_tokens
-from mmdpo.views import CHOSEN, CLEAN, REJECTED, Reduction, ScoreTable, View
+from mmdpo.views import CHOSEN, CLEAN, EVERY, REJECTED, Reduction, ScoreTable, View
+
+PAIRS = "diagnostics/pairs"
+"""Name under which it is logged how many pairs the values of a log entry are over."""
 
 
 @dataclass(frozen=True)
@@ -25,11 +29,34 @@ class Reward:
     beta: float = 0.1
     reduction: Reduction = "sum"
 
+    def of(self, table: ScoreTable, rows: Tensor) -> Tensor:
+        """[M] rewards of the answers in some rows; without a reference of their log-probabilities alone."""
+        values = table.logp if table.ref_logp is None else table.logp - table.ref_logp
+        return self.beta * reduce_tokens(values[rows], table.weight[rows] * table.mask[rows], self.reduction)
+
 
 def reward_of(objective: Objective) -> Reward:
     """The beta and reduction really used, else the defaults."""
     term = next((term for term in objective.terms.values() if hasattr(term, "beta")), None)
     return Reward() if term is None else Reward(float(term.beta), getattr(term, "reduction", "sum"))
+
+
+@dataclass(frozen=True)
+class Drift:
+    """How far answers have moved from the reference, each [M]; tokens count alike, whatever weights a loss gives them.
+
+    Args:
+        chosen: Summed log-ratio of the chosen answer, in nats.
+        rejected: The same of the rejected answer.
+        per_token: Mean log-ratio of the chosen answer's tokens.
+        kl: Mean over the chosen answer's tokens of each of :data:`~mmdpo.objectives.regular.KL_ESTIMATORS`: estimates
+            of KL(policy || reference) where the answer is one that the policy would give.
+    """
+
+    chosen: Tensor
+    rejected: Tensor
+    per_token: Tensor
+    kl: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -43,8 +70,7 @@ class PairStatistics:
         chosen_logp: Summed log-probability of the chosen answer.
         rejected_logp: Summed log-probability of the rejected answer.
         length_gap: Tokens of the chosen minus tokens of the rejected answer.
-        kl: Distance from the reference per token of the chosen answer, the mean of ``d**2 / 2`` with ``d`` the token's
-            log-ratio: an estimate of KL(policy || reference) where the answer is one that the policy would give.
+        drift: Distance from the reference; None without one.
     """
 
     example: Tensor
@@ -53,7 +79,7 @@ class PairStatistics:
     chosen_logp: Tensor
     rejected_logp: Tensor
     length_gap: Tensor
-    kl: Tensor
+    drift: Drift | None
 
     @property
     def margin(self) -> Tensor:
@@ -65,25 +91,67 @@ class PairStatistics:
 def pair_statistics(table: ScoreTable, reward: Reward, media: str = CLEAN) -> PairStatistics:
     """Statistics of every record that has both a chosen and a rejected row under a media variant."""
     better, worse = table.aligned(View(CHOSEN, media), View(REJECTED, media))
-    drift = torch.zeros_like(table.logp) if table.ref_logp is None else table.logp - table.ref_logp
-    ratios = table.logp if table.ref_logp is None else drift
-
-    def summed(values: Tensor, rows: Tensor) -> Tensor:
-        return reduce_tokens(values[rows], table.mask[rows].to(values.dtype))
-
-    def log_ratio(rows: Tensor) -> Tensor:
-        return reduce_tokens(ratios[rows], table.weight[rows] * table.mask[rows], reward.reduction)
-
     tokens = table.mask.sum(-1)
     return PairStatistics(
         example=table.example[better],
-        chosen=reward.beta * log_ratio(better),
-        rejected=reward.beta * log_ratio(worse),
-        chosen_logp=summed(table.logp, better),
-        rejected_logp=summed(table.logp, worse),
+        chosen=reward.of(table, better),
+        rejected=reward.of(table, worse),
+        chosen_logp=_summed(table, table.logp, better),
+        rejected_logp=_summed(table, table.logp, worse),
         length_gap=(tokens[better] - tokens[worse]).float(),
-        kl=summed(drift**2 / 2, better) / tokens[better].clamp(min=1),
+        drift=None if table.ref_logp is None else _drift(table, table.logp - table.ref_logp, better, worse),
     )
+
+
+def _drift(table: ScoreTable, ratios: Tensor, better: Tensor, worse: Tensor) -> Drift:
+    def per_token(values: Tensor) -> Tensor:
+        return reduce_tokens(values[better], table.mask[better].to(values.dtype), "mean")
+
+    return Drift(
+        chosen=_summed(table, ratios, better),
+        rejected=_summed(table, ratios, worse),
+        per_token=per_token(ratios),
+        kl={name: per_token(estimate(ratios)) for name, estimate in KL_ESTIMATORS.items()},
+    )
+
+
+def _summed(table: ScoreTable, values: Tensor, rows: Tensor) -> Tensor:
+    return reduce_tokens(values[rows], table.mask[rows].to(values.dtype))
+
+
+@dataclass(frozen=True)
+class MediaStatistics:
+    """What the media do for the chosen answers, each [M]; a record is there once for each variant.
+
+    Args:
+        example: Index of the record within the table.
+        margin: Reward of the chosen answer with its media minus its reward under the variant.
+        gain: Nats by which the media make the chosen answer more likely than under the variant.
+    """
+
+    example: Tensor
+    margin: Tensor
+    gain: Tensor
+
+
+@torch.no_grad()
+def media_statistics(table: ScoreTable, reward: Reward, variants: Sequence[str]) -> MediaStatistics:
+    """Statistics of every chosen answer that is scored with its media and under a variant of them."""
+    clean, other = (
+        torch.cat(rows)
+        for rows in zip(*(table.aligned(View(CHOSEN), View(CHOSEN, media)) for media in variants), strict=True)
+    )
+    return MediaStatistics(
+        example=table.example[clean],
+        margin=reward.of(table, clean) - reward.of(table, other),
+        gain=_summed(table, table.logp, clean) - _summed(table, table.logp, other),
+    )
+
+
+def media_variants(objective: Objective) -> tuple[str, ...]:
+    """Media variants under which an objective scores the chosen answer."""
+    chosen = {view.media for view in objective.views if view.candidate in (CHOSEN, EVERY)}
+    return tuple(sorted(chosen - {CLEAN}))
 
 
 def right(margin: Tensor) -> Tensor:
@@ -92,37 +160,76 @@ def right(margin: Tensor) -> Tensor:
 
 
 def step_metrics(statistics: PairStatistics) -> dict[str, Tensor]:
-    """Per-record values under the names that are logged; each is averaged over the optimizer step."""
-    both_fell = (statistics.chosen < 0) & (statistics.rejected < 0)
-    return {
+    """Per-record values of pairs under the names that are logged, for :meth:`Meter.add`.
+
+    Returns:
+        [M] values whose mean is logged, and [M, 2] values whose correlation is.
+    """
+    metrics = {
         "rewards/chosen": statistics.chosen,
         "rewards/rejected": statistics.rejected,
         "rewards/margins": statistics.margin,
         "rewards/accuracies": right(statistics.margin),
         "logps/chosen": statistics.chosen_logp,
         "logps/rejected": statistics.rejected_logp,
-        "diagnostics/displacement": both_fell.float(),
         "diagnostics/length_gap": statistics.length_gap,
-        "diagnostics/kl": statistics.kl,
+        "diagnostics/length_correlation": torch.stack([statistics.length_gap, statistics.margin], -1),
     }
+    drift = statistics.drift
+    if drift is not None:
+        metrics |= {
+            "diagnostics/displacement": ((drift.chosen < 0) & (drift.rejected < 0)).float(),
+            "diagnostics/chosen_drop": (drift.chosen < 0).float(),
+            "diagnostics/chosen_change": drift.per_token,
+        }
+        metrics |= {f"diagnostics/kl_{name}": values for name, values in drift.kl.items()}
+    return metrics
+
+
+@torch.no_grad()
+def training_metrics(table: ScoreTable, objective: Objective) -> dict[str, Tensor]:
+    """Everything that a training step logs of a table, as :func:`step_metrics`.
+
+    The names depend on the objective and the reference alone, so that all processes have the same.
+    """
+    reward = reward_of(objective)
+    metrics = step_metrics(pair_statistics(table, reward))
+    variants = media_variants(objective)
+    if variants:
+        media = media_statistics(table, reward, variants)
+        metrics |= {
+            "diagnostics/media_margin": media.margin,
+            "diagnostics/media_accuracy": right(media.margin),
+            "diagnostics/media_gain": media.gain,
+        }
+    if any(getattr(term, "reads_marks", False) for term in objective.terms.values()):
+        rows = table.where(View(EVERY))
+        mask = table.mask[rows].float()
+        metrics["diagnostics/marked_tokens"] = reduce_tokens(table.marks[rows].float(), mask, "mean")
+    return metrics
 
 
 class Meter:
-    """Means of logged values over everything since the last reading, over all processes."""
+    """Means and correlations of logged values over everything since the last reading, over all processes.
+
+    It keeps sums alone, so that parts pooled are the whole.
+    """
 
     def __init__(self) -> None:
         self._sums: dict[str, Tensor] = {}
 
     def add(self, values: Mapping[str, Tensor]) -> None:
-        """Adds per-record values, each [M]."""
+        """Adds per-record values: [M] for a mean, [M, 2] for the Pearson correlation of the two columns."""
         for name, value in values.items():
-            pair = torch.stack(
-                [value.detach().double().sum().float(), torch.tensor(float(len(value))).to(value.device)]
-            )
-            self._sums[name] = self._sums.get(name, torch.zeros_like(pair)) + pair
+            columns = value.detach().double()
+            if value.ndim == 2:
+                x, y = columns.T
+                columns = torch.stack([x, y, x * x, y * y, x * y], -1)
+            sums = torch.cat([columns.new_tensor([len(value)]), columns.sum(0).view(-1)])
+            self._sums[name] = self._sums[name] + sums if name in self._sums else sums
 
     def read(self, reduce: object) -> dict[str, float]:
-        """Means by name, and forgets.
+        """Values by name, and forgets; what has no record, and a correlation that is not defined, is left out.
 
         Args:
             reduce: Function that adds a tensor up over processes (``accelerator.reduce``).
@@ -130,6 +237,24 @@ class Meter:
         if not self._sums:
             return {}
         names = sorted(self._sums)
-        stacked: Tensor = reduce(torch.stack([self._sums[name] for name in names]), reduction="sum")  # type: ignore[operator]
+        own = [self._sums[name] for name in names]
         self._sums.clear()
-        return {name: float(total / count) for name, (total, count) in zip(names, stacked, strict=True) if count > 0}
+        total: Tensor = reduce(torch.cat(own), reduction="sum")  # type: ignore[operator]
+        parts = dict(zip(names, (part.tolist() for part in total.split([len(part) for part in own])), strict=True))
+        found = {
+            name: part[1] / part[0] if len(part) == 2 else pearson(*part) for name, part in parts.items() if part[0] > 0
+        }
+        if "rewards/margins" in found:
+            found[PAIRS] = parts["rewards/margins"][0]
+        return {name: value for name, value in found.items() if value is not None}
+
+
+def pearson(count: float, x: float, y: float, xx: float, yy: float, xy: float) -> float | None:
+    """Pearson's correlation from a count and the sums of x, y, x², y² and x·y.
+
+    None below three points, which any line fits, and where x or y do not vary beyond rounding.
+    """
+    variations = (count * xx - x * x, count * yy - y * y)
+    if count < 3 or any(v <= 1e-12 * count * square for v, square in zip(variations, (xx, yy), strict=True)):
+        return None
+    return float((count * xy - x * y) / (variations[0] * variations[1]) ** 0.5)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import importlib.metadata
 import platform
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,9 @@ def listing(kind: str) -> list[dict[str, Any]]:
         ConfigError: The kind is unknown.
     """
     if kind == "losses":
-        return [_loss(name) for name in registry.terms]
+        from mmdpo.loss_catalogue import catalogue  # torch, which no other list needs
+
+        return [dataclasses.asdict(entry) for entry in catalogue()]
     if kind in ("builders", "benchmarks", "modalities"):
         names = {"builders": registry.builders, "benchmarks": registry.benchmarks, "modalities": registry.modalities}
         return [{"name": name, "what": _first_line(names[kind].get(name))} for name in names[kind]]
@@ -36,10 +39,18 @@ def listing(kind: str) -> list[dict[str, Any]]:
     raise ConfigError(f"there is no list of {kind!r}", why=did_you_mean(kind, KINDS), fix=f"One of: {', '.join(KINDS)}")
 
 
-def _loss(name: str) -> dict[str, Any]:
-    term = registry.terms.get(name)
-    fields = ", ".join(f"{field.name}={field.default!r}" for field in dataclasses.fields(term))
-    return {"name": name, "formula": term.formula, "fields": fields, "source": term.source}
+def one_of(rows: Sequence[dict[str, Any]], name: str, kind: str) -> dict[str, Any]:
+    """The row of a list that has a name, in its first column or among its aliases.
+
+    Raises:
+        ConfigError: There is none; near names are suggested.
+    """
+    named = {known: row for row in rows for known in (next(iter(row.values())), *row.get("aliases", ()))}
+    if name not in named:
+        raise ConfigError(
+            f"unknown name {name!r} among the {kind}", why=did_you_mean(name, named), fix=f"See: mmdpo ls {kind}"
+        )
+    return named[name]
 
 
 def _family(name: str, entry: dict[str, Any]) -> dict[str, Any]:

@@ -82,7 +82,7 @@ class Encoder(Renderer):
         self.seed = seed
         self.fresh = fresh
         self.epoch = 0
-        self.cache = ItemCache()
+        self.cache = ItemCache(0) if fresh else ItemCache()  # what is drawn anew is never needed again
 
     def prompt(self, record: Record, variant: str = CLEAN, partner: Record | None = None) -> EncodedPrompt:
         """Encodes a record's prompt under one media variant.

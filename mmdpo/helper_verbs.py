@@ -111,24 +111,37 @@ def _shown(record: Record) -> Text:
 
 def list_names(
     kind: Annotated[str, typer.Argument(help="losses, builders, benchmarks, modalities, configs or families")],
+    name: Annotated[str | None, typer.Argument(help="One of them; of a loss everything.", show_default=False)] = None,
     as_json: AsJson = False,
     plugin: Plugins = None,
 ) -> None:
     """What there is to choose from.
 
-    Example: `mmdpo ls losses`
+    Example: `mmdpo ls losses`, `mmdpo ls losses mdpo`
     """
-    from mmdpo.discovery import listing
+    from mmdpo.discovery import listing, one_of
 
     use_plugins(plugin)
     rows = listing(kind)
+    rows = rows if name is None else [one_of(rows, name, kind)]
     if as_json:
         typer.echo(json.dumps(rows, indent=2))
+        return
+    if kind == "losses":
+        _print_losses(name)
         return
     table = Table(*(key for key in rows[0]), box=None, header_style="bold") if rows else Table()
     for row in rows:
         table.add_row(*(escape(str(value)) for value in row.values()))
     results.print(table)
+
+
+def _print_losses(name: str | None) -> None:
+    from mmdpo.loss_catalogue import catalogue
+    from mmdpo.loss_listing import loss_blocks, loss_detail
+
+    for block in loss_blocks(catalogue()) if name is None else loss_detail(name):
+        results.print(block, soft_wrap=False, crop=False, highlight=False)
 
 
 def copy_config(
@@ -146,13 +159,13 @@ def copy_config(
 
 
 def new(
-    kind: Annotated[str, typer.Argument(help="What to start: modality")],
+    kind: Annotated[str, typer.Argument(help="What to start: loss or modality")],
     name: Annotated[str, typer.Argument(help="Its name: lower case, letters, digits and _.")],
     out: Annotated[Path, typer.Option("--out", help="Folder to write to; no file is overwritten.")] = Path(),
 ) -> None:
     """Write the file of a new extension, and its test; both work as they are.
 
-    Example: `mmdpo new modality sensor`
+    Example: `mmdpo new loss steady`, `mmdpo new modality sensor`
     """
     from mmdpo.scaffold import write_new
 

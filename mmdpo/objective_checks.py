@@ -13,6 +13,7 @@ from mmdpo.errors import ConfigError, MMDPOError
 from mmdpo.modalities.base import check_variant
 from mmdpo.objectives import Objective, Term
 from mmdpo.planning import outline
+from mmdpo.record_checks import lacks_direction, ratings_of
 from mmdpo.records import Record
 from mmdpo.views import CLEAN, EVERY, MISMATCHED, PARTNER, SWAP, ScoreTable, View
 
@@ -39,8 +40,11 @@ class Usage:
 
 def usage(objective: Objective, records: Sequence[Record], companions: Companions) -> Usage:
     """Counts, without a model, what each term can use."""
-    table = outline(records, objective.views, companions)
-    return Usage({name: _used(term, table, len(records)) for name, term in objective.terms.items()})
+    return _usage(objective, outline(records, objective.views, companions), len(records))
+
+
+def _usage(objective: Objective, table: ScoreTable, records: int) -> Usage:
+    return Usage({name: _used(term, table, records) for name, term in objective.terms.items()})
 
 
 def _used(term: Term, table: ScoreTable, records: int) -> Tensor:
@@ -59,27 +63,34 @@ def objective_problems(objective: Objective, records: Sequence[Record], seed: in
         seed: Seed of the draws.
 
     Yields:
-        An error for each media variant that a modality does not have, and for each term that uses no record at all.
+        An error for each media variant that a modality does not have, and for each term that uses no record at all, or
+        that would compute something else on these records than it says.
     """
     unknown = list(_unknown_variants(objective, records))
     yield from unknown
     if unknown or not records:
         return
+    companions = Companions(records, seed)
+    table = outline(records, objective.views, companions)
+    counts = _usage(objective, table, len(records)).counts
+    marked = any(c.spans for record in records for c in record.candidates)
     for name, term in objective.terms.items():
-        if getattr(term, "reads_marks", False) and not any(c.spans for record in records for c in record.candidates):
+        if getattr(term, "reads_marks", False) and not marked:
             yield ConfigError(
                 f"loss.{name} weights marked tokens, and no candidate of the {len(records)} records has a mark",
                 why="Every token would count the same: the run would not train what its configuration says.",
                 fix="Set data.marks: difference to mark what differs, or give spans with the records (docs/marks.md).",
             )
-            return
-    found = usage(objective, records, Companions(records, seed))
-    for name, count in found.counts.items():
-        if count == 0:
-            term = objective.terms[name]
+        elif counts[name] == 0:
             yield ConfigError(
-                f"loss.{name} can use none of the {len(records)} records: {_reason(term, records)}",
+                f"loss.{name} can use none of the {len(records)} records: {_reason(term, records, companions)}",
                 why="The term would be 0 in every step, and the run would not train what its configuration says.",
+                fix="Use data that have what it needs, or another loss (mmdpo ls losses says what each needs).",
+            )
+        elif reason := _lacking(term, table, records):
+            yield ConfigError(
+                f"loss.{name} cannot be computed on the {len(records)} records: {reason}",
+                why="Something else would stand in for it: the run would not train what its configuration says.",
                 fix="Use data that have what it needs, or another loss (mmdpo ls losses says what each needs).",
             )
 
@@ -94,7 +105,7 @@ def _unknown_variants(objective: Objective, records: Sequence[Record]) -> Iterat
                 yield error
 
 
-def _reason(term: Term, records: Sequence[Record]) -> str:
+def _reason(term: Term, records: Sequence[Record], companions: Companions) -> str:
     """Why a term uses no record, in words."""
     views = term.views()
     if any(view.media != CLEAN for view in views) and not any(any(r.media.values()) for r in records):
@@ -107,16 +118,58 @@ def _reason(term: Term, records: Sequence[Record]) -> str:
         return f"it reads {_listed(views)}, and no record has more than {_counted(largest, 'candidate')}"
     if any(view.candidate == EVERY for view in views) and largest < 2 and "candidates" in term.needs:
         return f"it needs {term.needs}, and every record has one candidate alone"
-    ratings = [[_rating(c.score, c.rank) for c in r.candidates] for r in records]
-    if term.needs and not any(value is not None for values in ratings for value in values):
-        return f"it needs {term.needs}, and no candidate has a score"
-    if term.needs and all(len(set(values)) == 1 for values in ratings):
-        return f"it needs {term.needs}, and the candidates of every record are rated the same"
-    return f"it needs {term.needs or _listed(views)}"
+    if any(reads_partner(view) for view in views) and (without := _without_partner(records, companions)):
+        return f"it reads the partner of a record ({_listed(views)}), and {without}"
+    ratings = _rating_problem(term, records)
+    return f"it needs {term.needs or _listed(views)}" + (f", and {ratings}" if ratings else "")
 
 
-def _rating(score: float | None, rank: int | None) -> float | None:
-    return score if score is not None else rank
+def reads_partner(view: View) -> bool:
+    """Whether a view shows something of the record's partner."""
+    return view.candidate == PARTNER or view.media == SWAP
+
+
+def _without_partner(records: Sequence[Record], companions: Companions) -> str | None:
+    """Why no record has a partner; None if any has one."""
+    if any(companions.partner(record) is not None for record in records):
+        return None
+    said = ((record.id, companions.partner_problem(record)) for record in records)
+    wrong = next((f"record {name!r}: {problem}" for name, problem in said if problem), None)
+    return wrong or "no two records have as many items of each modality, and other ones"
+
+
+def _rating_problem(term: Term, records: Sequence[Record]) -> str | None:
+    """What is wrong with the ratings that a term needs; None where they are as it needs them."""
+    if "score" not in term.needs and "rated" not in term.needs:
+        return None
+    rated = [r for r in records if any(c.score is not None or c.rank is not None for c in r.candidates)]
+    if not rated:
+        return "no candidate has a score"
+    if all(lacks_direction(record) for record in rated):
+        return "higher_is_better is not said"
+    if ranks := _ranks_alone(term, rated):
+        return ranks
+    if not any(ratings_of(record) for record in rated):
+        return "no record has one for each candidate"
+    return "the candidates of every record are rated the same" if all(map(_tied, rated)) else None
+
+
+def _ranks_alone(term: Term, records: Sequence[Record]) -> str | None:
+    scored = any(c.score is not None for record in records for c in record.candidates)
+    return None if scored or "score" not in term.needs else "the candidates have ranks alone, which have no distances"
+
+
+def _tied(record: Record) -> bool:
+    return len(set(ratings_of(record))) < 2
+
+
+def _lacking(term: Term, table: ScoreTable, records: Sequence[Record]) -> str | None:
+    """What a term that uses records lacks all the same, in words; None where it has everything."""
+    absent = [view for view in term.views() if not bool(table.where(view).any())]
+    if absent:
+        return f"it reads {_listed(absent)}, and no record has that"
+    ranks = _ranks_alone(term, records)
+    return ranks and f"it needs {term.needs}, and {ranks}"
 
 
 def _listed(views: Iterable[View]) -> str:

@@ -162,6 +162,7 @@ def _note(run: Any, out: Path, loaded: LoadedModel, objective: Objective, data: 
         objective=objective.describe(),
         trained=loaded.decisions,
         counts={"train": len(data.train), "validation": len(data.validation)},
+        terms=dict(data.screening.terms),
         set_aside=count_reasons(data.set_aside),
         tokenised=dict(data.screening.ways),
     )

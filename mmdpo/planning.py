@@ -70,8 +70,13 @@ def plan(record: Record, views: Sequence[View], companions: Companions) -> Plan:
 
 
 def oriented_score(record: Record, candidate: Candidate) -> float:
-    """A candidate's score, else its rank, turned so that more is better; NaN without either."""
-    value = candidate.score if candidate.score is not None else candidate.rank
+    """A candidate's score, turned so that more is better; its rank where the record has ranks alone; NaN without.
+
+    Scores and ranks are never mixed within a record: they are numbers of different scales.
+    """
+    scores, ranks = ([getattr(c, name) for c in record.candidates] for name in ("score", "rank"))
+    complete = None not in scores or (None in ranks and any(value is not None for value in scores))
+    value = candidate.score if complete else candidate.rank
     if value is None or record.higher_is_better is None:
         return math.nan
     return float(value) if record.higher_is_better else -float(value)

@@ -14,10 +14,11 @@ from mmdpo import registry
 from mmdpo.errors import ConfigError, did_you_mean
 
 KINDS: Final[Mapping[str, Mapping[str, str]]] = {
+    "loss": {"loss.py.j2": "{name}.py", "test_loss.py.j2": "test_{name}.py"},
     "modality": {"modality.py.j2": "{name}.py", "test_modality.py.j2": "test_{name}.py"},
 }
 """Templates of each kind and the files that they become; another kind is one more entry."""
-_REGISTRIES: Final = {"modality": registry.modalities}
+_REGISTRIES: Final = {"loss": registry.terms, "modality": registry.modalities}
 LONGEST_NAME: Final = 30
 """Characters; the lines of the templates stay within 120."""
 
@@ -66,12 +67,14 @@ def _rendered(template: str, values: Mapping[str, str]) -> str:
 
 def _check_name(kind: str, name: str) -> None:
     """Refuses what cannot be a module, a registered name and the type of a content part at once."""
+    import mmdpo.objectives  # noqa: F401  (its losses are registered by now)
+
     problem = None
     if not name.isascii() or not name.isidentifier() or name != name.lower() or keyword.iskeyword(name):
         problem = "it has to be a Python identifier in lower case"
     elif name.startswith("_") or len(name) > LONGEST_NAME:
         problem = f"it has to start with a letter and to be at most {LONGEST_NAME} characters long"
-    elif name == "text":
+    elif kind == "modality" and name == "text":
         problem = "content parts of that type are the text of a prompt"
     elif name in _REGISTRIES[kind]:
         problem = f"a {kind} of that name is registered"

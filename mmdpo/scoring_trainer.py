@@ -11,13 +11,13 @@ from transformers import Trainer
 from transformers.trainer_utils import EvalLoopOutput
 
 from mmdpo.collate import Batch, Collator, table_of
-from mmdpo.diagnostics import Reward
+from mmdpo.diagnostics import Reward, media_variants
 from mmdpo.objectives import Objective
 from mmdpo.policy import LoadedModel
 from mmdpo.reference import Reference
 from mmdpo.scoring import ReferenceHidden, scores
 from mmdpo.two_pass import gather_tables, join
-from mmdpo.validation import first_time, validation_columns, validation_metrics
+from mmdpo.validation import BLIND, Blind, first_time, validation_columns, validation_metrics
 from mmdpo.views import ScoreTable
 
 
@@ -32,6 +32,7 @@ class ScoringTrainer(Trainer):
         groups: Group (image) of each held-out record.
         collator: Builds training batches.
         validation_collator: Builds validation batches, with the blind views.
+        blind: How the media of held-out pairs are hidden.
     """
 
     loaded: LoadedModel
@@ -41,6 +42,7 @@ class ScoringTrainer(Trainer):
     groups: list[str]
     collator: Collator
     validation_collator: Collator
+    blind: Blind = Blind(BLIND, "no other was tried")
 
     def _reference_scores(
         self, model: nn.Module, inputs: Batch, also: Collection[str] = ()
@@ -83,14 +85,16 @@ class ScoringTrainer(Trainer):
         was_training = model.training
         model.eval()
         columns: list[Tensor] = []
+        variants = media_variants(self.objective)
         seen: set[int] = set()
         tables: list[ScoreTable] = []
         for batch in dataloader:
             self.loaded.inner.mmdpo_scoring.features.clear()
             inputs = self._prepare_inputs(batch)
             with torch.no_grad(), self.compute_loss_context_manager():
-                table = self._table(model, inputs, self.validation_collator)
-            gathered = self.accelerator.gather(validation_columns(table, inputs["index"], self.reward))
+                table = self._table(model, inputs, self.validation_collator, also=("entropy",))
+            found = validation_columns(table, inputs["index"], self.reward, self.blind.variant, variants)
+            gathered = self.accelerator.gather(found)
             fresh = torch.tensor(first_time(gathered[:, 0].long().tolist(), seen), device=gathered.device)
             columns.append(gathered[fresh])
             own = fresh.view(-1, len(inputs["index"]))[self.accelerator.process_index]

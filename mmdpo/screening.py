@@ -13,12 +13,15 @@ from dataclasses import dataclass, field
 from mmdpo.companions import Companions
 from mmdpo.encoding import Encoder
 from mmdpo.errors import ConfigError, MMDPOError, ModelError
-from mmdpo.objective_checks import usage
+from mmdpo.objective_checks import reads_partner, usage
 from mmdpo.objectives import Objective
 from mmdpo.planning import PlannedRow, plan
 from mmdpo.record_checks import lacks_direction, ratings_of
 from mmdpo.records import Record, media_field
 from mmdpo.views import CLEAN, EVERY, View
+
+Refusal = tuple[str, str]
+"""Why a record is set aside: a short stable name, and the same for people."""
 
 
 @dataclass(frozen=True)
@@ -30,8 +33,8 @@ class SetAsideRecord:
         id: Its id.
         reason: Short stable name: ``too_long``, ``control_token``, ``placeholder_mismatch``, ``equal_answers``,
             ``empty_answer``, ``missing_candidates`` or ``no_term`` (no loss term can use it), ``wrong_order``,
-            ``missing_direction``, ``refused`` (by the model's processor or template), the kind of a
-            :class:`~mmdpo.media.MediaError`, or ``unreadable``.
+            ``missing_direction``, ``wrong_partner`` (``meta.partner`` names none that it can have), ``refused`` (by
+            the model's processor or template), the kind of a :class:`~mmdpo.media.MediaError`, or ``unreadable``.
         message: The same for people.
         split: ``train`` or ``validation``.
     """
@@ -99,40 +102,91 @@ def screen(
         split: Name of the records in the account.
     """
     limits = [limit for limit in (max_length, encoder.facts.max_positions) if limit is not None]
-    limit = min(limits) if limits else None
-    views, companions = objective.views, Companions(records, encoder.seed)
-    uses = usage(objective, records, companions)
-    result = Screening()
-    for index, record in enumerate(progress(records)):
+    examiner = _Examiner(encoder, objective, min(limits) if limits else None)
+    found: dict[int, _Passed | Refusal] = {}
+    left, shown = list(range(len(records))), progress(records)
+    while True:
+        among = [records[index] for index in left]
+        companions = Companions(among, encoder.seed)
+        uses = usage(objective, among, companions)
+        for place, (index, record) in enumerate(zip(left, shown, strict=True)):
+            found[index] = examiner.examine(record, companions, uses.used(place), found.get(index))
+        passed = {index: one for index in left if isinstance(one := found[index], _Passed)}
+        if len(passed) == len(left):
+            break
+        # a record that is set aside is no companion: those that had it have another one now
+        left = list(passed)
+        shown = [records[index] for index in left]
+    refused = {index: one for index, one in sorted(found.items()) if not isinstance(one, _Passed)}
+    return Screening(
+        kept=left,
+        set_aside=[SetAsideRecord(index, records[index].id, *one, split) for index, one in refused.items()],
+        lengths=[one.length for one in passed.values()],
+        media=[sum(len(items) for items in records[index].media.values()) for index in left],
+        ways=Counter(way for one in passed.values() for way in one.ways),
+        terms=Counter({name: count for name, count in uses.counts.items() if count}),
+    )
+
+
+@dataclass(frozen=True)
+class _Passed:
+    """A record that can be used.
+
+    Args:
+        companions: Its partner's id and the answers of other records, with which it was examined.
+        length: Tokens of its longest plain row.
+        ways: How each of its answers was tokenised.
+    """
+
+    companions: tuple[str, ...]
+    length: int
+    ways: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class _Examiner:
+    """Decides on one record at a time."""
+
+    encoder: Encoder
+    objective: Objective
+    limit: int | None
+
+    def examine(
+        self, record: Record, companions: Companions, used: bool, before: _Passed | Refusal | None
+    ) -> _Passed | Refusal:
+        """Encodes a record, unless its companions are those of ``before``; ``used`` says if any term can use it."""
+        views = self.objective.views
+        planned = plan(record, views, companions)
+        rows = {row.view.candidate: row for row in planned.rows}
+        answers = [row.answer.text for candidate, row in rows.items() if candidate < 0]
+        others = (planned.partner.id if planned.partner else "", *answers)
+        if any(map(reads_partner, views)) and (wrong := companions.partner_problem(record)):
+            return "wrong_partner", wrong
+        if not used:
+            return _unused(record, self.objective)
+        if isinstance(before, _Passed) and before.companions == others:
+            return before
         try:
-            rows = {row.view.candidate: row for row in plan(record, views, companions).rows}
-            reason, message = _problem(record, views, rows) if uses.used(index) else _unused(record, objective)
-            if not reason:
-                encoder.check_rendering(record)
-                prompt = len(encoder.prompt(record, CLEAN).input_ids)
-                answers = [encoder.answer(record, row.answer) for row in rows.values()]
-                own = [answer for answer, k in zip(answers, rows, strict=True) if k >= 0]
-                length = prompt + max(len(answer.ids) for answer in answers)
-                if limit is not None and length > limit:
-                    reason, message = "too_long", f"{length} tokens, the limit is {limit}"
-                elif len({tuple(answer.ids.tolist()) for answer in own}) < len(own):
-                    reason, message = "equal_answers", "two candidates are the same tokens"
+            return _problem(record, views, rows) or self._encoded(record, rows, others)
         except ConfigError:
             raise  # of no record: a package that is missing, a modality that nobody registered
         except MMDPOError as error:
-            reason, message = _reason_of(error), error.what
-        if reason:
-            result.set_aside.append(SetAsideRecord(index, record.id, reason, message, split))
-            continue
-        result.kept.append(index)
-        result.lengths.append(length)
-        result.media.append(sum(len(items) for items in record.media.values()))
-        result.ways.update(answer.way for answer in own)
-        result.terms.update(name for name, used in uses.terms.items() if used[index])
-    return result
+            return _reason_of(error), error.what
+
+    def _encoded(self, record: Record, rows: Mapping[int, PlannedRow], others: tuple[str, ...]) -> _Passed | Refusal:
+        self.encoder.check_rendering(record)
+        prompt = len(self.encoder.prompt(record, CLEAN).input_ids)
+        answers = {candidate: self.encoder.answer(record, row.answer) for candidate, row in rows.items()}
+        own = [answer for candidate, answer in answers.items() if candidate >= 0]
+        length = prompt + max(len(answer.ids) for answer in answers.values())
+        if self.limit is not None and length > self.limit:
+            return "too_long", f"{length} tokens, the limit is {self.limit}"
+        if len({tuple(answer.ids.tolist()) for answer in own}) < len(own):
+            return "equal_answers", "two candidates are the same tokens"
+        return _Passed(others, length, tuple(answer.way for answer in own))
 
 
-def _unused(record: Record, objective: Objective) -> tuple[str, str]:
+def _unused(record: Record, objective: Objective) -> Refusal:
     """Why no term takes a record."""
     needed = max((view.candidate + 1 for view in objective.views), default=1)
     if len(record.candidates) < needed:
@@ -145,7 +199,7 @@ def _unused(record: Record, objective: Objective) -> tuple[str, str]:
     return "no_term", "no loss term can use it: " + "; ".join(needs)
 
 
-def _problem(record: Record, views: Sequence[View], rows: Mapping[int, PlannedRow]) -> tuple[str, str]:
+def _problem(record: Record, views: Sequence[View], rows: Mapping[int, PlannedRow]) -> Refusal | None:
     if any(not row.answer.text.strip() for row in rows.values()):
         return "empty_answer", "an answer has no text"
     by_place = [view.candidate for view in views if view.candidate >= 0]
@@ -158,10 +212,10 @@ def _problem(record: Record, views: Sequence[View], rows: Mapping[int, PlannedRo
     items = Counter({name: len(media) for name, media in record.media.items()})
     if places != items:
         return "placeholder_mismatch", f"places for {_counted(places)}, media: {_counted(items)}"
-    return "", ""
+    return None
 
 
-def _order_problem(record: Record) -> tuple[str, str] | None:
+def _order_problem(record: Record) -> Refusal | None:
     """Why the candidates do not stand best first, as terms that name them by their place read them."""
     if lacks_direction(record):
         return "missing_direction", "it has scores or ranks, but higher_is_better is not said"

@@ -320,7 +320,7 @@ def test_a_draw_depends_on_each_of_its_arguments_and_on_nothing_else() -> None:
     assert drawn[0] == 3678392156209605586, "and the same in every release: a run can be repeated"
 
 
-def test_the_cache_keeps_to_its_limit_and_drops_what_was_unused_longest() -> None:
+def test_the_cache_keeps_to_its_limit_and_what_came_first() -> None:
     cache, made = ItemCache(limit=1000), []
 
     def get(key: str, size: int = 400) -> None:
@@ -331,12 +331,12 @@ def test_the_cache_keeps_to_its_limit_and_drops_what_was_unused_longest() -> Non
         assert cache.get(key, make).nbytes == size
         assert cache.used <= 1000
 
-    for key in ["a", "b", "a", "c", "a", "b"]:
+    for key in ["a", "b", "a", "c", "a", "b", "c"]:
         get(key)
-    assert made == ["a", "b", "c", "b"], "c took the place of b, which a had not been"
-    get("huge", 1001)
-    get("huge", 1001)
-    assert made[4:] == ["huge", "huge"] and len(cache) == 2 and cache.used == 800
+    assert made == ["a", "b", "c", "c"], "c does not fit beside a and b"
+    get("small", 200)
+    get("small", 200)
+    assert made[4:] == ["small"] and len(cache) == 3 and cache.used == 1000
 
 
 def test_sizes_of_items() -> None:

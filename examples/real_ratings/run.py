@@ -155,7 +155,7 @@ def reward_margins(
         with loaded.model.disable_adapter():
             reference = score(loaded.model, batch)
         loaded.inner.mmdpo_scoring.features.clear()
-        table = table_of(batch, collate.media_names, policy, reference)
+        table = table_of(batch, collate.media_names, {"logp": policy}, {"logp": reference})
         for variant, values in margins.items():
             values += pair_statistics(table, reward, variant).margin.tolist()
     return margins

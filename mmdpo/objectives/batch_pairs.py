@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, ClassVar, Literal
 
 import torch
@@ -10,8 +10,8 @@ from annotated_types import Ge, Gt, Le, Lt
 from torch import Tensor
 
 from mmdpo import registry
-from mmdpo.objectives.links import NotNegative, Positive
-from mmdpo.objectives.terms import Pair, reduce_tokens
+from mmdpo.objectives.links import NotNegative, Positive, ReverseKl
+from mmdpo.objectives.terms import Pair
 from mmdpo.views import ScoreTable
 
 Share = Annotated[float, Gt(0), Le(1)]
@@ -24,7 +24,7 @@ class SortedPair(Pair):
 
     Args:
         paired: True compares sorted policy gaps with sorted reference gaps; False compares the sorted log-ratios of all
-            better answers with those of all worse ones, so that they need not belong together.
+            better answers with those of all worse ones, as if they did not belong together.
     """
 
     paired: bool = True
@@ -37,19 +37,23 @@ class SortedPair(Pair):
         """Sorting compares the records of a step."""
         return "batch"
 
+    def __post_init__(self) -> None:
+        if self.paired and (self.penalty or self.transform != ReverseKl()):
+            raise ValueError("a transform or a penalty is of log-ratios, and paired gaps are of log-probabilities")
+
+    def ratios(self, table: ScoreTable, rows: tuple[Tensor, ...]) -> list[Tensor]:
+        """[M] log-ratios of each kind of answer over the whole optimizer step, in rising order if not ``paired``."""
+        ratios = super().ratios(table, rows)
+        return ratios if self.paired else [ratio.sort().values for ratio in ratios]
+
     def gap(self, table: ScoreTable, rows: tuple[Tensor, ...]) -> Tensor:
         """[M] differences of order statistics, over the whole optimizer step."""
         if not self.paired:
-            better, worse = (self.ratio(table, row).sort().values for row in rows[:2])
-            return better - worse
-
-        def gaps(logp: Tensor) -> Tensor:
-            better, worse = (
-                reduce_tokens(logp[row], self.token_weights(table, row), self.reduction) for row in rows[:2]
-            )
-            return (better - worse).sort().values
-
-        return gaps(table.logp) - gaps(table.ref_logp) if table.ref_logp is not None else gaps(table.logp)
+            return super().gap(table, rows)
+        policy = super().gap(replace(table, ref_logp=None), rows).sort().values
+        if not self.reference or table.ref_logp is None:
+            return policy
+        return policy - super().gap(replace(table, logp=table.ref_logp, ref_logp=None), rows).sort().values
 
 
 @registry.terms.register("batch_beta_pair")

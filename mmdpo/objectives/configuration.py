@@ -17,6 +17,7 @@ from mmdpo.objectives.presets import Preset
 from mmdpo.objectives.terms import Term
 
 SEE = "See: mmdpo ls losses"
+SAID = {"union_tag_not_found": "Its name is missing"}
 WHY = {"beta": "At 0 the loss is constant, below it the rejected answer is preferred."}
 
 
@@ -30,7 +31,7 @@ def made_terms(
     terms: dict[str, Term] = {}
     for name, fields in given.items():
         try:
-            expanded = _expanded(name, fields)
+            expanded = _expanded(name, _mapping(f"loss.{name}", fields))
         except ConfigError as error:
             problems.append(error)
             continue
@@ -50,16 +51,31 @@ def made_terms(
     return terms, problems
 
 
-def _expanded(entry: str, given: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+def _mapping(name: str, fields: Any) -> Mapping[str, Any]:
+    if isinstance(fields, Mapping):
+        return fields
+    why = "A loss has fields, each with its name."
+    raise ConfigError(f"{name} is {fields!r}", why=why, fix=f"Write {name}: {{weight: 1.0}}. {SEE}")
+
+
+def _expanded(entry: str, given: Mapping[str, Any], inside: tuple[str, ...] = ()) -> dict[str, dict[str, Any]]:
     """An entry as registered terms: presets by their parts, until only terms are left."""
     fields = dict(given)
-    what = registry.terms.get(fields.pop("term", entry))
+    term = fields.pop("term", entry)
+    what = registry.terms.get(f"{term}")
     if not isinstance(what, Preset):
         return {entry: {**fields, "term": what}}
+    path = (*inside, what.name)
+    if what.name in inside:
+        raise ConfigError(
+            f"the preset {what.name!r} is made of itself: {' > '.join(path)}",
+            why="It would never end.",
+            fix="Build presets of terms, or of other presets.",
+        )
     return {
         full: settings
         for name, part in what.expand(entry, fields).items()
-        for full, settings in _expanded(name, part).items()
+        for full, settings in _expanded(name, part, path).items()
     }
 
 
@@ -101,11 +117,14 @@ def _problems(name: str, settings: Mapping[str, Any]) -> Iterator[ConfigError]:
             adapters[key].validate_python(value)
         except ValidationError as error:
             right = False
-            said = f"{error.errors()[0]['msg']}."
-            low = error.errors()[0]["type"] == "greater_than"
+            # a number or a schedule, a name or a mapping: the last complaint is about the mapping
+            complaint = error.errors()[-1 if isinstance(value, Mapping) else 0]
+            inside = [f"{part}: " for part in complaint["loc"] if isinstance(value, Mapping) and part in value]
+            said = f"{''.join(inside)}{SAID.get(complaint['type'], complaint['msg'])}."
+            low = complaint["type"] == "greater_than"
             yield ConfigError(f"loss.{name}.{key} is {value!r}", why=WHY.get(key, said) if low else said, fix=SEE)
     if right:
         try:
             _made(settings).views()
         except ValueError as error:
-            yield ConfigError(f"loss.{name}: {error}", why="It would read no answer.", fix=SEE)
+            yield ConfigError(f"loss.{name}: {error}", why="Nothing could be computed from it.", fix=SEE)

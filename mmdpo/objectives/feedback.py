@@ -84,9 +84,13 @@ class Feedback(RatioTerm):
         return weight * self.link(self._arguments(table))
 
     def watch(self, table: ScoreTable) -> dict[str, Tensor]:
-        """Beta, the reference point, and which answers have no gradient left."""
+        """Beta, the reference point, rewards of both kinds of answers, and which have no gradient left."""
         z = self._arguments(table)
+        (rows,) = self.rows(table)
+        reward, label = self.beta * self.ratio(table, rows), table.label[rows]
         return {
+            "reward_desirable": reward[label > 0],
+            "reward_undesirable": reward[label < 0],
             "beta": torch.full_like(z, self.beta),
             "shift": self.reference_point(table).expand_as(z),
             "saturated": (z.abs() > SATURATED).to(z.dtype),

@@ -7,12 +7,12 @@ A link is a small frozen dataclass. In a configuration it is its name (``link: h
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import log, sqrt
+from math import log
 from typing import Annotated, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
-from annotated_types import Ge, Gt, Lt
+from annotated_types import Ge, Gt, Le, Lt
 from torch import Tensor
 
 Positive = Annotated[float, Gt(0)]
@@ -28,13 +28,14 @@ class Choice:
 
 
 def safe_exp(x: Tensor) -> Tensor:
-    """``exp(x)``, going on as a straight line where it passes the square root of the type's largest number.
+    """``exp(x)``, going on as a straight line where it passes the cube root of the type's largest number.
 
-    Up to there it is exact; beyond, value and gradient stay finite when they are squared or multiplied by a beta.
+    Up to there it is exact; beyond, for x up to 10,000, value and gradient stay finite when a beta multiplies them and
+    when they are squared.
     """
-    limit = log(sqrt(torch.finfo(x.dtype).max))
+    limit = log(torch.finfo(x.dtype).max) / 3
     inside = x.clamp(max=limit).exp()
-    return inside + (x - limit).clamp(min=0) * inside.detach()
+    return inside + F.relu(x - limit) * inside.detach()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,7 +84,7 @@ class Hinge(Choice):
 
     def __call__(self, z: Tensor) -> Tensor:
         """Loss [M] of arguments [M]."""
-        return (self.target - z).clamp(min=0)
+        return F.relu(self.target - z)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,7 +140,7 @@ class Disco(Choice):
     """
 
     name: Literal["disco"] = "disco"
-    tau: Annotated[float, Gt(0), Lt(1)] = 0.05
+    tau: Annotated[float, Gt(0), Le(1)] = 0.05
 
     def __call__(self, z: Tensor) -> Tensor:
         """Loss [M] of arguments [M]."""

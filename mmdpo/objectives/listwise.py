@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import log
 from typing import Annotated, ClassVar, Literal
 
 import torch
@@ -89,8 +90,13 @@ class ListTerm(RatioTerm):
         return self.beta * ratios.masked_fill(~lists.present, 0.0)
 
     def watch(self, table: ScoreTable) -> dict[str, Tensor]:
-        """Beta."""
-        return {"beta": torch.full((len(self.lists(table).index),), self.beta, device=table.mask.device)}
+        """Beta, and the share of the pairs of each list that the rewards put in the right order (a tie is half)."""
+        lists = self.lists(table)
+        s = self.rewards(table, lists)
+        gap = s[:, :, None] - s[:, None, :]
+        right = ((gap > 0).to(s.dtype) + 0.5 * (gap == 0)) * lists.beats
+        order = right.sum((1, 2)) / lists.beats.sum((1, 2))
+        return {"beta": torch.full_like(order, self.beta), "order_accuracy": order}
 
 
 @registry.terms.register("ranking")
@@ -152,7 +158,7 @@ class SoftRanking(ListTerm):
         if self.against == "softmax":
             log_softmax = s.masked_fill(~lists.present, -torch.inf).log_softmax(1)
             return -(target * log_softmax.masked_fill(~lists.present, 0.0)).sum(1)
-        share = lists.present / lists.present.sum(1, keepdim=True)
+        share = lists.present.to(s.dtype) / lists.present.sum(1, keepdim=True)
         return -(target * F.logsigmoid(s) + share * F.logsigmoid(-s)).sum(1)
 
 
@@ -200,5 +206,5 @@ class AllPairs(ListTerm):
         order = s.masked_fill(~lists.present, -torch.inf).argsort(dim=1, descending=True, stable=True)
         rank = torch.empty_like(order).scatter_(1, order, torch.arange(1, s.shape[1] + 1, device=s.device).expand_as(s))
         discount = 1 / torch.log1p(rank.to(s.dtype))
-        gain = safe_exp(lists.grade.to(s.dtype) * torch.log(torch.tensor(2.0, dtype=s.dtype)))
+        gain = safe_exp(lists.grade.to(s.dtype) * log(2))
         return (gain[:, :, None] - gain[:, None, :]).abs() * (discount[:, :, None] - discount[:, None, :]).abs()

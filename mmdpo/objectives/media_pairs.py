@@ -34,13 +34,14 @@ class GuidedPair(Pair):
 
     def views(self) -> tuple[View, ...]:
         """The pair with and without media."""
-        better, worse = super().views()[:2]
-        return better, worse, View(better.candidate, self.without), View(worse.candidate, self.without)
+        views = super().views()
+        return *views, *(View(view.candidate, self.without) for view in views[:2])
 
-    def gap(self, table: ScoreTable, rows: tuple[Tensor, ...]) -> Tensor:
-        """[M] guided preference."""
-        better, worse = (self._guided(table, *both) for both in (rows[0::2], rows[1::2]))
-        return better - worse
+    def ratios(self, table: ScoreTable, rows: tuple[Tensor, ...]) -> list[Tensor]:
+        """[M] log-ratios, those of the pair guided."""
+        better, worse, *others, better_blind, worse_blind = rows
+        pair = (self._guided(table, better, better_blind), self._guided(table, worse, worse_blind))
+        return [*map(self.transform, pair), *super().ratios(table, tuple(others))]
 
     def _guided(self, table: ScoreTable, seen: Tensor, blind: Tensor) -> Tensor:
         weights = self.token_weights(table, seen)
@@ -75,13 +76,14 @@ class AnchoredPair(Pair):
 
     def views(self) -> tuple[View, ...]:
         """The pair with clean and corrupted media."""
-        better, worse = super().views()[:2]
-        return better, worse, View(better.candidate, self.corrupted), View(worse.candidate, self.corrupted)
+        views = super().views()
+        return *views, *(View(view.candidate, self.corrupted) for view in views[:2])
 
-    def gap(self, table: ScoreTable, rows: tuple[Tensor, ...]) -> Tensor:
-        """[M] anchored preference."""
-        better = self._anchored(table, rows[0], rows[2], 1.0)
-        return better - self._anchored(table, rows[1], rows[3], -1.0)
+    def ratios(self, table: ScoreTable, rows: tuple[Tensor, ...]) -> list[Tensor]:
+        """[M] log-ratios, those of the pair anchored."""
+        better, worse, *others, better_hidden, worse_hidden = rows
+        pair = (self._anchored(table, better, better_hidden, 1.0), self._anchored(table, worse, worse_hidden, -1.0))
+        return [*map(self.transform, pair), *super().ratios(table, tuple(others))]
 
     def _anchored(self, table: ScoreTable, seen: Tensor, hidden: Tensor, sign: float) -> Tensor:
         def weight(logits: Tensor) -> Tensor:  # 1 - sigmoid(s) is sigmoid(-s)

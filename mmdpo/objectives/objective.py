@@ -69,11 +69,11 @@ class Objective:
         Returns:
             The scalar loss, and each term's unweighted contribution by name (detached).
         """
-        table = in_float32(table)
+        table = in_float32(without_reference_gradient(table))
         loss = table.logp.sum() * 0.0
         parts: dict[str, Tensor] = {}
         for (name, term), count in zip(self.terms.items(), counts, strict=True):
-            value = self.total(name, table) / count.clamp(min=1.0)
+            value = self.total(name, table) / torch.where(count > 0, count, 1.0)  # weighted tokens may be below 1
             parts[name] = value.detach()
             loss = loss + weight_at(term.weight, progress) * value
         return loss, parts
@@ -112,6 +112,15 @@ class Objective:
 
     def _with_state(self, name: str, table: ScoreTable) -> ScoreTable:
         return replace(table, state=self.state[name]) if name in self.state else table
+
+
+def without_reference_gradient(table: ScoreTable) -> ScoreTable:
+    """The table with the reference held still, however it was computed."""
+    return replace(
+        table,
+        ref_logp=None if table.ref_logp is None else table.ref_logp.detach(),
+        ref_statistics={name: values.detach() for name, values in table.ref_statistics.items()},
+    )
 
 
 def in_float32(table: ScoreTable) -> ScoreTable:

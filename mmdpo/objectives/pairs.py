@@ -16,7 +16,7 @@ from mmdpo.views import ScoreTable
 
 @dataclass(frozen=True, kw_only=True)
 class RatedPair(Pair):
-    """A pair that reads the ratings of its two answers; pairs without them, or with equal ones, are left out."""
+    """A pair that reads the ratings of its two answers; pairs without them, or in the wrong order, are left out."""
 
     @property
     def needs(self) -> str:
@@ -24,13 +24,13 @@ class RatedPair(Pair):
         return "a score for each candidate, higher for the better one"
 
     def rows(self, table: ScoreTable) -> tuple[Tensor, ...]:
-        """Pairs whose better answer has the higher rating."""
+        """Pairs whose better answer is not rated below the other."""
         rows = super().rows(table)
-        known = table.score[rows[0]] > table.score[rows[1]]  # False for NaN
+        known = table.score[rows[0]] >= table.score[rows[1]]  # False for NaN
         return tuple(row[known] for row in rows)
 
     def score_gap(self, table: ScoreTable, rows: tuple[Tensor, ...]) -> Tensor:
-        """[M] how much better the better answer was rated, above 0."""
+        """[M] how much better the better answer was rated, 0 or more."""
         return (table.score[rows[0]] - table.score[rows[1]]).to(table.logp.dtype)
 
 
@@ -63,7 +63,7 @@ class OffsetPair(RatedPair):
 
     Args:
         alpha: Factor of the offset.
-        scale: f: ``log`` (the paper's choice; negative for gaps below 1) or ``linear``.
+        scale: f: ``log`` (the paper's choice; negative for gaps below 1, and equal ratings are left out) or ``linear``.
     """
 
     alpha: NotNegative = 1.0
@@ -71,6 +71,14 @@ class OffsetPair(RatedPair):
 
     formula: ClassVar[str] = "link(beta (R(better) - R(worse)) - alpha f(score(better) - score(worse)))"
     source: ClassVar[str] = "arXiv 2402.10571 (ODPO), equation 8"
+
+    def rows(self, table: ScoreTable) -> tuple[Tensor, ...]:
+        """Pairs that have an offset: equal ratings have no logarithm."""
+        rows = super().rows(table)
+        if self.scale == "linear":
+            return rows
+        apart = table.score[rows[0]] > table.score[rows[1]]
+        return tuple(row[apart] for row in rows)
 
     def offsets(self, table: ScoreTable, rows: tuple[Tensor, ...]) -> Tensor:
         """[M] offsets from the ratings."""
@@ -109,12 +117,12 @@ class SeverityPair(Pair):
             known = known & (table.score[rows[0]] <= 0)
         return tuple(row[known] for row in rows)
 
-    def gap(self, table: ScoreTable, rows: tuple[Tensor, ...]) -> Tensor:
-        """[M] difference of the weighted log-ratios."""
+    def ratios(self, table: ScoreTable, rows: tuple[Tensor, ...]) -> list[Tensor]:
+        """[M] log-ratios, those of the pair weighted with the severities."""
         severity = (-table.score).clamp(0, self.cap).to(table.logp.dtype)
-        better, worse = (self.transform(self.ratio(table, row)) for row in rows[:2])
+        better, worse, *others = super().ratios(table, rows)
         of_better = severity[rows[0]] if self.sides == "both" else 1.0
-        return of_better * better - severity[rows[1]] * worse
+        return [of_better * better, severity[rows[1]] * worse, *others]
 
 
 @registry.terms.register("token_kl_pair")

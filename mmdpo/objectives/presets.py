@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -62,7 +63,13 @@ class Preset:
             own = rest if alone is not None else rest.pop(name, {})
             if own is None:
                 continue
-            fields |= own if isinstance(own, Mapping) else {"term": own}
+            if not isinstance(own, Mapping):
+                raise ConfigError(
+                    f"loss.{entry}.{name} is {own!r}",
+                    why=f"It is a term of {self.name}, and has fields, each with its name.",
+                    fix=f"Write {name}: {{weight: 1.0}}, or {name}: null to leave it out.",
+                )
+            fields |= own
             if factor != 1.0:
                 fields["weight"] = _times(fields.get("weight", 1.0), factor, entry)
             expanded[entry if alone is not None else f"{entry}.{name}"] = fields
@@ -85,6 +92,12 @@ def _filled(value: Any, parameters: Mapping[str, Any]) -> Any:
         return value
     before, _, name = value.partition("$")
     if before == "-":
+        if not isinstance(parameters[name], int | float):
+            raise ConfigError(
+                f"the parameter {name} of a loss is {parameters[name]!r}",
+                why="Its negative enters the loss.",
+                fix="Give a number.",
+            )
         return -parameters[name]
     return before + str(parameters[name]) if before else parameters[name]
 
@@ -103,12 +116,13 @@ def read_presets(path: Path) -> list[Preset]:
     """Reads a file of presets and registers them.
 
     Raises:
-        ConfigError: It is not a mapping from names to presets, or a preset uses a parameter that it does not have.
+        ConfigError: It is not a mapping from names to presets, or the parameters of a preset are not those that its
+            terms use.
     """
     try:
         entries = yaml.safe_load(path.read_text(encoding="utf-8"))
         presets = [_preset(name, entry) for name, entry in entries.items()]
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, AttributeError, TypeError, KeyError) as error:
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, AttributeError, TypeError) as error:
         raise ConfigError(
             f"{str(path)!r} is not a file of presets: {error}",
             why="Names that it should register would be unknown.",
@@ -122,9 +136,21 @@ def read_presets(path: Path) -> list[Preset]:
 def _preset(name: str, entry: Mapping[str, Any]) -> Preset:
     fields = dict(entry)
     preset = Preset(name=name, aliases=tuple(fields.pop("aliases", ())), **fields)
-    for term in preset.terms.values():
-        term["term"]
-        _filled(term, preset.parameters)  # a parameter that is not there is told now
+    for part, term in preset.terms.items():
+        if "term" not in term:
+            raise ConfigError(
+                f"the preset {name!r} does not say what its term {part!r} is",
+                why="There are many kinds of terms.",
+                fix=f"Write {part}: {{term: pair, ...}}. See: mmdpo ls losses",
+            )
+    used = {found for term in preset.terms.values() for found in re.findall(r"\$(\w+)", str(term))}
+    if used != set(preset.parameters):
+        odd = sorted(used ^ set(preset.parameters))
+        raise ConfigError(
+            f"the parameters of the preset {name!r} are not those that its terms use: {', '.join(odd)}",
+            why="A parameter without a use would be set in vain, and one without a value cannot be used.",
+            fix=f"Name under parameters: what stands in its terms after a $: {', '.join(sorted(used)) or 'nothing'}.",
+        )
     return preset
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from mmdpo import registry
 from mmdpo.objectives.links import safe_exp
-from mmdpo.objectives.terms import RatioTerm, Term, reduce_tokens
+from mmdpo.objectives.terms import RatioTerm, Term, one_row, reduce_tokens
 from mmdpo.views import CLEAN, Reduction, ScoreTable, View
 
 KL_ESTIMATORS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -30,14 +30,16 @@ class TokenTerm(Term):
         row: The answer, as ``candidate/media``.
         per: ``sequence``: mean over records of the mean over their tokens; ``token``: mean over all answer tokens of
             the optimizer step; ``sum``: mean over records of the sum over their tokens.
+        media: Media variant of a row that names none.
     """
 
     row: str = "chosen"
     per: Literal["sequence", "token", "sum"] = "sequence"
+    media: str = CLEAN
 
     def views(self) -> tuple[View, ...]:
         """The answer."""
-        return (View.parse(self.row, CLEAN),)
+        return (one_row(self.row, self.media),)
 
     def values(self, table: ScoreTable, rows: Tensor) -> Tensor:
         """[M, T] one value per token."""
@@ -141,7 +143,7 @@ class Entropy(TokenTerm):
 @registry.terms.register("consistency")
 @dataclass(frozen=True, kw_only=True)
 class Consistency(RatioTerm):
-    """Two pairs should have the same margin: ``((R(a) - R(b)) - (R(c) - R(d)))^2`` (SymMPO).
+    """Two pairs should have the same margin: ``((R(a) - R(b)) - (R(c) - R(d)))^2``, without beta (SymMPO).
 
     Args:
         first: Better and worse row of one pair, as ``candidate/media``.

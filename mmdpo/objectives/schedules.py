@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from annotated_types import Gt, Le
+from pydantic import Field
 
 from mmdpo.objectives.links import Choice
 
@@ -50,6 +51,9 @@ class Warmup(Choice):
         return self.weight * min(1.0, progress / self.share)
 
 
-def weight_at(weight: float | Linear | Warmup, progress: float) -> float:
+Schedule = Annotated[Linear | Warmup, Field(discriminator="name")]
+
+
+def weight_at(weight: float | Schedule, progress: float) -> float:
     """A weight, fixed or scheduled, when ``progress`` (0..1) of the run is done."""
     return weight.at(progress) if isinstance(weight, Linear | Warmup) else weight

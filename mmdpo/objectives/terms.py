@@ -17,12 +17,13 @@ from dataclasses import dataclass, field, replace
 from typing import ClassVar, Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from mmdpo import registry
 from mmdpo.objectives.links import Link, NotNegative, Positive, ReverseKl, Sigmoid, Transform
-from mmdpo.objectives.schedules import Linear, Warmup
-from mmdpo.views import CLEAN, Reduction, ScoreTable, View
+from mmdpo.objectives.schedules import Schedule
+from mmdpo.views import CLEAN, EVERY, Reduction, ScoreTable, View
 
 SATURATED = 20.0
 """Arguments beyond which a sigmoid has no gradient to speak of: its slope is below 2e-9."""
@@ -34,6 +35,20 @@ def reduce_tokens(values: Tensor, weights: Tensor, reduction: Reduction = "sum")
     return total if reduction == "sum" else total / weights.sum(-1).clamp(min=1e-12)
 
 
+def one_row(text: str, media: str = CLEAN) -> View:
+    """The view that a field of the configuration names; a ``ValueError`` if it names no candidate, or every one."""
+    view = View.parse(text, media)
+    if view.candidate == EVERY:
+        raise ValueError(f"{text!r} is every answer of a record, and this is about a single one; name it")
+    return view
+
+
+def log_ratio(table: ScoreTable, rows: Tensor, reduction: Reduction = "sum") -> Tensor:
+    """[M] log-ratios ``R = p - r`` of the answers in some rows [M], in nats; ``p`` itself without a reference."""
+    values = table.logp[rows] if table.ref_logp is None else table.logp[rows] - table.ref_logp[rows]
+    return reduce_tokens(values, table.weight[rows] * table.mask[rows], reduction)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Term:
     """One term of the objective.
@@ -43,7 +58,7 @@ class Term:
             ``{name: linear, start: 0, end: 1}``.
     """
 
-    weight: float | Linear | Warmup = 1.0
+    weight: float | Schedule = 1.0
 
     formula: ClassVar[str] = ""
     source: ClassVar[str] = ""
@@ -90,7 +105,6 @@ class Term:
 
     def watch(self, table: ScoreTable) -> dict[str, Tensor]:
         """What diagnostics should show of this term, [M] values by name: ``beta``, ``saturated``."""
-        del table
         return {}
 
     def initial_state(self) -> dict[str, float]:
@@ -142,7 +156,7 @@ class RatioTerm(Term):
 
     def view(self, text: str) -> View:
         """A row of the configuration."""
-        return View.parse(text, self.media)
+        return one_row(text, self.media)
 
     def token_weights(self, table: ScoreTable, rows: Tensor) -> Tensor:
         """[M, T] weights of the tokens of some rows, 0 where there is none."""
@@ -198,19 +212,22 @@ class Pair(RatioTerm):
         """Better, worse, and the further rows."""
         return tuple(self.view(text) for text in (self.better, self.worse, *self.plus))
 
+    def ratios(self, table: ScoreTable, rows: tuple[Tensor, ...]) -> list[Tensor]:
+        """[M] what enters the preference of each answer: the better, the worse, then the further ones."""
+        return [self.transform(self.ratio(table, row)) for row in rows]
+
     def gap(self, table: ScoreTable, rows: tuple[Tensor, ...]) -> Tensor:
         """[M] preference in nats, before beta."""
         if self.tail != 1:
             table = self._shortened(table, rows)
-        better, worse, *others = (self.transform(self.ratio(table, row)) for row in rows)
+        better, worse, *others = self.ratios(table, rows)
         gap = self.better_scale * better - self.worse_scale * worse
         for factor, other in zip(self.plus.values(), others, strict=True):
             gap = gap + factor * other
-        return gap - self.penalty * (-better).clamp(min=0) if self.penalty else gap
+        return gap - self.penalty * F.relu(-better) if self.penalty else gap
 
     def betas(self, table: ScoreTable, rows: tuple[Tensor, ...], gap: Tensor) -> Tensor:
         """[M] inverse temperature of each pair."""
-        del table, rows
         return torch.full_like(gap, self.beta).detach()
 
     def offsets(self, table: ScoreTable, rows: tuple[Tensor, ...]) -> Tensor:
@@ -239,8 +256,8 @@ class Pair(RatioTerm):
         shorter = torch.minimum(*(table.mask[row].sum(-1) for row in rows[:2]))
         weight = table.weight.to(table.logp.dtype, copy=True)
         for row in rows:
-            beyond = table.mask[row].cumsum(-1) > shorter[:, None]
-            weight[row] = torch.where(beyond, self.tail * weight[row], weight[row])
+            beyond = (table.mask[row].cumsum(-1) > shorter[:, None]).to(weight.dtype)
+            weight[row] = table.weight[row] * (1 + (self.tail - 1) * beyond)
         return replace(table, weight=weight)
 
 

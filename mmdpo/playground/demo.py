@@ -142,7 +142,7 @@ def make_ratings(plan: Plan, folder: Path, progress: Progress = iter) -> Path:
             asked = world.language.ask(scene, random.Random(f"question {plan.seed} {scene.number}"))
             rows += rate_yes_no(scene, asked, people)
     if plan.shuffle_ratings:
-        rows = _shuffled(rows, plan.seed)
+        rows = shuffled(rows, plan.seed)
     write_ratings_table(folder / "ratings.csv", rows, world.modality)
     return folder / "ratings.csv"
 
@@ -255,7 +255,7 @@ def summarise(world: World, run: Path, seconds: float) -> dict[str, Any]:
     return summary
 
 
-def _shuffled(rows: Sequence[Rating], seed: int) -> list[Rating]:
+def shuffled(rows: Sequence[Rating], seed: int) -> list[Rating]:
     """The same rows with their ratings dealt out at random: nobody's opinion is left in them."""
     points = [row.rating for row in rows]
     random.Random(f"shuffle {seed}").shuffle(points)

@@ -13,13 +13,12 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import MaxNLocator
 
+from mmdpo.report.curves import curve, legend, or_else, points
+from mmdpo.report.diagnostics import diagnostics_figure
 from mmdpo.report.drawing import BLUE, GREEN, GREY, INK, ORANGE, PAGE, PINK, SKY, YELLOW, save_figure, styled
 from mmdpo.report.measures import format_value
-from mmdpo.report.reading import Change, number, read_run, series
+from mmdpo.report.reading import Change, read_run
 from mmdpo.report.verdict import displacement
-
-SMOOTH_FROM = 40
-"""Curves with at least this many points get a running mean over the faint raw values."""
 
 
 def write_figures(run: Path) -> list[Path]:
@@ -31,6 +30,7 @@ def write_figures(run: Path) -> list[Path]:
     read = read_run(run)
     figures = {
         "training": training_figure(read.training, read.validation),
+        "diagnostics": diagnostics_figure(read.training, read.validation),
         "comparison": comparison_figure([(read.name, read.changes)]),
     }
     written = []
@@ -71,9 +71,9 @@ def training_figure(training: Sequence[Mapping[str, Any]], validation: Sequence[
 def _rewards_panel(axes: Axes, training: Sequence[Mapping[str, Any]]) -> None:
     axes.set_title("Implicit rewards: β · (policy − reference log-prob)")
     axes.axhline(0, color=INK, linewidth=1)
-    _curve(axes, training, "rewards/chosen", colour=BLUE, label="chosen")
-    _curve(axes, training, "rewards/rejected", colour=ORANGE, label="rejected", line=(0, (5, 1.5)))
-    _legend(axes)
+    curve(axes, training, "rewards/chosen", colour=BLUE, label="chosen")
+    curve(axes, training, "rewards/rejected", colour=ORANGE, label="rejected", line=(0, (5, 1.5)))
+    legend(axes)
     fallen = displacement(training)
     if fallen is not None:
         note = (
@@ -89,81 +89,32 @@ def _zero_panel(
 ) -> None:
     axes.set_title(title)
     axes.axhline(0, color=INK, linewidth=1)
-    _curve(axes, training, key, colour=BLUE, label="training")
-    _points(axes, validation, key, colour=GREEN, label="validation")
-    _legend(axes)
+    curve(axes, training, key, colour=BLUE, label="training")
+    points(axes, validation, key, colour=GREEN, label="validation")
+    legend(axes)
 
 
 def _accuracy_panel(axes: Axes, training: Sequence[Mapping[str, Any]], validation: Sequence[Mapping[str, Any]]) -> None:
     axes.set_title("Pairs in the right order")
     axes.axhline(0.5, color=INK, linewidth=1, linestyle=(0, (2, 2)))
-    _curve(axes, training, "rewards/accuracies", colour=BLUE, label="training")
-    _points(axes, validation, "rewards/accuracies", colour=GREEN, label="validation (95% interval)")
-    _points(axes, validation, "rewards/blind_accuracies", colour=ORANGE, label="validation, media hidden", marker="s")
+    curve(axes, training, "rewards/accuracies", colour=BLUE, label="training")
+    points(axes, validation, "rewards/accuracies", colour=GREEN, label="validation (95% interval)")
+    points(axes, validation, "rewards/blind_accuracies", colour=ORANGE, label="validation, media hidden", marker="s")
     axes.set_ylim(0, 1.04)
     axes.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.0f}%")
-    _legend(axes, loc="lower right")
+    legend(axes, loc="lower right")
 
 
 def _loss_panel(axes: Axes, training: Sequence[Mapping[str, Any]], validation: Sequence[Mapping[str, Any]]) -> None:
     axes.set_title("Loss")
     terms = sorted({key for event in training for key in event if key.startswith("loss/")})
-    _curve(axes, training, "loss", colour=INK, label="total")
+    curve(axes, training, "loss", colour=INK, label="total")
     if len(terms) > 1:
         styles = ((PINK, (0, (5, 1.5))), (GREEN, (0, (3, 1, 1, 1))), (ORANGE, (0, (1, 1))), (BLUE, "-."))
         for term, (colour, line) in zip(terms, styles, strict=False):
-            _curve(axes, training, term, colour=colour, label=term.removeprefix("loss/"), line=line)
-    _points(axes, validation, "loss", colour=GREEN, label="validation")
-    _legend(axes)
-
-
-def _curve(
-    axes: Axes, events: Sequence[Mapping[str, Any]], key: str, *, colour: str, label: str, line: Any = "-"
-) -> None:
-    steps, values = series(events, key)
-    if not steps:
-        return
-    if len(values) < SMOOTH_FROM:
-        axes.plot(steps, values, color=colour, linestyle=line, label=label)
-        return
-    axes.plot(steps, values, color=colour, alpha=0.25, linewidth=0.9)
-    axes.plot(steps, _running_mean(values, len(values) // 20), color=colour, linestyle=line, label=label)
-
-
-def _points(
-    axes: Axes, events: Sequence[Mapping[str, Any]], key: str, *, colour: str, label: str, marker: str = "o"
-) -> None:
-    steps, values = series(events, key)
-    if not steps:
-        return
-    rows = [event for event in events if number(event.get(key)) is not None]
-    spread = [
-        [max(0.0, value - (_or(row.get(f"{key}_low"), value))) for row, value in zip(rows, values, strict=True)],
-        [max(0.0, _or(row.get(f"{key}_high"), value) - value) for row, value in zip(rows, values, strict=True)],
-    ]
-    axes.errorbar(
-        steps, values, yerr=spread, color=colour, marker=marker, markersize=5, linewidth=1.2, capsize=3, label=label
-    )
-
-
-def _or(value: Any, default: float) -> float:
-    read = number(value)
-    return default if read is None else read
-
-
-def _running_mean(values: Sequence[float], half: int) -> list[float]:
-    """Centred mean over up to ``2 half + 1`` values, narrower at the ends so that nothing is invented there."""
-    means = []
-    for index in range(len(values)):
-        reach = min(half, index, len(values) - 1 - index)
-        window = values[index - reach : index + reach + 1]
-        means.append(sum(window) / len(window))
-    return means
-
-
-def _legend(axes: Axes, **where: Any) -> None:
-    if axes.get_legend_handles_labels()[0]:
-        axes.legend(**where)
+            curve(axes, training, term, colour=colour, label=term.removeprefix("loss/"), line=line)
+    points(axes, validation, "loss", colour=GREEN, label="validation")
+    legend(axes)
 
 
 def comparison_figure(runs: Sequence[tuple[str, Sequence[Change]]]) -> Figure | None:
@@ -215,7 +166,7 @@ def _bars_panel(
                 continue
             y = row - 0.4 + height * (place + 0.5)
             axes.barh(y, estimate.value, height * 0.86, color=colour, label=label if row == 0 else None)
-            low, high = _or(estimate.low, estimate.value), _or(estimate.high, estimate.value)
+            low, high = or_else(estimate.low, estimate.value), or_else(estimate.high, estimate.value)
             axes.plot([low, high], [y, y], color=INK, linewidth=1.3, solid_capstyle="butt")
             written = format_value(change.measure, estimate.value)
             axes.annotate(written, (high, y), (5, 0), textcoords="offset points", va="center", fontsize=8.5)

@@ -10,7 +10,7 @@ from typing import Any
 from markupsafe import Markup
 
 from mmdpo.errors import ConfigError
-from mmdpo.report import provenance
+from mmdpo.report import diagnostics, provenance
 from mmdpo.report.drawing import inline_svg
 from mmdpo.report.figures import comparison_figure, training_figure
 from mmdpo.report.grids import grids
@@ -72,11 +72,16 @@ def write_report(runs: Sequence[Path], out: Path | None = None, *, each: int = 4
 def _run_view(run: Run, label: str, place: int) -> dict[str, Any]:
     figure = training_figure(run.training, run.validation)
     curves = figure and inline_svg(figure, f"training{place}", f"Training curves of {label}")
+    watched = diagnostics.diagnostics_figure(run.training, run.validation)
     return {
         "label": label,
         "run": run,
         "verdict": judge(run),
         "curves": curves or "",
+        "watched": (watched and inline_svg(watched, f"diagnostics{place}", f"Diagnostics of {label}")) or "",
+        "warnings": diagnostics.warnings(run),
+        "held_out": diagnostics.held_out(run),
+        "held_out_pairs": diagnostics.held_out_pairs(run),
         "facts": provenance.facts(run),
         "counts": provenance.counts(run),
         "set_aside": provenance.set_aside(run),

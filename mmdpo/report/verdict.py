@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from statistics import fmean, stdev
 from typing import Any
 
+from mmdpo.report.diagnostics import warnings
 from mmdpo.report.measures import format_bounds, format_difference, format_value
 from mmdpo.report.reading import Change, Run, series
 from mmdpo.report.words import word_for
@@ -185,4 +186,10 @@ def limits(runs: Sequence[Run]) -> list[str]:
             "Training made even the chosen answers less likely than under the reference (likelihood displacement); "
             "a likelihood term on the chosen answers counters it."
         )
+    sentences += [
+        f"{run.name}: while it trained, {warning['metric']} was {warning['value']} on {warning['pairs']} "
+        f"{warning['split']} pairs (danger zone: {warning['zone']})."
+        for run in runs
+        for warning in warnings(run)
+    ]
     return sentences + [f"{run.name}: {notice}" for run in runs for notice in run.notices]

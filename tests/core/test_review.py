@@ -52,10 +52,12 @@ def test_rewards_are_those_of_the_loss() -> None:
         ref_logp=torch.zeros_like(logp),
         mask=mask,
         weight=mask.float(),
+        marks=torch.zeros_like(mask),
         example=torch.tensor([0, 0]),
         candidate=torch.tensor([0, 1]),
         media=torch.tensor([0, 0]),
         score=torch.tensor([float("nan")] * 2),
+        label=torch.tensor([1, -1]),
         media_names=("clean",),
     )
     reward = reward_of(make_objective({"nll": {}, "dpo": {"beta": 0.5, "reduction": "mean"}}))

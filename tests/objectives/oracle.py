@@ -5,6 +5,7 @@ its answers is missing; a loss is the mean over the records that are left, or se
 Gradients come from moving the policy's numbers a little; ``still`` is a text as it was before, for stopped gradients.
 """
 
+# ruff: noqa: E741 - w and l are the log-ratios of the papers
 from __future__ import annotations
 
 import math
@@ -224,21 +225,19 @@ RECORDS: dict[str, Formula] = {
     "ipo_avg": lambda e, c: (
         (R(e["chosen"]) / size(e["chosen"]) - R(e["rejected"]) / size(e["rejected"]) - 1 / (2 * c.tau)) ** 2
     ),
-    "simpo": lambda e, c: -ls(
-        c.beta * P(e["chosen"]) / size(e["chosen"]) - c.beta * P(e["rejected"]) / size(e["rejected"]) - c.gamma
+    "simpo": lambda e, c: (
+        -ls(c.beta * P(e["chosen"]) / size(e["chosen"]) - c.beta * P(e["rejected"]) / size(e["rejected"]) - c.gamma)
     ),
-    "sigmoid_norm": lambda e, c: -ls(
-        c.beta * (R(e["chosen"]) / size(e["chosen"]) - R(e["rejected"]) / size(e["rejected"]))
+    "sigmoid_norm": lambda e, c: (
+        -ls(c.beta * (R(e["chosen"]) / size(e["chosen"]) - R(e["rejected"]) / size(e["rejected"])))
     ),
-    "r_dpo": lambda e, c: -ls(
-        c.beta * (R(e["chosen"]) - R(e["rejected"])) + c.alpha * (len(e["chosen"]) - len(e["rejected"]))
+    "r_dpo": lambda e, c: (
+        -ls(c.beta * (R(e["chosen"]) - R(e["rejected"])) + c.alpha * (len(e["chosen"]) - len(e["rejected"])))
     ),
-    "ld_dpo": lambda e, c: -ls(
-        c.beta * (head(e["chosen"], e["rejected"], c.alpha) - head(e["rejected"], e["chosen"], c.alpha))
+    "ld_dpo": lambda e, c: (
+        -ls(c.beta * (head(e["chosen"], e["rejected"], c.alpha) - head(e["rejected"], e["chosen"], c.alpha)))
     ),
-    "mm_dpo": lambda e, c: -ls(
-        c.beta * (1 + c.w_ * (1 - exp(-c.k * rated(e)))) * (R(e["chosen"]) - R(e["rejected"]))
-    ),
+    "mm_dpo": lambda e, c: -ls(c.beta * (1 + c.w_ * (1 - exp(-c.k * rated(e)))) * (R(e["chosen"]) - R(e["rejected"]))),
     "hsa_dpo": lambda e, c: -ls(c.beta * (severity(e)[0] * R(e["chosen"]) - severity(e)[1] * R(e["rejected"]))),
     "tdpo2": lambda e, c: token_dpo(c.beta, c.alpha)(e),
     "wpo": lambda e, c: min(1, wpo_weight(e["chosen"]) * wpo_weight(e["rejected"])) * dpo(c.beta)(e),
@@ -246,11 +245,13 @@ RECORDS: dict[str, Formula] = {
     "sft_nll_seq_mean": lambda e, c: nll(e),
     "ddpo_segment": lambda e, c: segment(e, c.beta, c.gamma),
     "sentinel": lambda e, c: -ls(c.beta * (marked_R(e["chosen"], 1, 0)[0] - marked_R(e["rejected"], 1, 0)[0])),
-    "tpo_visual_anchored": lambda e, c: -ls(
-        c.beta
-        * (
-            visual(e["chosen"], e[f"chosen/{c.media}"], c.a, 1)
-            - visual(e["rejected"], e[f"rejected/{c.media}"], c.a, -1)
+    "tpo_visual_anchored": lambda e, c: (
+        -ls(
+            c.beta
+            * (
+                visual(e["chosen"], e[f"chosen/{c.media}"], c.a, 1)
+                - visual(e["rejected"], e[f"rejected/{c.media}"], c.a, -1)
+            )
         )
     ),
     "cond_pref": lambda e, c: dpo(c.beta, "chosen", f"chosen/{c.media}")(e),
@@ -258,14 +259,16 @@ RECORDS: dict[str, Formula] = {
     "anchor_rejected": lambda e, c: -ls(c.delta - c.beta * R(e["rejected"])),
     "povid_paper": lambda e, c: -ls(c.alpha * R(e["chosen"]) - c.b1 * R(e["rejected"]) - c.b2 * R(e["2"])),
     "vdpo_guided": lambda e, c: -ls(c.beta * (guided(e, "chosen", c.gamma) - guided(e, "rejected", c.gamma))),
-    "chip_single_sigmoid": lambda e, c: -ls(
-        c.beta
-        * (
-            R(e["chosen"])
-            - R(e["rejected"])
-            + R(e["chosen"])
-            - R(e[f"chosen/{c.media}"])
-            - c.tok_beta * (K(e["rejected"]) - K(sg(e["chosen"])))
+    "chip_single_sigmoid": lambda e, c: (
+        -ls(
+            c.beta
+            * (
+                R(e["chosen"])
+                - R(e["rejected"])
+                + R(e["chosen"])
+                - R(e[f"chosen/{c.media}"])
+                - c.tok_beta * (K(e["rejected"]) - K(sg(e["chosen"])))
+            )
         )
     ),
 }

@@ -1,5 +1,6 @@
 """The oracle's losses over lists, labels and whole steps, and those that are sums of several means."""
 
+# ruff: noqa: E741 - w and l are the log-ratios of the papers
 from __future__ import annotations
 
 import math
@@ -42,9 +43,7 @@ def graded(e: Record, beta: Number, needs_scores: bool = False) -> list[tuple[Nu
         scores = [-float(place) for place in range(len(scores))]
     if len(scores) < 2 or any(math.isnan(score) for score in scores) or len(set(scores)) == 1:
         raise LeftOut
-    return [
-        (mp.mpf(score), beta * R(t), beta * R(sg(t))) for score, (_, t) in zip(scores, candidates, strict=True)
-    ]
+    return [(mp.mpf(score), beta * R(t), beta * R(sg(t))) for score, (_, t) in zip(scores, candidates, strict=True)]
 
 
 def plackett_luce(entries: Sequence[tuple[Number, Number, Number]], top: int = 99) -> Number:
@@ -106,10 +105,7 @@ def all_pairs(e: Record, c: Parameters, penalty: int = 0) -> Number:
 def labelled(records: Sequence[Record]) -> list[tuple[int, int, Text]]:
     """Number of the record, label, and text of every answer with a label."""
     return [
-        (n, e.labels[k], text)
-        for n, e in enumerate(records)
-        for k, text in e.candidates()
-        if e.labels.get(k, 0) != 0
+        (n, e.labels[k], text) for n, e in enumerate(records) for k, text in e.candidates() if e.labels.get(k, 0) != 0
     ]
 
 
@@ -242,9 +238,7 @@ def _of_each_answer(w: Callable[[Number, Parameters], Number], l: Callable[[Numb
 LOSSES: dict[str, Loss] = {
     **{name: _sum_over_pairs(name) for name in PAIRS},
     **{name: _sum_over_records(name) for name in RECORDS},
-    "nca_pair": _of_each_answer(
-        lambda w, c: -ls(c.beta * w) - ls(-c.beta * w) / 2, lambda l, c: -ls(-c.beta * l) / 2
-    ),
+    "nca_pair": _of_each_answer(lambda w, c: -ls(c.beta * w) - ls(-c.beta * w) / 2, lambda l, c: -ls(-c.beta * l) / 2),
     "apo_zero": _of_each_answer(lambda w, c: 1 - S(c.beta * w), lambda l, c: S(c.beta * l)),
     "apo_down": lambda B, c: (
         mean(B, lambda e: S(c.beta * R(e["chosen"])))
@@ -256,9 +250,7 @@ LOSSES: dict[str, Loss] = {
         - c.lam * mean(B, lambda e: P(e["chosen"]))
     ),
     "orpo": lambda B, c: mean(B, nll) - c.lam * mean(B, lambda e: ls(odds(e["chosen"]) - odds(e["rejected"]))),
-    "cpo": lambda B, c: (
-        mean(B, lambda e: -ls(c.beta * (P(e["chosen"]) - P(e["rejected"])))) + c.alpha * mean(B, nll)
-    ),
+    "cpo": lambda B, c: mean(B, lambda e: -ls(c.beta * (P(e["chosen"]) - P(e["rejected"])))) + c.alpha * mean(B, nll),
     "rpo_nll": lambda B, c: mean(B, dpo(c.beta)) + c.alpha * mean(B, nll),
     "stic": lambda B, c: mean(B, dpo(c.beta)) - mean(B, lambda e: P(e["chosen"])) / 1024,
     "sft_nll_token_mean": lambda B, c: token_mean(B),

@@ -69,8 +69,9 @@ def _record(rng: random.Random, views: Sequence[View], mode: Mode, farthest: flo
         candidate = name.partition("/")[0]
         shape = bodies.setdefault(candidate, _text(rng, mode, farthest))
         fresh = _text(rng, mode, farthest, len(shape))
-        if mode == "ties" and bodies:
-            fresh = replace(fresh, p=list(shape.p), r=list(shape.r))
+        if mode == "ties" and rng.random() < 0.5:  # another answer of the record has the same log-probabilities
+            first = next(iter(bodies.values()))
+            fresh = replace(fresh, p=list(first.p), r=list(first.r))
         texts[name] = replace(fresh, a=shape.a, marks=shape.marks)
         if mode == "missing" and rng.random() < 0.15:
             del texts[name]
@@ -85,7 +86,7 @@ def _text(rng: random.Random, mode: Mode, farthest: float, length: int | None = 
     if mode == "same":
         r = list(p)
     if mode == "far":
-        gap = rng.choice((1.0, -1.0)) * farthest * rng.choice((1.0, 0.3, 0.01))
+        gap = rng.choice((1.0, -1.0)) * farthest * rng.choice((1.0, 0.3, 0.01)) * rng.uniform(0.8, 1)
         p, r = (p, [v - gap / length for v in p]) if gap > 0 else ([v + gap / length for v in r], r)
     plain = rng.random() < 0.5
     a = [1.0 if plain else rng.choice((1.0, 0.5, 2.0, 0.0)) for _ in tokens]

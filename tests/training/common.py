@@ -83,6 +83,7 @@ def make_trainer(
     *,
     loss: Mapping[str, Any] | None = None,
     two_pass: bool = False,
+    rows_per_chunk: int | None = None,
     validation: Sequence[Record] = (),
     callbacks: Sequence[TrainerCallback] = (),
     **arguments: Any,
@@ -112,6 +113,7 @@ def make_trainer(
         validation_records=validation,
         validation_groups=[record.id for record in validation],
         two_pass=two_pass,
+        rows_per_chunk=rows_per_chunk,
         callbacks=list(callbacks),
     )
 

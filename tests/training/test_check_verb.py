@@ -1,0 +1,83 @@
+"""What `mmdpo check` says of a loss: its terms and weights, whom they are taken of, media variants, marks."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from core.oracle import picture, record
+from mmdpo.checking import check_run
+from mmdpo.config import parse_config
+from mmdpo.records import Record, Records, save_records
+
+ANSWERS = ["A red star on a lake.", "A red boat on a lake."]
+
+
+def pairs(*, without_media: int = 0) -> list[Record]:
+    """Six pairs, the last of them without an image."""
+    photos = [[picture(n)] if n < 6 - without_media else [] for n in range(6)]
+    return [record(f"pair-{n}", "What is here?", ANSWERS, *photos[n]) for n in range(6)]
+
+
+def checked(tmp_path: Path, records: Sequence[Record], loss: Any, **data: Any) -> str:
+    """Everything that is printed, in lines of 200 columns with single spaces."""
+    save_records(Records(records), tmp_path / "pairs")
+    settings = {
+        "model": {"path": "playground", "lora": {"r": 4, "alpha": 8}},
+        "data": {"path": str(tmp_path / "pairs"), "validation": 0, **data},
+        "loss": loss,
+        "train": {"max_steps": 1, "use_cpu": True, "disable_tqdm": True},
+    }
+    console = Console(file=io.StringIO(), width=200)
+    for block in check_run(parse_config(settings), tmp_path):
+        console.print(block)
+    return "\n".join(" ".join(line.split()) for line in console.file.getvalue().splitlines())  # type: ignore[attr-defined]
+
+
+def test_terms_with_their_weights_and_what_they_are_taken_of(tmp_path: Path) -> None:
+    loss = {
+        "mdpo": {"visual": {"weight": {"name": "warmup", "share": 0.1}}, "anchor": None},
+        "nll": {"weight": {"name": "linear", "start": 1, "end": 0.25, "share": 0.5}},
+    }
+    said = checked(tmp_path, pairs(without_media=2), loss)
+    assert "mdpo.dpo 1 sigmoid_loss(beta (R(chosen) - R(rejected)) - margin) 6 of 6 0 of 0" in said
+    assert (
+        "mdpo.visual 0 to 1 over 10% of the run sigmoid_loss(beta (R(chosen) - R(chosen/crop)) - margin) 4 of 6" in said
+    )
+    assert "nll 1 to 0.25 over 50% of the run -mean_t log p(token) 6 of 6" in said
+    assert "mdpo.visual is not taken of 2 records: it needs chosen, chosen with crop media" in said
+    assert "nll is not taken" not in said
+    assert "media variants crop; drawn once for the whole run" in said
+
+
+def test_fresh_variants_and_other_records(tmp_path: Path) -> None:
+    said = checked(tmp_path, pairs(), "symmpo", variants="fresh")
+    assert "media variants swap; drawn anew in every epoch" in said
+    assert "scored answers the partner's answer, the partner's answer with swap media, chosen," in said
+    assert "symmpo.second 0.5 sigmoid_loss(beta (R(partner/swap) - R(chosen/swap)) - margin) 6 of 6" in said
+
+
+def test_what_a_rated_term_leaves_out(tmp_path: Path) -> None:
+    rated = [
+        replace(
+            each,
+            candidates=tuple(replace(c, score=2.0 - n) for n, c in enumerate(each.candidates)),
+            higher_is_better=True,
+        )
+        for each in pairs()[:2]
+    ]
+    said = checked(tmp_path, [*rated, *pairs()[2:]], {"mm_dpo": {}, "dpo": {}})
+    assert "2 of 6" in said
+    assert "mm_dpo is not taken of 4 records: it needs a score for each candidate, higher for the better one" in said
+
+
+def test_the_share_of_marked_words(tmp_path: Path) -> None:
+    """One of the six words of each answer differs."""
+    said = checked(tmp_path, pairs(), "ddpo", marks="difference")
+    assert "marks in 100% of the records; 17% of the words of chosen and 17% of those of rejected answers" in said
+    assert "marks" not in checked(tmp_path / "plain", pairs(), "dpo")

@@ -1,0 +1,332 @@
+"""Diagnostics against worked numbers, against numpy, and pooled over parts."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from core.oracle import record
+from mmdpo.diagnostics import Meter, Reward, media_statistics, pair_statistics, step_metrics, training_metrics
+from mmdpo.objectives import make_objective
+from mmdpo.trainer import PreferenceTrainer
+from mmdpo.validation import COLUMNS, blind_variant, held_out_views, validation_columns, validation_metrics
+from mmdpo.views import NONE, View
+from objectives.tables import Answer, spread, table
+from training.common import encoder_of, loaded_model, make_trainer, pairs
+
+HAND = [
+    Answer(0, "chosen", spread(-1.0, 4), spread(-1.5, 4)),
+    Answer(0, "rejected", spread(-2.0, 8), spread(-1.8, 8)),
+    Answer(0, "chosen/crop", spread(-1.6, 4), spread(-1.7, 4)),
+]
+"""One record worked by hand: R(chosen) = .5, R(rejected) = -.2, R(chosen under crop) = .1; beta .1."""
+
+
+def means(metrics: dict[str, Tensor]) -> dict[str, float]:
+    meter = Meter()
+    meter.add(metrics)
+    return meter.read(alone)
+
+
+def alone(total: Tensor, reduction: str) -> Tensor:
+    assert reduction == "sum"
+    return total
+
+
+def test_the_record_worked_by_hand() -> None:
+    objective = make_objective({"dpo": {"beta": 0.1}, "visual": {"term": "pair", "worse": "chosen/crop"}})
+    found = means(training_metrics(table(HAND), objective))
+    expected = {
+        "rewards/chosen": 0.05,
+        "rewards/rejected": -0.02,
+        "rewards/margins": 0.07,
+        "rewards/accuracies": 1.0,
+        "logps/chosen": -1.0,
+        "logps/rejected": -2.0,
+        "diagnostics/displacement": 0.0,
+        "diagnostics/chosen_drop": 0.0,
+        "diagnostics/chosen_change": 0.125,
+        "diagnostics/length_gap": -4.0,
+        "diagnostics/media_margin": 0.04,
+        "diagnostics/media_accuracy": 1.0,
+        "diagnostics/media_gain": 0.6,
+        "diagnostics/pairs": 1.0,
+    }
+    assert {name: found[name] for name in expected} == pytest.approx(expected, rel=1e-6)
+    assert "diagnostics/length_correlation" not in found, "one pair has no correlation"
+
+
+def test_kl_estimates_are_those_of_the_worked_tokens() -> None:
+    rows = [
+        Answer(0, "chosen", [-0.5, -0.25, -1.0], [-0.75, -0.5, -0.75]),
+        Answer(0, "rejected", [-1.0], [-3.0]),
+    ]
+    found = means(step_metrics(pair_statistics(table(rows), Reward())))
+    expected = {"k1": 0.08333333333333333, "k2": 0.03125, "k3": 0.030542327610183755}
+    for name, value in expected.items():
+        assert found[f"diagnostics/kl_{name}"] == pytest.approx(value, rel=1e-9)
+
+
+def test_who_fell_is_told_by_log_ratios_whatever_weights_the_loss_gives() -> None:
+    """Changes of chosen and rejected: both down, chosen down alone, rejected down alone, both up."""
+    changes = [(-1.0, -2.0), (-1.0, 1.0), (1.0, -1.0), (2.0, 1.0)]
+    rows = []
+    for n, (chosen, rejected) in enumerate(changes):
+        weight = [-1.0, 1.0]  # would turn the signs of rewards round
+        rows += [
+            Answer(n, "chosen", [-3.0 + chosen, -2.0], [-3.0, -2.0], weight),
+            Answer(n, "rejected", [-3.0 + rejected, -2.0], [-3.0, -2.0], weight),
+        ]
+    found = means(step_metrics(pair_statistics(table(rows), Reward())))
+    assert found["diagnostics/displacement"] == 0.25
+    assert found["diagnostics/chosen_drop"] == 0.5
+    assert found["diagnostics/chosen_change"] == pytest.approx(0.25 / 2)
+    assert found["rewards/chosen"] == pytest.approx(-0.1 * 0.25)
+
+
+def test_without_a_reference_nothing_is_said_of_a_distance_from_it() -> None:
+    found = training_metrics(table(HAND, reference=False), make_objective("simpo"))
+    expected = {f"rewards/{name}" for name in ("chosen", "rejected", "margins", "accuracies")}
+    expected |= {"logps/chosen", "logps/rejected", "diagnostics/length_gap", "diagnostics/length_correlation"}
+    assert found.keys() == expected
+
+
+def test_the_share_of_marked_tokens_is_logged_where_the_loss_reads_marks() -> None:
+    rows = [
+        Answer(0, "chosen", spread(-1.0, 4), marks=[True, False, False, False]),
+        Answer(0, "rejected", spread(-1.0, 2), marks=[True, False]),
+        Answer(1, "chosen", spread(-1.0, 5)),
+        Answer(1, "rejected", spread(-1.0, 2), marks=[True, True]),
+    ]
+    found = means(training_metrics(table(rows), make_objective({"dpo": {"marked": 3.0}})))
+    assert found["diagnostics/marked_tokens"] == pytest.approx((0.25 + 0.5 + 0.0 + 1.0) / 4)
+    assert "diagnostics/marked_tokens" not in training_metrics(table(rows), make_objective("dpo"))
+
+
+def random_pairs(seed: int, count: int) -> list[Answer]:
+    draw = np.random.default_rng(seed)
+    rows = []
+    for n in range(count):
+        for view in ("chosen", "rejected"):
+            length = int(draw.integers(1, 9))
+            logp = -draw.exponential(1.0, length)
+            rows.append(Answer(n, view, logp.tolist(), (logp + draw.normal(0, 0.5, length)).tolist()))
+    return rows
+
+
+def test_the_correlation_is_numpys_and_parts_pooled_are_the_whole() -> None:
+    """Micro-batches of 7, 2 and 4 pairs, the last on another process, as one batch of 13."""
+    parts = [pair_statistics(table(random_pairs(seed, count)), Reward(0.3)) for seed, count in enumerate((7, 2, 4))]
+    gaps, margins = (torch.cat([getattr(p, name) for p in parts]).numpy() for name in ("length_gap", "margin"))
+    here, there = Meter(), Meter()
+    for meter, part in zip((here, here, there), parts, strict=True):
+        meter.add(step_metrics(part))
+    other: list[Tensor] = []
+    there.read(lambda total, reduction: other.append(total) or total)
+    found = here.read(lambda total, reduction: total + other[0])
+    assert found["diagnostics/length_correlation"] == pytest.approx(np.corrcoef(gaps, margins)[0, 1], rel=1e-9)
+    assert found["rewards/margins"] == pytest.approx(margins.mean(), rel=1e-9)
+    assert found["diagnostics/pairs"] == 13
+    assert here.read(alone) == {}, "what was read is forgotten"
+
+
+@pytest.mark.parametrize(
+    "points", [[(1, 2), (2, 3)], [(4, 1), (4, 2), (4, 3)], [(1, 0.1), (2, 0.1), (3, 0.1)]], ids=["two", "x", "y"]
+)
+def test_a_correlation_that_is_not_defined_is_left_out(points: list[tuple[float, float]]) -> None:
+    assert means({"correlation": torch.tensor(points, dtype=torch.float64)}) == {}
+
+
+def test_a_small_variation_on_a_large_mean_is_a_variation() -> None:
+    points = [(1000.0, 500.0), (1000.01, 500.01), (1000.02, 499.99)]
+    found = means({"correlation": torch.tensor(points, dtype=torch.float64)})
+    assert found["correlation"] == pytest.approx(np.corrcoef(np.array(points).T)[0, 1], abs=1e-4)
+
+
+def test_every_variant_of_the_chosen_answer_counts() -> None:
+    rows = [*HAND, Answer(0, "chosen/blur", spread(-1.2, 4), spread(-1.9, 4)), Answer(1, "chosen", [-1.0])]
+    found = media_statistics(table(rows), Reward(0.1), ("blur", "crop"))
+    assert found.example.tolist() == [0, 0]
+    assert found.margin.tolist() == pytest.approx([0.1 * (0.5 - 0.7), 0.1 * (0.5 - 0.1)])
+    assert found.gain.tolist() == pytest.approx([0.2, 0.6])
+
+
+def test_a_part_without_media_or_pairs_adds_nothing() -> None:
+    objective = make_objective({"dpo": {}, "visual": {"term": "pair", "worse": "chosen/crop"}})
+    meter = Meter()
+    for rows in (HAND, [Answer(0, "chosen", [-1.0])], [Answer(0, "chosen", [-1.0]), Answer(0, "rejected", [-1.0])]):
+        meter.add(training_metrics(replace(table(rows), media_names=("clean", "crop")), objective))
+    found = meter.read(alone)
+    assert found["diagnostics/media_margin"] == pytest.approx(0.04)
+    assert (found["rewards/margins"], found["diagnostics/pairs"]) == (pytest.approx(0.035), 2)
+    meter.add({"nothing": torch.empty(0), "no correlation": torch.empty(0, 2)})
+    assert meter.read(alone) == {}
+
+
+# ---- held-out pairs ----
+
+
+def held_out(rows: list[Answer], **options: Any) -> dict[str, float]:
+    of = table(rows, reference=options.pop("reference", True))
+    count = int(of.example.max()) + 1
+    columns = validation_columns(of, torch.arange(count), Reward(0.1), **options)
+    assert columns.shape == (count, len(COLUMNS))
+    return validation_metrics(columns.double().numpy(), [f"image {n}" for n in range(count)])
+
+
+def test_held_out_metrics_by_hand() -> None:
+    """Record 0 as worked above with its blind rows; record 1 has no media, and its margin is -.05."""
+    rows = [
+        *HAND,
+        Answer(0, "chosen/none", spread(-1.9, 4), spread(-1.8, 4)),
+        Answer(0, "rejected/none", spread(-2.0, 8), spread(-2.2, 8)),
+        Answer(1, "chosen", spread(-3.0, 3), spread(-2.5, 3)),
+        Answer(1, "rejected", spread(-3.0, 5), spread(-3.0, 5)),
+    ]
+    found = held_out(rows, blind=NONE, variants=("crop",))
+    expected = {
+        "eval_rewards/accuracies": 0.5,
+        "eval_rewards/margins": (0.07 - 0.05) / 2,
+        "eval_rewards/blind_accuracies": 0.0,
+        "eval_rewards/blind_margins": 0.1 * (-0.1 - 0.2),
+        "eval_diagnostics/blind_gap": 1.0,  # of record 0 alone: the other is right or wrong without media anyway
+        "eval_diagnostics/media_margin": 0.04,
+        "eval_diagnostics/media_accuracy": 1.0,
+        "eval_diagnostics/media_gain": 0.6,
+        "eval_diagnostics/chosen_change": (0.125 - 0.5 / 3) / 2,
+        "eval_diagnostics/chosen_drop": 0.5,
+        "eval_diagnostics/displacement": 0.0,
+        "eval_diagnostics/length_gap": -3.0,
+        "eval_pairs": 2.0,
+    }
+    assert {name: found[name] for name in expected} == pytest.approx(expected, rel=1e-5, abs=1e-7)
+    against_none = held_out(rows, blind=NONE)
+    assert against_none["eval_diagnostics/media_margin"] == pytest.approx(0.1 * (0.5 + 0.1), rel=1e-5)
+    assert against_none["eval_diagnostics/media_gain"] == pytest.approx(0.9, rel=1e-5)
+
+
+def test_the_off_policy_gap_is_zero_for_what_the_reference_samples() -> None:
+    """Every token of a vocabulary of three as an answer, weighted by its probability; entropy by hand."""
+    probabilities = np.array([0.7, 0.2, 0.1])
+    entropy = -(probabilities * np.log(probabilities)).sum()
+    rows = [
+        Answer(n, "chosen", [-1.0], [float(np.log(p))], ref_statistics={"entropy": [entropy]})
+        for n, p in enumerate(probabilities)
+    ]
+    of = table(rows)
+    gaps = validation_columns(of, torch.arange(3), Reward())[:, COLUMNS.index("off_policy_gap")].double().numpy()
+    assert (probabilities * gaps).sum() == pytest.approx(0, abs=1e-7)
+    assert gaps == pytest.approx(-np.log(probabilities) - entropy, abs=1e-6)
+
+
+def test_off_policy_answers_are_counted() -> None:
+    rows = [
+        Answer(0, "chosen", [-9.0, -9.0], [-1.0, -3.0], ref_statistics={"entropy": [0.5, 0.7]}),  # nll 2.0: not above
+        Answer(1, "chosen", [-9.0], [-2.5], ref_statistics={"entropy": [1.0]}),
+    ]
+    found = held_out(rows)
+    assert found["eval_diagnostics/off_policy_gap"] == pytest.approx((1.4 + 1.5) / 2, rel=1e-6)
+    assert found["eval_diagnostics/surprising_chosen"] == 0.5
+
+
+def test_held_out_pairs_of_a_loss_without_a_reference() -> None:
+    found = held_out(HAND, reference=False, variants=("crop",))
+    assert found["eval_diagnostics/media_gain"] == pytest.approx(0.6, rel=1e-6)
+    known = {name.removeprefix("eval_diagnostics/") for name in found if "diagnostics" in name}
+    assert known == {f"media_{name}" for name in ("margin", "accuracy", "accuracy_low", "accuracy_high", "gain")} | {
+        "length_gap"
+    }
+
+
+def test_the_held_out_correlation_is_numpys() -> None:
+    rows = random_pairs(3, 25)
+    found = held_out(rows)
+    of = pair_statistics(table(rows), Reward(0.1))
+    expected = np.corrcoef(of.length_gap.numpy(), of.margin.numpy())[0, 1]
+    assert found["eval_diagnostics/length_correlation"] == pytest.approx(expected, abs=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # PaliGemma's processor
+@pytest.mark.parametrize(("family", "variant"), [("llava", "none"), ("paligemma", "blank")])
+def test_media_are_dropped_where_the_model_can_be_asked_without(family: str, variant: str, tmp_path: Path) -> None:
+    loaded = loaded_model(family)
+    seen = [of for of in pairs(8) if of.media]
+    blind = blind_variant(encoder_of(loaded), seen)
+    assert blind.variant == variant
+    assert variant == "none" or "PaliGemmaProcessor" in blind.reason
+    trainer = make_trainer(loaded, seen, tmp_path, validation=seen, per_device_eval_batch_size=2)
+    assert trainer.blind == blind
+    assert set(trainer.validation_collator.views) == {
+        View.parse(f"{name}{media}") for name in ("chosen", "rejected") for media in ("", f"/{variant}")
+    }
+    found = trainer.evaluate()
+    assert found["eval_pairs"] == len(seen)
+    assert 0 <= found["eval_rewards/blind_accuracies"] <= 1
+
+
+def test_records_without_media_decide_nothing() -> None:
+    encoder = encoder_of(loaded_model("paligemma"))
+    assert blind_variant(encoder, [record("words", "What is it?", ["a cat", "a dog"])]).variant == "none"
+    assert blind_variant(encoder, []).variant == "none"
+
+
+def test_held_out_views_are_the_pair_seen_and_unseen_and_what_the_loss_reads() -> None:
+    views = held_out_views(make_objective("mdpo"), "none")
+    names = ["chosen", "chosen/crop", "chosen/none", "rejected", "rejected/none"]
+    assert sorted(map(str, views)) == names
+
+
+# ---- a run ----
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> PreferenceTrainer:
+    loss = {"mdpo": {}}
+    trainer = make_trainer(
+        loaded_model(spread=0.2),
+        pairs(8),
+        tmp_path_factory.mktemp("run"),
+        loss=loss,
+        validation=pairs(6),
+        per_device_train_batch_size=4,
+        per_device_eval_batch_size=2,
+        max_steps=2,
+        logging_steps=2,
+    )
+    trainer.train()
+    return trainer
+
+
+def test_every_step_log_has_all_diagnostics(trained: PreferenceTrainer) -> None:
+    logged = trained.state.log_history[0]
+    names = {"displacement", "chosen_drop", "chosen_change", "length_gap", "length_correlation", "kl_k1", "kl_k2"}
+    names |= {"kl_k3", "saturated", "beta", "media_margin", "media_accuracy", "media_gain", "pairs"}
+    assert {name.removeprefix("diagnostics/") for name in logged if name.startswith("diagnostics/")} == names
+    assert logged["diagnostics/pairs"] == 8, "two steps of four pairs"
+    assert logged["diagnostics/beta"] == pytest.approx(0.1)
+    assert logged["diagnostics/kl_k3"] > 0
+
+
+def test_validation_asks_the_reference_how_surprising_the_answers_are(trained: PreferenceTrainer) -> None:
+    found = trained.evaluate()
+    encoder = encoder_of(trained.loaded)
+    gaps = [reference_gap(trained, encoder, of) for of in pairs(6)]
+    assert found["eval_diagnostics/off_policy_gap"] == pytest.approx(np.mean(gaps), abs=1e-4)
+
+
+def reference_gap(trainer: PreferenceTrainer, encoder: Any, of: Any) -> float:
+    """Surprise beyond entropy of the chosen answer, by the model's own logits with the adapter off."""
+    prompt, answer = encoder.prompt(of), encoder.answer(of, of.candidates[0]).ids
+    ids = torch.cat([prompt.input_ids, answer])[None]
+    trainer.model.eval()
+    with torch.no_grad(), trainer.model.disable_adapter():
+        logits = trainer.model(input_ids=ids, attention_mask=torch.ones_like(ids), **prompt.extras).logits[0]
+    logp = logits[len(prompt.input_ids) - 1 : -1].double().log_softmax(-1)
+    entropy = -(logp.exp() * logp).sum(-1)
+    return (-logp.gather(1, answer[:, None])[:, 0] - entropy).mean().item()
