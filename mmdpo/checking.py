@@ -135,7 +135,7 @@ def _terms(objective: Objective, data: Data) -> Iterator[Table | Text]:
         style = "" if count == kept else "yellow"
         table.add_row(name, _weight(term), Text(explained(term)), Text(f"{count:,} of {kept:,}", style=style), held_out)
         if count < kept:
-            unused.append(f"  {name} is not taken of {kept - count:,} records: it needs {_need(term)}")
+            unused.append(f"  {name} leaves out {kept - count:,} of the records: it needs {_need(term)}")
     yield table
     yield from (Text(line, style="yellow") for line in unused)
 

@@ -36,6 +36,18 @@ class ReferenceScores(NamedTuple):
     hidden: ReferenceHidden | None = None
 
 
+class Start(NamedTuple):
+    """Policy and reference on the first record, before any training.
+
+    Args:
+        difference: Largest difference of a token's log-probability, in nats.
+        reference: Summed log-probability of the record's answers under the reference, in nats.
+    """
+
+    difference: float
+    reference: float
+
+
 class Reference:
     """Scores answers under the reference.
 

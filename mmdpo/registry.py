@@ -105,6 +105,10 @@ benchmarks.lazy("okvqa", "mmdpo.evals.okvqa:OkVqa")
 benchmarks.lazy("rbench", "mmdpo.evals.rbench:RBench")
 benchmarks.lazy("textvqa", "mmdpo.evals.textvqa:TextVqa")
 benchmarks.lazy("vqa", "mmdpo.evals.vqa:Vqa")
+benchmarks.lazy("amber", "mmdpo.evals.amber:Amber")
+benchmarks.lazy("hallusionbench", "mmdpo.evals.hallusionbench:HallusionBench")
+benchmarks.lazy("mmhal", "mmdpo.evals.mmhal:MMHal")
+benchmarks.lazy("objhal", "mmdpo.evals.objhal:ObjectHalBench")
 benchmarks.lazy("usual_object", "mmdpo.playground.usual:UsualObject")
 benchmarks.lazy("usual_sound", "mmdpo.playground.audio.usual:UsualSound")
 builders.lazy("audio_votes", "data_builders.audio_votes:AudioVotes")
@@ -148,8 +152,9 @@ def load_plugins(paths: Sequence[Path]) -> list[Path]:
     resolved = [path.resolve() for path in paths]
     for path in resolved:
         if path not in _plugins and path.suffix in (".yaml", ".yml"):
-            _plugins[path] = importlib.import_module("mmdpo.objectives.presets")
-            _plugins[path].read_presets(path)
+            presets = importlib.import_module("mmdpo.objectives.presets")
+            presets.read_presets(path)
+            _plugins[path] = presets
         elif path not in _plugins:
             _plugins[path] = _already_imported(path) or _imported(path)
     return resolved

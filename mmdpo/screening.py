@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from mmdpo.companions import Companions
 from mmdpo.encoding import Encoder
@@ -17,7 +17,7 @@ from mmdpo.objective_checks import reads_partner, usage
 from mmdpo.objectives import Objective
 from mmdpo.planning import PlannedRow, plan
 from mmdpo.record_checks import lacks_direction, ratings_of
-from mmdpo.records import Record, media_field
+from mmdpo.records import Candidate, Record, media_field
 from mmdpo.views import CLEAN, EVERY, View
 
 Refusal = tuple[str, str]
@@ -104,17 +104,18 @@ def screen(
     limits = [limit for limit in (max_length, encoder.facts.max_positions) if limit is not None]
     examiner = _Examiner(encoder, objective, min(limits) if limits else None)
     found: dict[int, _Passed | Refusal] = {}
-    left, shown = list(range(len(records))), progress(records)
-    while True:
+    left, shown, settled = list(range(len(records))), progress(records), False
+    while not settled:
+        # a record that is set aside is no companion: those that had it have another one in the next round
         among = [records[index] for index in left]
         companions = Companions(among, encoder.seed)
         uses = usage(objective, among, companions)
+        settled = True
         for place, (index, record) in enumerate(zip(left, shown, strict=True)):
-            found[index] = examiner.examine(record, companions, uses.used(place), found.get(index))
+            before = found.get(index)
+            found[index] = examiner.examine(record, companions, uses.used(place), before)
+            settled = settled and found[index] is before
         passed = {index: one for index in left if isinstance(one := found[index], _Passed)}
-        if len(passed) == len(left):
-            break
-        # a record that is set aside is no companion: those that had it have another one now
         left = list(passed)
         shown = [records[index] for index in left]
     refused = {index: one for index, one in sorted(found.items()) if not isinstance(one, _Passed)}
@@ -133,19 +134,21 @@ class _Passed:
     """A record that can be used.
 
     Args:
-        companions: Its partner's id and the answers of other records, with which it was examined.
+        prompt: Tokens of its prompt.
         length: Tokens of its longest plain row.
         ways: How each of its answers was tokenised.
+        others: The answers of other records that were tried with its prompt.
     """
 
-    companions: tuple[str, ...]
+    prompt: int
     length: int
     ways: tuple[str, ...]
+    others: tuple[Candidate, ...] = ()
 
 
 @dataclass(frozen=True)
 class _Examiner:
-    """Decides on one record at a time."""
+    """Decides on one record at a time: first on its own answers, then, among those that passed, on its companions'."""
 
     encoder: Encoder
     objective: Objective
@@ -154,36 +157,41 @@ class _Examiner:
     def examine(
         self, record: Record, companions: Companions, used: bool, before: _Passed | Refusal | None
     ) -> _Passed | Refusal:
-        """Encodes a record, unless its companions are those of ``before``; ``used`` says if any term can use it."""
+        """What comes of a record, or ``before`` where nothing has changed; ``used`` says if any term can use it."""
         views = self.objective.views
-        planned = plan(record, views, companions)
-        rows = {row.view.candidate: row for row in planned.rows}
-        answers = [row.answer.text for candidate, row in rows.items() if candidate < 0]
-        others = (planned.partner.id if planned.partner else "", *answers)
+        rows = {row.view.candidate: row for row in plan(record, views, companions).rows}
+        own, others = ([row for k, row in rows.items() if (k >= 0) is mine] for mine in (True, False))
         if any(map(reads_partner, views)) and (wrong := companions.partner_problem(record)):
             return "wrong_partner", wrong
         if not used:
             return _unused(record, self.objective)
-        if isinstance(before, _Passed) and before.companions == others:
-            return before
         try:
-            return _problem(record, views, rows) or self._encoded(record, rows, others)
+            if not isinstance(before, _Passed):
+                return _problem(record, views, own) or self._alone(record, own)
+            answers = tuple(row.answer for row in others)
+            return before if answers == before.others else self._with_others(record, before, answers)
         except ConfigError:
             raise  # of no record: a package that is missing, a modality that nobody registered
         except MMDPOError as error:
             return _reason_of(error), error.what
 
-    def _encoded(self, record: Record, rows: Mapping[int, PlannedRow], others: tuple[str, ...]) -> _Passed | Refusal:
+    def _alone(self, record: Record, rows: Sequence[PlannedRow]) -> _Passed | Refusal:
         self.encoder.check_rendering(record)
         prompt = len(self.encoder.prompt(record, CLEAN).input_ids)
-        answers = {candidate: self.encoder.answer(record, row.answer) for candidate, row in rows.items()}
-        own = [answer for candidate, answer in answers.items() if candidate >= 0]
-        length = prompt + max(len(answer.ids) for answer in answers.values())
-        if self.limit is not None and length > self.limit:
-            return "too_long", f"{length} tokens, the limit is {self.limit}"
-        if len({tuple(answer.ids.tolist()) for answer in own}) < len(own):
+        answers = [self.encoder.answer(record, row.answer) for row in rows]
+        if len({tuple(answer.ids.tolist()) for answer in answers}) < len(answers):
             return "equal_answers", "two candidates are the same tokens"
-        return _Passed(others, length, tuple(answer.way for answer in own))
+        longest = max((len(answer.ids) for answer in answers), default=0)
+        return self._fitting(_Passed(prompt, prompt + longest, tuple(answer.way for answer in answers)))
+
+    def _with_others(self, record: Record, before: _Passed, others: tuple[Candidate, ...]) -> _Passed | Refusal:
+        longest = max((len(self.encoder.answer(record, answer).ids) for answer in others), default=0)
+        return self._fitting(replace(before, length=max(before.length, before.prompt + longest), others=others))
+
+    def _fitting(self, one: _Passed) -> _Passed | Refusal:
+        if self.limit is None or one.length <= self.limit:
+            return one
+        return "too_long", f"{one.length} tokens, the limit is {self.limit}"
 
 
 def _unused(record: Record, objective: Objective) -> Refusal:
@@ -199,8 +207,8 @@ def _unused(record: Record, objective: Objective) -> Refusal:
     return "no_term", "no loss term can use it: " + "; ".join(needs)
 
 
-def _problem(record: Record, views: Sequence[View], rows: Mapping[int, PlannedRow]) -> Refusal | None:
-    if any(not row.answer.text.strip() for row in rows.values()):
+def _problem(record: Record, views: Sequence[View], rows: Sequence[PlannedRow]) -> Refusal | None:
+    if any(not row.answer.text.strip() for row in rows):
         return "empty_answer", "an answer has no text"
     by_place = [view.candidate for view in views if view.candidate >= 0]
     if any(view.candidate == EVERY for view in views) and lacks_direction(record):

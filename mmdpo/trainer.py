@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from accelerate.utils import fsdp2_prepare_model
@@ -20,25 +20,13 @@ from mmdpo.errors import ConfigError, ParityError
 from mmdpo.objectives import Objective
 from mmdpo.policy import LoadedModel
 from mmdpo.records import Record
-from mmdpo.reference import Reference
+from mmdpo.reference import Reference, Start
 from mmdpo.scoring import scores
 from mmdpo.scoring_trainer import ScoringTrainer
 from mmdpo.sharding import plan_sharding
 from mmdpo.two_pass import FirstPass, Generators, even_chunks, first_pass, first_rows, gather_tables, stacked
 from mmdpo.validation import BLIND
 from mmdpo.views import CHOSEN, CLEAN, REJECTED, ScoreTable, View
-
-
-class Start(NamedTuple):
-    """Policy and reference on the first record, before any training.
-
-    Args:
-        difference: Largest difference of a token's log-probability, in nats.
-        reference: Summed log-probability of the record's answers under the reference, in nats.
-    """
-
-    difference: float
-    reference: float
 
 
 class PreferenceTrainer(ScoringTrainer):
@@ -104,14 +92,7 @@ class PreferenceTrainer(ScoringTrainer):
             processing_class=loaded.processor,
             callbacks=callbacks,
         )
-        # Trainer's own bar and printer write every log to stdout, which belongs to results
-        self.remove_callback(ProgressCallback)
-        self.remove_callback(PrinterCallback)
-        if not args.disable_tqdm:
-            self.add_callback(Bar)
-        self.add_callback(ObjectiveState(objective))
-        if encoder.fresh:
-            self.add_callback(FreshVariants(encoder, args))
+        self._own_callbacks(objective, encoder)
         self.loaded = loaded
         self.objective = objective
         self.reference = reference
@@ -125,12 +106,26 @@ class PreferenceTrainer(ScoringTrainer):
         # the loss is divided by counts over the whole optimizer step, so Trainer must not divide it again
         self.loss_is_scaled_for_ga = True
         self.model_accepts_loss_kwargs = False
+        self._shard()
+
+    def _own_callbacks(self, objective: Objective, encoder: Encoder) -> None:
+        # Trainer's own bar and printer write every log to stdout, which belongs to results
+        self.remove_callback(ProgressCallback)
+        self.remove_callback(PrinterCallback)
+        if not self.args.disable_tqdm:
+            self.add_callback(Bar)
+        self.add_callback(ObjectiveState(objective))
+        if encoder.fresh:
+            self.add_callback(FreshVariants(encoder, self.args))
+
+    def _shard(self) -> None:
+        """Says what FSDP2 may shard, and puts a frozen reference where the policy will be."""
         if self.is_fsdp_enabled:
-            plan_sharding(self.accelerator.state.fsdp_plugin, loaded)
-        if reference is not None and reference.frozen is not None:
-            reference.frozen.to(args.device)
+            plan_sharding(self.accelerator.state.fsdp_plugin, self.loaded)
+        if self.reference is not None and self.reference.frozen is not None:
+            self.reference.frozen.to(self.args.device)
             if self.is_fsdp_enabled:
-                reference.frozen = fsdp2_prepare_model(self.accelerator, reference.frozen)
+                self.reference.frozen = fsdp2_prepare_model(self.accelerator, self.reference.frozen)
 
     def train(self, resume_from_checkpoint: Any = None, **options: Any) -> Any:
         """Trains; a checkpoint brings the objective's running values with it."""

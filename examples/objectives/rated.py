@@ -50,21 +50,30 @@ class Size:
     test: int = 500
     rated_test: int = 400
     prompts: int = 16
-    steps: int = 120
+    steps: int = 80
 
 
-def make_data(folder: Path, seed: int, size: Size) -> None:
-    """Writes the ratings of a seed, the records of each form, and the held-out scenes; the last file is usual.json."""
+def make_data(folder: Path, seed: int, size: Size) -> dict[str, int]:
+    """Writes the ratings of a seed, the records of each form, and the held-out scenes.
+
+    Returns:
+        How many answers were rated, and what each form makes of them.
+    """
     scenes = PICTURES.scenes(size.scenes, seed, "preference")
     PICTURES.write_media(folder / "images", scenes)
     captions = rated_captions(scenes, folder / "images", seed)
     ratings = captions + rated_answers(scenes, seed)
-    for name, rows in (("pairs", ratings), ("shuffled", shuffled(ratings, seed))):
-        make_pairs(rows, folder, name, seed)
-    images = folder / "images"
-    save_records(Records(map(as_list, useful(grouped(ratings))), images), folder / "lists")
-    save_records(Records(single_answers(grouped(ratings)), images), folder / "answers")
+    made = {
+        "pairs": make_pairs(ratings, folder, "pairs", seed),
+        "shuffled": make_pairs(shuffled(ratings, seed), folder, "shuffled", seed),
+        "lists": Records(map(as_list, useful(grouped(ratings))), folder / "images"),
+        "answers": Records(single_answers(grouped(ratings)), folder / "images"),
+    }
+    for name in ("lists", "answers"):
+        save_records(made[name], folder / name)
     make_heldout(folder / "heldout", seed, size)
+    desirable = sum(bool(record.candidates[0].label) for record in made["answers"])
+    return {name: len(records) for name, records in made.items()} | {"desirable": desirable}
 
 
 def rated_captions(scenes: Sequence[Scene], images: Path, seed: int) -> list[Rating]:
@@ -86,7 +95,7 @@ def rated_answers(scenes: Sequence[Scene], seed: int) -> list[Rating]:
     return [rating for scene, one in zip(scenes, asked, strict=True) for rating in rate_yes_no(scene, one, people)]
 
 
-def make_pairs(ratings: Sequence[Rating], folder: Path, name: str, seed: int) -> None:
+def make_pairs(ratings: Sequence[Rating], folder: Path, name: str, seed: int) -> Records:
     """Best against worst of each prompt, by the builder that a user would take."""
     write_ratings_table(folder / f"{name}.csv", ratings)
     config = ratings_config(Plan(seed=seed), folder) | {
@@ -94,7 +103,7 @@ def make_pairs(ratings: Sequence[Rating], folder: Path, name: str, seed: int) ->
         "min_margin": MARGIN,
         "validation": 0.0,
     }
-    build("ratings", config, folder / name)
+    return build("ratings", config, folder / name).records
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,9 @@ Official rule: GPT-4 compares each answer with the reference; its reply means 0 
     else 1 (right) if "correct" does, else 2 (unclear). Right is 1, and also 2 where a question of the category VS is
     asked without its picture. a_acc = right answers / answers; q_acc = questions right with every picture / questions;
     f_acc = pictures with every question right / pictures, questions without picture left out; easy_acc and hard_acc =
-    q_acc over original pictures and no picture, and over edited ones (``visual_input`` 2). Bias: yes_diff = share of yes
-    among the answers - among the labels, where a wrong answer to a no counts as yes; fp_ratio = such answers / wrong
-    answers.
+    q_acc over original pictures and no picture, and over edited ones (``visual_input`` 2). Bias: yes_diff = share of
+    yes among the answers - among the labels, where a wrong answer to a no counts as yes; fp_ratio = such answers /
+    wrong answers.
 Known quirks: the reply "not correct" means right; "unclear", an empty reply and any other word mean unclear. Earlier
     scripts called everything but ``figure_id`` 0 hard. Without a wrong answer the script divides by zero in fp_ratio.
 Other rules: `yes_no` compares the words yes and no with ``gt_answer`` (VLMEvalKit without its judge); VLMEvalKit leaves
@@ -110,7 +110,7 @@ class HallusionBench(Benchmark):
         samples = []
         for number, row in enumerate(read_rows(data), 1):
             needed = {*KEY, "visual_input", "question", "gt_answer", "gt_answer_details"}
-            if not needed <= set(row) or str(row["gt_answer"]) not in "01":
+            if not needed <= set(row) or str(row["gt_answer"]) not in ("0", "1"):
                 raise DataError(
                     f"question {number} of {str(data)!r} lacks {sorted(needed - set(row)) or 'a gt_answer of 0 or 1'}",
                     why="It could not be put into its groups, or not be judged.",

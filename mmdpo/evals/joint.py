@@ -6,6 +6,7 @@ from abc import abstractmethod
 from collections import defaultdict
 from collections.abc import Hashable, Sequence
 from dataclasses import replace
+from typing import ClassVar
 
 from mmdpo.evals.base import Answer, Benchmark, Item, Result, Sample
 from mmdpo.evals.stats import Table, interval
@@ -18,7 +19,7 @@ class JointBenchmark(Benchmark):
     must lie within one group. Sets that miss an answer enter no set metric; a flag counts them.
     """
 
-    set_size: int = 2
+    set_size: ClassVar[int] = 2
 
     @abstractmethod
     def set_of(self, item: Item) -> Hashable | None:

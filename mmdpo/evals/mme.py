@@ -94,7 +94,8 @@ class Mme(JointBenchmark):
         if not path.is_dir() and path.suffix != ".txt":
             return super().read_answers(path)
         return [
-            Answer(_id(task, image, question), response, question)
+            # Matched by the question itself, so there is none to compare with the data's.
+            Answer(_id(task, image, question), response)
             for task, file in _files(path).items()
             for image, question, _, response in _lines(file, 4)
         ]

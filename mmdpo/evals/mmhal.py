@@ -1,7 +1,7 @@
 """MMHal-Bench: free answers to 96 questions on open images, rated from 0 to 6 by a judge.
 
 Paper: Sun et al., "Aligning Large Multimodal Models with Factually Augmented RLHF", 2023 (arXiv:2309.14525).
-Official code: the hub data set Shengqiu-Liu/MMHal-Bench, Apache-2.0, and its copy in github.com/RLHF-V/RLHF-V, which adds
+Official code: the hub data set Shengqiu-Liu/MMHal-Bench, Apache-2.0, and github.com/RLHF-V/RLHF-V, which adds
     informativeness.
 Official rule: GPT-4 sees the names of objects in the image, the question, a human's answer and the model's, and writes
     "Rating: 3". If exactly one of "rating: 0" to "rating: 6" occurs in its reply, capitals aside, that is the rating,
@@ -22,11 +22,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from mmdpo.errors import ConfigError, DataError
 from mmdpo.evals.base import Answer, Benchmark, Item, Metric, Result, Sample
 from mmdpo.evals.files import read_json, read_rows, read_text
 from mmdpo.evals.replies import Judge, JudgedAnswer, asked_once, filled, reply_text, template
-from mmdpo.evals.stats import ratio
+from mmdpo.evals.stats import Array, Sums, divide, ratio
 from mmdpo.jsonfiles import write_json
 from mmdpo.registry import benchmarks
 
@@ -34,7 +36,7 @@ REVIEW = "gpt4_review"
 """Key of the judge's reply in a row."""
 
 PROMPT = """You rate how a vision-language model answered a question about an image. You do not see the image; you are \
-told which objects it holds and how a person answered. That answer is true but may leave things out. Whatever the model \
+told which objects it holds and how a person answered. That answer is true but may leave things out. What the model \
 claims that contradicts it, or that nothing here supports, is a hallucination. General knowledge and careful reasoning \
 are none, and neither is an answer that admits doubt.
 
@@ -76,8 +78,7 @@ class MMHal(Benchmark):
     Args:
         judge: Asked where the answer file holds no reply.
         judge_prompt: File with what the judge is asked, with places {objects}, {question}, {reference} and {answer}.
-        image_name: File name of an image, made from its ``{id}``, such as ``{id}.jpg``; None takes the last part of its
-            URL.
+        image_name: File name of an image, made from its ``{id}``, such as ``{id}.jpg``; None takes the end of its URL.
     """
 
     judge: Judge | None = None
@@ -174,9 +175,39 @@ class MMHal(Benchmark):
             "answers": 1.0,
             "rating": float(rating),
             "hallucinated": float(rating < 3),
-            "informative": float(rating % 3 if rating < 6 else 3),
+            "informative": float(rating - 3 if rating >= 3 else rating),
             f"{kind}_answers": 1.0,
             f"{kind}_rating": float(rating),
         }
         details = {"prompt": sample.prompt, "image": sample.media["images"][0], "kind": kind, "reply": reply}
         return Item(item_id, sample.group, answer.text, parsed, sample.target, None, counts, details)
+
+    def metrics(self, columns: Collection[str]) -> list[Metric]:
+        """Score (0..6), also by type of question; hallucination_rate, informativeness."""
+
+        def informative(sums: Sums) -> Array:
+            return divide(sums["informative"], 3 * sums["answers"])
+
+        kinds = sorted(column.removesuffix("_rating") for column in columns if column.endswith("_rating"))
+        return [
+            ratio("score", "rating", "answers", bounds=(0.0, 6.0)),
+            ratio("hallucination_rate", "hallucinated", "answers", better="lower"),
+            Metric("informativeness", informative, lambda sums: np.asarray(sums["answers"])),
+            *(ratio(f"score/{kind}", f"{kind}_rating", f"{kind}_answers", bounds=(0.0, 6.0)) for kind in kinds),
+        ]
+
+    def notes(self, items: Sequence[Item]) -> list[str]:
+        """Counts the replies that count as 0 because they do not hold exactly one rating."""
+        lost = sum(item.parsed is None for item in items)
+        return [f"no_single_rating: {lost} replies hold no rating or several; each counts as 0"] if lost else []
+
+    def _image(self, row: Mapping[str, Any]) -> str:
+        if self.image_name is not None:
+            return self.image_name.replace("{id}", row["image_id"])
+        return str(row.get("image_src", row["image_id"])).rsplit("/", 1)[-1]
+
+
+def write_answers(samples: Iterable[Sample], answers: Iterable[Answer], path: Path) -> None:
+    """Writes the official template with ``model_answer`` filled in, as the official judging script reads it."""
+    rows = {sample.id: sample.meta["row"] for sample in samples}
+    write_json(path, [{**rows[str(answer.sample_id)], "model_answer": answer.text} for answer in answers])

@@ -2,7 +2,7 @@
 
 Paper: Marino et al., "OK-VQA: A Visual Question Answering Benchmark Requiring External Knowledge", CVPR 2019
     (arXiv:1906.00067).
-Official code: none of its own; the authors refer to the VQA evaluation. The data (v1.1) on COCO val2014 are CC BY 4.0.
+Official code: no scorer of its own; the data have the form of VQA's. The data (v1.1) on COCO val2014 are CC BY 4.0.
 Rule here: that of lmms-eval. Answers are rewritten by `vqa_text.eval_ai`; each human answer is left out in turn and
     the answer scores min(1, matches among the others / 3).
 Known quirks: five people answered, and each answer stands in the data twice, so one that a single person gave scores

@@ -79,7 +79,7 @@ class BatchBetaPair(Pair):
     keep: Share = 1.0
 
     formula: ClassVar[str] = "link(b (R(better) - R(worse))), b = max(beta (1 + alpha (mean gap - m0)), floor)"
-    source: ClassVar[str] = "arXiv 2407.08639 (beta-DPO), equations 7 to 10"
+    source: ClassVar[str] = "arXiv 2407.08639 (beta-DPO)"
 
     @property
     def scope(self) -> Literal["example", "batch"]:

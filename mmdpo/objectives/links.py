@@ -202,7 +202,7 @@ class Alpha(Choice):
 
 @dataclass(frozen=True, kw_only=True)
 class LogOdds(Choice):
-    """``p - log(1 - exp(p))`` of a mean log-probability below 0 (ORPO, arXiv 2403.07691, equations 5 to 7)."""
+    """``p - log(1 - exp(p))`` of a mean log-probability below 0 (ORPO, arXiv 2403.07691, equations 6 and 7)."""
 
     name: Literal["log_odds"] = "log_odds"
 

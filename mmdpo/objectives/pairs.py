@@ -70,7 +70,7 @@ class OffsetPair(RatedPair):
     scale: Literal["log", "linear"] = "log"
 
     formula: ClassVar[str] = "link(beta (R(better) - R(worse)) - alpha f(score(better) - score(worse)))"
-    source: ClassVar[str] = "arXiv 2402.10571 (ODPO), equation 8"
+    source: ClassVar[str] = "arXiv 2402.10571 (ODPO)"
 
     def rows(self, table: ScoreTable) -> tuple[Tensor, ...]:
         """Pairs that have an offset: equal ratings have no logarithm."""
@@ -170,7 +170,7 @@ class PolicyWeightedPair(Pair):
     formula: ClassVar[str] = (
         "w link(beta (R(better) - R(worse))), w = min(cap, product of exp(mean_t log p - log sum p^2))"
     )
-    source: ClassVar[str] = "arXiv 2406.11827 (WPO), equation 5"
+    source: ClassVar[str] = "arXiv 2406.11827 (WPO)"
 
     @property
     def statistics(self) -> tuple[str, ...]:

@@ -279,7 +279,7 @@ class Point(RatioTerm):
     link: Link = Sigmoid()  # noqa: RUF009
 
     formula: ClassVar[str] = "link(sign (beta R(row) - shift))"
-    source: ClassVar[str] = "arXiv 2406.11839, equation 7"
+    source: ClassVar[str] = "arXiv 2406.11839, anchored preference"
 
     def views(self) -> tuple[View, ...]:
         """The row."""

@@ -92,6 +92,17 @@ def test_anchored_rewards_without_any_gap_of_logits_are_dpo() -> None:
     assert found.item() == pytest.approx(expected.item(), rel=1e-12)
 
 
+def test_anchored_rewards_without_a_reference() -> None:
+    """As with a reference that gives every token probability 1 and reads nothing in the media."""
+    config = {"tpo": {"beta": 0.3, "a": 0.5}}
+    of = draw(0, make_objective(config).views, "usual").table
+    sure = replace(of, ref_logp=torch.zeros_like(of.logp), ref_statistics={"logit": torch.zeros_like(of.logp)})
+    expected = value_and_gradient(config, sure)
+    free = value_and_gradient({"tpo": {**config["tpo"], "reference": False}}, of)
+    for one, other in zip(free, expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-14)
+
+
 @pytest.mark.parametrize("ratio", [0.0, 1e-9, 2.0])
 def test_no_penalty_while_the_chosen_answer_is_as_likely_as_before(ratio: float) -> None:
     """At policy == reference, where a run starts, the gradient is DPO's too."""

@@ -17,9 +17,10 @@ import torch
 import yaml
 from torch import Tensor
 
-trl = pytest.importorskip("trl", reason="TRL is a development dependency")
+pytest.importorskip("trl", reason="TRL is a development dependency")
 
 import datasets
+import trl
 
 from core.oracle import opened, setup
 from mmdpo.collate import table_of
@@ -219,7 +220,7 @@ def test_whole_models_with_the_head_of_trl(name: str, tmp_path: Path) -> None:
     with torch.no_grad():
         expected = scores(reference.tiny.model, batch)
     of = table_of(batch, policy.collator.media_names, scores(policy.tiny.model, batch), expected)
-    objective = make_objective({"dpo": {"beta": 0.2}})
+    objective = make_objective({"dpo": {"beta": 1.0}})
     loss, _ = objective(of, objective.counts(of))
     loss.backward()
 
@@ -229,7 +230,7 @@ def test_whole_models_with_the_head_of_trl(name: str, tmp_path: Path) -> None:
     trainer = trl.DPOTrainer(
         model=theirs.model,
         ref_model=their_reference.model,
-        args=trl.DPOConfig(output_dir=str(tmp_path), beta=0.2, max_length=None, use_cpu=True, bf16=False, report_to=[]),
+        args=trl.DPOConfig(output_dir=str(tmp_path), beta=1.0, max_length=None, use_cpu=True, bf16=False, report_to=[]),
         train_dataset=datasets.Dataset.from_list([row]),
         processing_class=theirs.processor,
     )

@@ -1,6 +1,6 @@
 """Records that serve every registered loss, and optimizer steps over them from the middle of a run.
 
-As a program, it is one of several processes that take one step of each loss: `every_loss.py FOLDER LOSS...`.
+As a program, it is one of several processes that take steps of each loss together: `every_loss.py FOLDER LOSS...`.
 """
 
 from __future__ import annotations
@@ -180,9 +180,10 @@ def take(
 
 
 def main(folder: Path, names: Sequence[str]) -> None:
-    """One step of each loss, in this process's share; gradients and numbers are written by rank."""
+    """A step of each loss, three where it has running values, in this process's share; written by rank."""
     for name in names:
-        step = take(folder / "runs", name, 2, 2)
+        steps = 3 if make_objective({name: {}}).state else 1
+        step = take(folder / "runs", name, 2, 2, steps=steps)
         out = folder / f"{name}-{PartialState().process_index}"
         save_file({key: value.contiguous() for key, value in step.gradients.items()}, f"{out}.safetensors")
         Path(f"{out}.json").write_text(json.dumps({"logged": step.logged, "states": step.states}), encoding="utf-8")

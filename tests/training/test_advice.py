@@ -140,6 +140,12 @@ def test_small_log_entries_are_judged_together() -> None:
     assert found[-1][0].value == pytest.approx(0.6)
 
 
+def test_the_window_is_no_longer_than_it_must_be() -> None:
+    adviser = Adviser()
+    values = [adviser.hear(as_training(HEALTHY | {f"{D}kl_k3": value}, pairs=50)) for value in (1.8, 0.0, 0.0)]
+    assert [len(one) for one in values] == [0, 1, 0], "the third entry makes the first one unnecessary"
+
+
 def test_correlations_of_few_pairs_are_not_averaged() -> None:
     adviser = Adviser()
     few = as_training(HEALTHY | {f"{D}length_correlation": 0.9}, pairs=60)

@@ -16,6 +16,7 @@ from core.oracle import picture, record, sound
 from mmdpo import cli
 from mmdpo.config import parse_config
 from mmdpo.errors import ConfigError, MMDPOError
+from mmdpo.objective_checks import objective_problems
 from mmdpo.objectives import make_objective
 from mmdpo.records import Candidate, Record, Records, save_records
 from mmdpo.run_data import read_sources
@@ -62,7 +63,6 @@ REFUSED: dict[str, tuple[Loss, list[Record], str]] = {
     "no scores, a pair": ("mm_dpo", PAIRS, r"loss\.mm_dpo can use none of the 3 records: .*no candidate has a score"),
     "no scores, a list": ("infonca", [rated(score=[], answers=3)], r"loss\.infonca .*no candidate has a score"),
     "no severities": ("hsa_dpo", LISTS, r"loss\.hsa_dpo .*severity of 0 or more.*higher_is_better: false"),
-    "scores without a direction": ("mm_dpo", [rated(score=[2.0, 1.0], higher=None)], r"higher_is_better is not said"),
     "ranks alone, a list": ("infonca", RANKS, r"loss\.infonca .*ranks alone, which have no distances"),
     "ranks alone, a pair": ("odpo", [rated(rank=[1, 2], higher=False)], r"loss\.odpo .*ranks alone"),
     "all lists scored in part": (
@@ -154,6 +154,13 @@ def test_the_command_ends_with_2_before_it_looks_for_the_model(
         assert "no model is here" not in printed
 
 
+def test_scores_without_a_direction_are_no_scores() -> None:
+    """Such records cannot be saved, but they can be made."""
+    unsaid = [rated(n, score=[2.0, 1.0], higher=None) for n in range(2)]
+    (problem,) = objective_problems(make_objective({"mm_dpo": {}}), unsaid)
+    assert problem.what.endswith("higher for the better one, and higher_is_better is not said")
+
+
 def test_every_term_is_told_at_once(tmp_path: Path) -> None:
     loss: Loss = {"infonca": {}, "ddpo": {}, "povid": {}, "dpo": {}}
     with pytest.raises(ConfigError) as caught:
@@ -180,12 +187,14 @@ def test_what_is_right_passes(tmp_path: Path, loss: Loss, records: list[Record],
     check(tmp_path, loss, records, **sections)
 
 
+EMPTY = record("bad", "What is here?", ["", "No."], picture(9))
 MIXED: dict[str, tuple[Loss, list[Record], dict[str, str]]] = {
     "lists scored in part": ("plackett_luce", [LISTS[0], PARTLY[1]], {"r1": "no_term"}),
     "ties": ("plackett_luce", [LISTS[0], TIED[1]], {"r1": "no_term"}),
     "a list without scores": ("infonca", [LISTS[0], rated(1, score=[], answers=3)], {"r1": "no_term"}),
     "a record without media": ("cond_pref", [pair(0), pair(1, photo=False)], {"r1": "no_term"}),
     "no direction": ("pl", [LISTS[0], rated(1, score=[2.0, 1.0], higher=None)], {"r1": "missing_direction"}),
+    "an answer that others would borrow": ("kto", [*map(pair, range(8)), EMPTY], {"bad": "empty_answer"}),
     "an unknown partner": ("realign", [*PAIRS, pair(3, partner="absent")], {"r3": "wrong_partner"}),
     "a partner of another shape": (
         "symmpo",
@@ -212,8 +221,7 @@ def test_records_that_a_loss_cannot_use_are_set_aside_and_counted(case: str) -> 
     assert all(0 < count <= len(found.kept) for count in found.terms.values())
 
 
-def test_a_statistic_that_does_not_exist_and_a_preset_of_text(tmp_path: Path) -> None:
-    """Values that are text where a number is needed end as one of ours, never as an exception of Python's."""
+def test_text_in_place_of_a_number_is_refused(tmp_path: Path) -> None:
     for loss in (
         {"povid": {"b2": "much"}},
         {"dpo": {"beta": "much"}},

@@ -1,0 +1,247 @@
+"""Object HalBench: which COCO objects does a detailed answer name that are not in the image?
+
+Paper: Yu et al., "RLHF-V: Towards Trustworthy MLLMs via Behavior Alignment from Fine-grained Correctional Human
+    Feedback", CVPR 2024 (arXiv:2312.00849), after the measure of Rohrbach et al., EMNLP 2018.
+Official code: github.com/RLHF-V/RLHF-V, research use; its data CC BY-NC 4.0, COCO's annotations CC BY 4.0.
+Official rule: CHAIR's scan for names (`mmdpo.evals.objects`), by RLHF-V's own table of names. Without GPT every word
+    is read as WordNet's lemma of a noun, and repeats count. With GPT a model lists the objects of an answer; of each,
+    pairs of words that are a name are taken, or else its nouns side by side; a name counts once in an answer. Present
+    are the objects annotated and those that the reference captions name, read without GPT.
+    response_hallucination = answers with an absent object / answers with any object; object_hallucination = mentions of
+    absent objects / mentions; recall = different present objects named / present objects; chair_s = answers with an
+    absent object / answers; words = pieces between single spaces / answers.
+Known quirks: with GPT an answer of at most three words names nothing; "men" and "vases" are never found; line breaks
+    part no words; "Assistant:" is cut out. The script divides by zero where no answer names an object.
+Here the objects that a judge or a given function lists are read without spaCy: determiners and small numbers are left
+    out, then an object is the pairs in it or the name that it is as a whole ("wooden table" is none).
+Data: JSON ``{image_id: [objects]}``, a folder of COCO annotations, or JSON lines with ``captions`` and ``instances``.
+    The 300 prompts are not needed to score: an answer's image says which objects are present.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, cast
+
+from mmdpo.errors import DataError
+from mmdpo.evals.base import Answer, Benchmark, Item, Metric, Sample
+from mmdpo.evals.chair import PROMPT as DESCRIBE
+from mmdpo.evals.chair import Chair
+from mmdpo.evals.coco import CocoImage, read_coco
+from mmdpo.evals.files import read_rows
+from mmdpo.evals.noun_lemmas import noun_lemma
+from mmdpo.evals.objects import Mention, ObjectNames
+from mmdpo.evals.replies import Judge, asked_once, filled, template
+from mmdpo.evals.stats import ratio
+from mmdpo.evals.text import tokens
+from mmdpo.registry import benchmarks
+
+ASK = """A model was asked about an image and answered. List every object that the answer says is visible in the image.
+
+Question: {question}
+Answer: {answer}
+
+Take only objects that the answer names, by their names alone: no colours, numbers, materials or other properties. \
+Reply with a JSON list of strings and nothing else, such as ["dog", "traffic light"]; with [] if there are none."""
+"""What a judge is asked; the wording is ours."""
+
+_FIELDS = {"question": "the question", "answer": "the model's answer"}
+_DETERMINERS = frozenset(
+    ["a", "an", "another", "few", "many", "one", "several", "some", "the", "two", "three", "four", "five", "six"]
+)
+_SHORT = 3
+"""An answer of at most this many words names nothing where a judge lists the objects."""
+
+
+class ListedNames(ObjectNames):
+    """Names of objects, also as they stand in a list."""
+
+    def listed(self, phrases: Iterable[str]) -> list[Mention]:
+        """The objects in a list of phrases such as "two traffic lights", each name once."""
+        found: dict[str, None] = {}
+        for phrase in phrases:
+            words = [noun_lemma(token, self.words) for token in tokens(phrase.lower())]
+            while words and words[0] in _DETERMINERS:
+                words = words[1:]
+            found |= dict.fromkeys(self._joined(words) or [" ".join(words)])
+        kept = [name for name in found if name != "seat" or "toilet" not in found]
+        return [Mention(name, self.category_of[name]) for name in kept if name in self.category_of]
+
+    def _joined(self, words: Sequence[str]) -> list[str]:
+        """The names of two words in a phrase, from left to right; a word is part of one at most."""
+        names, start = [], 0
+        while start < len(words):
+            pair = self._pairs.get(" ".join(words[start : start + 2]))
+            names += [pair] if pair else []
+            start += 2 if pair else 1
+        return names
+
+
+@benchmarks.register("objhal")
+@dataclass(frozen=True)
+class ObjectHalBench(Benchmark):
+    """Objects named in detailed answers.
+
+    Args:
+        synonyms: Table of names (`ObjectNames.load`), officially synonyms_refine.txt; None is our own.
+        prompt: What the model is asked.
+        judge: Lists the objects of an answer; None reads the words without it.
+        judge_prompt: File with what the judge is asked, with places {question} and {answer}.
+        noun_extractor: From an answer to its objects, in the place of a judge.
+        image_name: File name of an image, made from its ``{id}``; None takes what the data say.
+    """
+
+    synonyms: str | Path | None = None
+    prompt: str = DESCRIBE
+    judge: Judge | None = None
+    judge_prompt: str | Path | None = None
+    noun_extractor: Callable[[str], Sequence[str]] | None = None
+    image_name: str | None = None
+    name = "objhal"
+    max_new_tokens = 512
+    id_keys = ("image_id", "image")
+    text_keys = ("text", "answer", "caption")
+    one_answer_each = False
+
+    def __post_init__(self) -> None:
+        asked_once(self.judge, self.name)
+        Chair(image_name=self.image_name)  # checks the pattern
+
+    @property
+    def rule(self) -> str:
+        """How objects are found, and the table where it is not our own."""
+        how = "given noun extractor" if self.noun_extractor else "judge" if self.judge else "lemma"
+        files = {"synonyms": self.synonyms, "prompt": self.judge_prompt}
+        return "; ".join([how, *(f"{name} {Path(path).name}" for name, path in files.items() if path)])
+
+    @cached_property
+    def names(self) -> ListedNames:
+        """The table of names in use."""
+        return cast(ListedNames, ListedNames.load(None if self.synonyms is None else Path(self.synonyms)))
+
+    @cached_property
+    def _judge(self) -> Judge | None:
+        return asked_once(self.judge, self.name)
+
+    @cached_property
+    def _ask(self) -> str:
+        return template(self.judge_prompt, ASK, _FIELDS)
+
+    def sample_id(self, raw: Any) -> str:
+        """The bare id, as for `Chair`."""
+        return Chair().sample_id(raw)
+
+    def samples(self, data: Path) -> list[Sample]:
+        """One sample per image of a table, of JSON lines or of a folder of COCO annotations."""
+        if data.is_dir():
+            images: Mapping[str, CocoImage] = read_coco(data)
+        elif data.name.endswith((".jsonl", ".jsonl.gz")):
+            images = dict(_image_of_row(row, number, data) for number, row in enumerate(read_rows(data), 1))
+        else:
+            table = Chair(synonyms=self.synonyms).samples(data)
+            images = {sample.id: CocoImage(sample.media["images"][0], set(sample.target)) for sample in table}
+        return [self._sample(image_id, image) for image_id, image in images.items()]
+
+    def read_answers(self, path: Path) -> list[Answer]:
+        """The answers in JSON lines, a JSON list, or the form ``{"imgToEval": {id: {caption}}}``."""
+        return Chair().read_answers(path)
+
+    def item(self, item_id: str, sample: Sample, answer: Answer) -> Item:
+        """Finds the objects that an answer names and those of them that are absent."""
+        text = answer.text.replace("Assistant:", "").strip()
+        mentions = self._mentions(text, answer.question or sample.prompt)
+        present = set(sample.target)
+        named = {mention.category for mention in mentions or ()}
+        wrong = [mention.word for mention in mentions or () if mention.category not in present]
+        counts = {
+            "answers": 1.0,
+            "answers_with_objects": float(bool(mentions)),
+            "wrong_answers": float(bool(wrong)),
+            "mentions": float(len(mentions or ())),
+            "wrong_mentions": float(len(wrong)),
+            "present": float(len(present)),
+            "found": float(len(present & named)),
+            "words": float(len(text.split(" "))),
+        }
+        return Item(
+            id=item_id,
+            group=sample.group,
+            raw=answer.text,
+            parsed=None if mentions is None or not text else [mention.category for mention in mentions],
+            label=list(sample.target),
+            correct=None,
+            counts=counts,
+            details={
+                "prompt": sample.prompt,
+                "image": sample.media["images"][0],
+                "objects": [mention.word for mention in mentions or ()],
+                "hallucinated": wrong,
+            },
+        )
+
+    def metrics(self, columns: Collection[str]) -> list[Metric]:
+        """response_hallucination, object_hallucination, recall, chair_s and words."""
+        return [
+            ratio("response_hallucination", "wrong_answers", "answers_with_objects", better="lower"),
+            ratio("object_hallucination", "wrong_mentions", "mentions", better="lower"),
+            ratio("recall", "found", "present"),
+            ratio("chair_s", "wrong_answers", "answers", better="lower"),
+            ratio("words", "words", "answers", bounds=(0.0, math.inf), better="neither"),
+        ]
+
+    def notes(self, items: Sequence[Item]) -> list[str]:
+        """Counts replies of the judge that hold no list; their answers count as naming nothing."""
+        lost = sum(item.parsed is None and bool(item.raw.strip()) for item in items)
+        return [f"no_list: {lost} replies of the judge hold no JSON list; their answers name nothing"] if lost else []
+
+    def _mentions(self, text: str, question: str) -> list[Mention] | None:
+        """The objects in an answer; None if the judge's reply holds no list."""
+        if self.noun_extractor is not None:
+            return self.names.listed(self.noun_extractor(text))
+        if self._judge is None:
+            return self._read(text)
+        if len(text.split()) <= _SHORT:
+            return []
+        phrases = list_of_reply(self._judge(filled(self._ask, {"question": question, "answer": text})))
+        return None if phrases is None else self.names.listed(phrases)
+
+    def _read(self, text: str) -> list[Mention]:
+        """The rule without GPT."""
+        return self.names.mentions([noun_lemma(token, self.names.words) for token in tokens(text.lower())])
+
+    def _sample(self, image_id: str, image: CocoImage) -> Sample:
+        objects = {self.names.category_of.get(name, name) for name in image.categories}
+        objects |= {mention.category for caption in image.captions for mention in self._read(caption)}
+        sample_id = self.sample_id(image_id)
+        file = image.file_name if self.image_name is None else self.image_name.format(id=sample_id)
+        return Sample(sample_id, self.prompt, {"images": [file]}, sorted(objects), sample_id)
+
+
+def list_of_reply(reply: str) -> list[str] | None:
+    """The list in a judge's reply: the whole of it, or its last line, as in the official script; None if neither is."""
+    for text in (reply, reply.strip().split("\n")[-1]):
+        try:
+            value = json.loads(text)
+        except ValueError:
+            continue
+        if isinstance(value, list) and all(isinstance(phrase, str) for phrase in value):
+            return value
+    return None
+
+
+def _image_of_row(row: Mapping[str, Any], number: int, path: Path) -> tuple[str, CocoImage]:
+    try:
+        categories = {instance["category"] for instance in row["instances"]}
+        image_id = str(row.get("id", row.get("image_id", row["image"])))
+        return image_id, CocoImage(str(row["image"]), categories, list(row["captions"]))
+    except (KeyError, TypeError) as error:
+        raise DataError(
+            f"image {number} of {str(path)!r} lacks id, image, captions or instances: {type(error).__name__} {error}",
+            why="Objects could be missed, and naming them would then count as hallucination.",
+            fix='Write {"id": "1", "image": "1.jpg", "captions": ["A dog."], "instances": [{"category": "cat"}]}.',
+        ) from error
