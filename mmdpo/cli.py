@@ -26,6 +26,7 @@ from mmdpo.terminal import (
     progress,
     results,
     say,
+    say_warnings,
 )
 
 app = typer.Typer(
@@ -166,6 +167,7 @@ def train(
         if settings.eval:
             evaluate_run(folder, settings, progress=progress)
         page = write_run_pages([folder])
+        say_warnings(folder)
         closing(f"trained; run folder {folder}", page, f"mmdpo eval {folder} pope --data pope=QUESTIONS --out DIR")
     PartialState().destroy_process_group()  # its threads, left to the interpreter's end, now and then abort it
 

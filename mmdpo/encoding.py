@@ -84,6 +84,10 @@ class Encoder(Renderer):
         self.epoch = 0
         self.cache = ItemCache(0) if fresh else ItemCache()  # what is drawn anew is never needed again
 
+    def fixed(self) -> Encoder:
+        """The same encoder with variants drawn once for all: held-out records must not change from epoch to epoch."""
+        return Encoder(self.processor, self.facts, self.eos_ids, self.root, self.seed) if self.fresh else self
+
     def prompt(self, record: Record, variant: str = CLEAN, partner: Record | None = None) -> EncodedPrompt:
         """Encodes a record's prompt under one media variant.
 

@@ -76,6 +76,8 @@ def train(
             check_same_data(run.manifest, data.fingerprint)
         callback = RunCallback(run)
         trainer = _trainer(config, ready, run, callback)
+        if data.validation:
+            run.decide("blind", *trainer.blind)
         _note(run, out, loaded, objective, data)
         start = trainer.check_start(run.manifest.get("reference_start") if checkpoint is not None else None)
         if start is not None and checkpoint is None:

@@ -12,6 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from mmdpo.errors import MMDPOError
+from mmdpo.jsonfiles import read_json
 
 notes = Console(stderr=True, soft_wrap=True)
 results = Console(soft_wrap=True)
@@ -28,6 +29,13 @@ def print_error(error: MMDPOError) -> None:
 def say(message: str) -> None:
     """One line on stderr."""
     notes.print(escape(message), highlight=False)
+
+
+def say_warnings(run: Path) -> None:
+    """What a run's diagnostics warned of, once more at its end."""
+    for entry in read_json(run / "manifest.json").get("advice", []):
+        say(f"warning: {entry['metric']} is {entry['value']:.3g} on {entry['pairs']} {entry['split']} pairs.")
+        say(f"         {entry['meaning']} To try: {entry['attempt']}")
 
 
 def progress(items: Iterable[Any]) -> Iterable[Any]:

@@ -14,7 +14,7 @@ from transformers import PrinterCallback, ProgressCallback, TrainerCallback, Tra
 from mmdpo.callbacks import Bar, FreshVariants, ObjectiveState
 from mmdpo.collate import Batch, Collator, Layout, RecordDataset, split_rows, table_of
 from mmdpo.companions import Companions
-from mmdpo.diagnostics import Meter, pair_statistics, reward_of, step_metrics
+from mmdpo.diagnostics import Meter, reward_of, training_metrics
 from mmdpo.encoding import Encoder
 from mmdpo.errors import ConfigError, ParityError
 from mmdpo.objectives import Objective
@@ -25,8 +25,8 @@ from mmdpo.scoring import scores
 from mmdpo.scoring_trainer import ScoringTrainer
 from mmdpo.sharding import plan_sharding
 from mmdpo.two_pass import FirstPass, Generators, even_chunks, first_pass, first_rows, gather_tables, stacked
-from mmdpo.validation import BLIND
-from mmdpo.views import CHOSEN, CLEAN, REJECTED, ScoreTable, View
+from mmdpo.validation import blind_variant, held_out_views
+from mmdpo.views import ScoreTable, View
 
 
 class PreferenceTrainer(ScoringTrainer):
@@ -73,16 +73,14 @@ class PreferenceTrainer(ScoringTrainer):
             )
         pad = getattr(encoder.tokenizer, "pad_token_id", None)
 
-        def collator(records: Sequence[Record], views: Sequence[View], branches: int | None = None) -> Collator:
-            others = Companions(records, encoder.seed)
-            return Collator(
-                encoder, views, companions=others, layout=layout, pad_id=pad or 0, branches_per_row=branches
-            )
+        def collator(records: Sequence[Record], views: Sequence[View], by: Encoder, **rows: Any) -> Collator:
+            others = Companions(records, by.seed)
+            return Collator(by, views, companions=others, layout=layout, pad_id=pad or 0, **rows)
 
-        self.collator = collator(train_records, objective.views, branches_per_row)
-        held_out = {View(candidate, media) for media in (CLEAN, BLIND) for candidate in (CHOSEN, REJECTED)}
-        held_out |= set(objective.views)
-        self.validation_collator = collator(validation_records, sorted(held_out))
+        self.collator = collator(train_records, objective.views, encoder, branches_per_row=branches_per_row)
+        self.blind = blind_variant(encoder, validation_records)
+        views = held_out_views(objective, self.blind.variant)
+        self.validation_collator = collator(validation_records, views, encoder.fixed())
         super().__init__(
             model=loaded.model,
             args=args,
@@ -230,7 +228,7 @@ class PreferenceTrainer(ScoringTrainer):
         return loss
 
     def _record(self, table: ScoreTable, parts: dict[str, Tensor], watched: dict[str, Tensor]) -> None:
-        self.meter.add(step_metrics(pair_statistics(table, self.reward)))
+        self.meter.add(training_metrics(table, self.objective))
         self.meter.add({f"diagnostics/{name}": values for name, values in watched.items()})
         # each micro-batch holds a share of the step's loss: the sum over micro-batches is one value a step
         for name, value in parts.items():

@@ -175,7 +175,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     done = [arm for arm in best if all(job.result.is_file() for job in jobs if job.arm == arm)]
     found = {arm: {job.seed: job.result for job in jobs if job.arm == arm} for arm in done}
     base = {seed: seed_folder(options.out, seed) / "results" / "base.json" for seed in seeds}
-    results = {"size": asdict(size), "tuning": {arm: scores[arm] for arm in done}, **summarise(base, found)}
+    made = {seed: read_json(path)["made"] for seed, path in base.items()}
+    tuning = {arm: {f"{rate:g}": score for rate, score in scores[arm].items()} for arm in done}
+    results = {"size": asdict(size), "made": made, "tuning": tuning, **summarise(base, found)}
     _write(options.out / "results.json", results)
     print(f"\n{tables(results)}\n\n{time.monotonic() - started:.0f} s; written {options.out / 'results.json'}")
     if options.write_docs:

@@ -115,7 +115,7 @@ METRICS: Mapping[str, Metric] = {
 
 
 def selection_score(rows: Iterable[Counts]) -> float:
-    """What the learning rate is chosen by: the mean of POPE accuracy and the captions' F1 (of 1 - CHAIR_i and recall)."""
+    """The mean of POPE accuracy and the F1 of captions (of 1 - CHAIR_i and recall): learning rates are chosen by it."""
     total: Counts = {}
     for counts in rows:
         _add(total, counts)

@@ -18,9 +18,9 @@ from mmdpo.evals.pope_questions import write_questions
 from mmdpo.jsonfiles import write_json
 from mmdpo.playground.demo import Plan, ratings_config, sample_captions, shuffled
 from mmdpo.playground.files import write_annotations, write_ratings_table, write_synonyms
+from mmdpo.playground.language import Scene
 from mmdpo.playground.questions import pope_questions
 from mmdpo.playground.raters import Rating, rate_captions, rate_yes_no, raters
-from mmdpo.playground.world import Scene
 from mmdpo.playground.worlds import PICTURES
 from mmdpo.records import Candidate, Media, Record, Records, save_records
 

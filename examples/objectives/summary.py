@@ -8,6 +8,7 @@ from typing import Any
 
 from arms import ARMS
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from measures import METRICS, Rows, Scene, against
 
 from mmdpo.evals.paired import paired_difference
@@ -46,8 +47,8 @@ def summarise(base: Mapping[int, Path], arms: Mapping[str, Mapping[int, Path]]) 
         arms: Result file by arm and seed.
 
     Returns:
-        ``base`` and ``arms``: of each metric the value with its interval over the scenes of all seeds; of each arm also
-        ``against_base`` and ``against_dpo``, differences paired by scene with the range over seeds.
+        ``base`` and ``arms``: of each metric the value, its interval over the scenes of all seeds, and the value of
+        each seed; of each arm also ``against_base`` and ``against_dpo``, the same of differences paired by scene.
     """
     untrained = {seed: read_json(path)["rows"] for seed, path in base.items()}
     before = _pooled(untrained, untrained)
@@ -74,7 +75,10 @@ def _all(scenes: Mapping[int, Sequence[Scene]]) -> list[Scene]:
 
 def _values(scenes: Mapping[int, Sequence[Scene]]) -> dict[str, Any]:
     table = Table.of(_all(scenes))
-    return {name: interval(table, metric).to_json() for name, metric in METRICS.items()}
+    return {
+        name: interval(table, metric).to_json() | {"seeds": [_value(of_seed, metric) for of_seed in scenes.values()]}
+        for name, metric in METRICS.items()
+    }
 
 
 def _differences(first: Mapping[int, Sequence[Scene]], second: Mapping[int, Sequence[Scene]]) -> dict[str, Any]:
@@ -87,7 +91,7 @@ def _difference(
     # one permutation: the p-value is not used
     gap = paired_difference(_all(first), _all(second), metric, permutations=1)
     seeds = [_value(second[seed], metric) - _value(first[seed], metric) for seed in first]
-    return {"value": gap.value, "low": gap.low, "high": gap.high, "seeds": [min(seeds), max(seeds)]}
+    return {"value": gap.value, "low": gap.low, "high": gap.high, "seeds": seeds}
 
 
 def _value(scenes: Iterable[Scene], metric: Metric) -> float:
@@ -96,42 +100,58 @@ def _value(scenes: Iterable[Scene], metric: Metric) -> float:
 
 def tables(results: Numbers) -> str:
     """The results as Markdown."""
-    arms = results["arms"]
-    rates = {name: max(scores, key=scores.__getitem__) for name, scores in results["tuning"].items()}
-    headings = ["", "learning rate", *(SHOWN[name] for name in BEHAVIOUR)]
-    rows = [["base model", "", *(_cell(results["base"][name], name) for name in BEHAVIOUR)]]
-    rows += [[f"`{arm}`", f"{rates[arm]:g}", *(_cell(arms[arm]["values"][n], n) for n in BEHAVIOUR)] for arm in arms]
-    parts = [_table(headings, rows)]
-    headings = ["", *(SHOWN[name] for name in MECHANISM), *(f"{SHOWN[name]}, change" for name in IN_NATS)]
-    parts.append(
-        _table(
-            headings,
-            [
-                [f"`{arm}`"]
-                + [_cell(arms[arm]["values"][name], name) for name in MECHANISM]
-                + [_cell(arms[arm]["against_base"][name], name, sign="+") for name in IN_NATS]
-                for arm in arms
-            ],
-        )
-    )
-    for against_what in ("against_base", "against_dpo"):
-        rows = [
-            [f"`{arm}`", *(_cell(entry[against_what][name], name, sign="+") for name in DIFFERENCES)]
-            for arm, entry in arms.items()
-            if against_what in entry
-        ]
-        parts.append(_table([against_what.replace("_", " "), *(SHOWN[name] for name in DIFFERENCES)], rows))
+    arms: Mapping[str, Any] = results["arms"]
+    base = ["before training", *(_cell(results["base"][name], name) for name in BEHAVIOUR)]
+    values = [base, *([f"`{arm}`", *_cells(entry["values"], BEHAVIOUR)] for arm, entry in arms.items())]
+    mechanism = [
+        [f"`{arm}`", *_cells(entry["values"], MECHANISM), *_cells(entry["against_base"], IN_NATS, "+")]
+        for arm, entry in arms.items()
+    ]
+    parts = [
+        "### What the models say",
+        _table(["", *_headings(BEHAVIOUR)], values),
+        "### What became of the held-out pairs",
+        _table(["", *_headings(MECHANISM), *_headings(IN_NATS, ", change")], mechanism),
+    ]
+    for title, key, names in (
+        ("### Differences from the model before training", "against_base", BEHAVIOUR),
+        (f"### Differences from `{COMPARED}`", "against_dpo", DIFFERENCES),
+    ):
+        rows = [[f"`{arm}`", *_cells(entry[key], names, "+")] for arm, entry in arms.items() if key in entry]
+        parts += [title, _table(["", *_headings(names)], rows)]
+    parts += ["### Learning rates", _tuning(results["tuning"])]
     return "\n\n".join(parts)
 
 
+def _tuning(scores: Mapping[str, Mapping[str, float]]) -> str:
+    """The score of every learning rate that was tried, the best in bold."""
+    rates = list(next(iter(scores.values()), ()))
+    rows = []
+    for arm, of_arm in scores.items():
+        best = max(of_arm.values())
+        marked = (f"**{100 * score:.1f}**" if score == best else f"{100 * score:.1f}" for score in of_arm.values())
+        rows.append([f"`{arm}`", *marked])
+    return _table(["", *rates], rows)
+
+
+def _headings(names: Iterable[str], more: str = "") -> list[str]:
+    return [SHOWN[name] + more for name in names]
+
+
+def _cells(entries: Numbers, names: Iterable[str], sign: str = "") -> list[str]:
+    return [_cell(entries[name], name, sign) for name in names]
+
+
 def _cell(entry: Numbers, name: str, sign: str = "") -> str:
-    """A value with its 95% interval, and the range over seeds where it is known."""
-    whole = name in (*IN_NATS, "words")
-    factor = 1 if whole else 100
+    """A value with its 95% interval; of a difference, which has a sign, also the range over seeds."""
+    factor = 1 if name in (*IN_NATS, "words") else 100
     digits = 2 if name == "chosen" else 1
-    value, low, high = (f"{factor * entry[key]:{sign}.{digits}f}" for key in ("value", "low", "high"))
-    seeds = [f"{factor * value:{sign}.{digits}f}" for value in entry.get("seeds", ())]
-    return f"{value} [{low}, {high}]" + (f" ({seeds[0]} to {seeds[1]})" if seeds else "")
+
+    def written(value: float) -> str:
+        return f"{factor * value:{sign}.{digits}f}"
+
+    seeds = f" ({written(min(entry['seeds']))} to {written(max(entry['seeds']))})" if sign else ""
+    return f"{written(entry['value'])} [{written(entry['low'])}, {written(entry['high'])}]{seeds}"
 
 
 def _table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -140,39 +160,38 @@ def _table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 PANELS = {
-    "usual": "Usual object named though absent",
-    "recall": "Present objects named",
-    "pope_accuracy": "POPE adversarial, accuracy",
-    "displacement": "Held-out pairs of which both answers fell",
+    "usual": "Usual object named though absent, %",
+    "recall": "Present objects named, %",
+    "pope_accuracy": "POPE adversarial: right answers, %",
+    "displacement": "Pairs of which both answers fell, %",
     "chosen": "Chosen answer: change in nats a token",
     "media": "Media margin: change in nats",
 }
 
 
 def figure(results: Numbers) -> Figure:
-    """One panel for each of six numbers, one line for each arm, with 95% intervals; dashed: the base model."""
+    """One panel for each of six numbers: dots are seeds, lines 95% intervals, dashed is the model before training."""
     arms = list(results["arms"])
     with styled("objectives"):
-        drawn = Figure(figsize=(11.0, 1.6 + 0.44 * len(arms)), layout="constrained")
-        for place, (axes, (name, title)) in enumerate(
-            zip(drawn.subplots(2, 3, sharey=True).flat, PANELS.items(), strict=True)
-        ):
+        layout = ConstrainedLayoutEngine(h_pad=0.12, w_pad=0.12)
+        drawn = Figure(figsize=(11.0, 1.6 + 0.44 * len(arms)), layout=layout)
+        all_axes = list(drawn.subplots(2, 3, sharey=True).flat)
+        for axes, (name, title) in zip(all_axes, PANELS.items(), strict=True):
             change = name in IN_NATS
             factor = 1 if change else 100
-            for row, arm in enumerate(arms):
-                entry = results["arms"][arm]["against_base" if change else "values"][name]
-                value, low, high = (factor * entry[key] for key in ("value", "low", "high"))
+            entries = [results["arms"][arm]["against_base" if change else "values"][name] for arm in arms]
+            for row, (arm, entry) in enumerate(zip(arms, entries, strict=True)):
                 colour = ORANGE if arm == COMPARED else GREY if ARMS[arm].form == "shuffled" else BLUE
-                axes.plot([low, high], [row, row], color=colour, linewidth=2.2, solid_capstyle="butt")
-                axes.plot(value, row, color=colour, marker="o", markersize=4.5)
+                low, high = factor * entry["low"], factor * entry["high"]
+                axes.plot([low, high], [row, row], color=colour, linewidth=5, alpha=0.35, solid_capstyle="butt")
+                axes.plot([factor * value for value in entry["seeds"]], [row] * len(entry["seeds"]), ".", color=colour)
             untrained = 0.0 if change else factor * results["base"][name]["value"]
             axes.axvline(untrained, color=INK, linewidth=1, linestyle=(0, (4, 3)))
-            axes.set_title(title + ("" if change else ", %"), fontsize=10)
+            axes.set_title(title, fontsize=10)
             axes.set_yticks(range(len(arms)), arms)
             axes.grid(axis="x")
             axes.tick_params(length=0)
-            if place == 0:
-                axes.invert_yaxis()  # shared: the first arm stands on top of all panels
+        all_axes[0].invert_yaxis()  # shared: the first arm stands on top of all panels
     return drawn
 
 

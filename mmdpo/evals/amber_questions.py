@@ -75,12 +75,15 @@ def question_metrics(group: str, kinds: Sequence[str]) -> list[Metric]:
     def total(column: str) -> Callable[[Sums], Array]:
         return lambda sums: np.asarray(sum(sums[f"{kind}_{column}"] for kind in kinds), dtype=np.float64)
 
-    def share(measure: str, part: str, whole: str) -> Metric:
-        return Metric(
-            metric_name(measure, group), lambda sums: divide(total(part)(sums), total(whole)(sums)), total(whole)
-        )
+    def share(measure: str, part: str, whole: str, meaning: str) -> Metric:
+        def value(sums: Sums) -> Array:
+            return divide(total(part)(sums), total(whole)(sums))
 
-    precision, recall = share("precision", "true_no", "said_no"), share("recall", "true_no", "no")
+        # Recall of yes/no questions is no coverage of a free answer.
+        return Metric(metric_name(measure, group), value, total(whole), meaning=meaning, role="other")
+
+    precision = share("precision", "true_no", "said_no", "right among the answers that say no")
+    recall = share("recall", "true_no", "no", "of the questions to be answered no, those answered so")
 
     def concerned(sums: Sums) -> Array:
         return np.asarray(total("said_no")(sums) + total("no")(sums) - total("true_no")(sums))
@@ -91,7 +94,7 @@ def question_metrics(group: str, kinds: Sequence[str]) -> list[Metric]:
         return np.where(concerned(sums) > 0, 2 * p * r / (p + r + epsilon(group)), np.nan)
 
     return [
-        share("accuracy", "correct", "questions"),
+        share("accuracy", "correct", "questions", "right answers"),
         precision,
         recall,
         Metric(metric_name("f1", group), f1, concerned),

@@ -34,7 +34,7 @@ from mmdpo.errors import ConfigError, DataError, did_you_mean
 from mmdpo.evals.base import Answer, Benchmark, Item, Metric, Result, Sample
 from mmdpo.evals.files import read_rows
 from mmdpo.evals.pope import vlmevalkit
-from mmdpo.evals.replies import Judge, JudgedAnswer, asked_once, filled, template
+from mmdpo.evals.replies import Judge, JudgedAnswer, asked_once, filled, prompted, template
 from mmdpo.evals.stats import Array, Sums, divide, ratio
 from mmdpo.jsonfiles import write_json
 from mmdpo.registry import benchmarks
@@ -94,8 +94,8 @@ class HallusionBench(Benchmark):
 
     @property
     def rule(self) -> str:
-        """The parser, and the judge's prompt where it is not our own."""
-        return self.parser if self.judge_prompt is None else f"{self.parser}; prompt {Path(self.judge_prompt).name}"
+        """The parser, and whose prompt a judge is asked where there is one."""
+        return "; ".join([self.parser, *prompted(self.judge, self.judge_prompt)])
 
     @cached_property
     def _judge(self) -> Judge | None:
@@ -197,8 +197,18 @@ class HallusionBench(Benchmark):
         return [
             ratio("a_acc", "right", "answers"),
             *(ratio(f"{level}_acc", f"{level}_right", f"{level}_groups") for level in levels),
-            Metric("yes_diff", more_yes, lambda sums: np.asarray(sums["answers"]), (-1.0, 1.0), "neither"),
-            ratio("fp_ratio", "false_yes", "wrong", better="neither"),
+            Metric(
+                "yes_diff",
+                more_yes,
+                lambda sums: np.asarray(sums["answers"]),
+                bounds=(-1.0, 1.0),
+                better="neither",
+                label="Bias towards yes",
+                meaning="share of yes among the answers, less that among the labels",
+            ),
+            ratio(
+                "fp_ratio", "false_yes", "wrong", better="neither", label="Wrong yes", meaning="of the wrong answers"
+            ),
         ]
 
     def _code(self, sample: Sample, answer: Answer) -> int:

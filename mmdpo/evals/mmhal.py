@@ -27,7 +27,7 @@ import numpy as np
 from mmdpo.errors import ConfigError, DataError
 from mmdpo.evals.base import Answer, Benchmark, Item, Metric, Result, Sample
 from mmdpo.evals.files import read_json, read_rows, read_text
-from mmdpo.evals.replies import Judge, JudgedAnswer, asked_once, filled, reply_text, template
+from mmdpo.evals.replies import Judge, JudgedAnswer, asked_once, filled, prompted, reply_text, template
 from mmdpo.evals.stats import Array, Sums, divide, ratio
 from mmdpo.jsonfiles import write_json
 from mmdpo.registry import benchmarks
@@ -100,8 +100,8 @@ class MMHal(Benchmark):
 
     @property
     def rule(self) -> str:
-        """That one rating is looked for, and the judge's prompt where it is not our own."""
-        return "one rating" if self.judge_prompt is None else f"one rating; prompt {Path(self.judge_prompt).name}"
+        """That one rating is looked for, and whose prompt a judge is asked where there is one."""
+        return "; ".join(["one rating", *prompted(self.judge, self.judge_prompt)])
 
     @cached_property
     def _judge(self) -> Judge | None:
@@ -192,7 +192,7 @@ class MMHal(Benchmark):
         return [
             ratio("score", "rating", "answers", bounds=(0.0, 6.0)),
             ratio("hallucination_rate", "hallucinated", "answers", better="lower"),
-            Metric("informativeness", informative, lambda sums: np.asarray(sums["answers"])),
+            Metric("informativeness", informative, lambda sums: np.asarray(sums["answers"]), meaning="by the judge"),
             *(ratio(f"score/{kind}", f"{kind}_rating", f"{kind}_answers", bounds=(0.0, 6.0)) for kind in kinds),
         ]
 

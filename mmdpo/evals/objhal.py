@@ -36,7 +36,7 @@ from mmdpo.evals.coco import CocoImage, read_coco
 from mmdpo.evals.files import read_rows
 from mmdpo.evals.noun_lemmas import noun_lemma
 from mmdpo.evals.objects import Mention, ObjectNames
-from mmdpo.evals.replies import Judge, asked_once, filled, template
+from mmdpo.evals.replies import Judge, asked_once, filled, prompted, template
 from mmdpo.evals.stats import ratio
 from mmdpo.evals.text import tokens
 from mmdpo.registry import benchmarks
@@ -115,9 +115,8 @@ class ObjectHalBench(Benchmark):
     @property
     def rule(self) -> str:
         """How objects are found, and the table where it is not our own."""
-        how = "given noun extractor" if self.noun_extractor else "judge" if self.judge else "lemma"
-        files = {"synonyms": self.synonyms, "prompt": self.judge_prompt}
-        return "; ".join([how, *(f"{name} {Path(path).name}" for name, path in files.items() if path)])
+        how = ["given noun extractor"] if self.noun_extractor else prompted(self.judge, self.judge_prompt) or ["lemma"]
+        return "; ".join([*how, *([f"synonyms {Path(self.synonyms).name}"] if self.synonyms else [])])
 
     @cached_property
     def names(self) -> ListedNames:
@@ -186,12 +185,13 @@ class ObjectHalBench(Benchmark):
 
     def metrics(self, columns: Collection[str]) -> list[Metric]:
         """response_hallucination, object_hallucination, recall, chair_s and words."""
+        named, absent = "answers that name an absent object", "named objects that are not there"
         return [
-            ratio("response_hallucination", "wrong_answers", "answers_with_objects", better="lower"),
-            ratio("object_hallucination", "wrong_mentions", "mentions", better="lower"),
-            ratio("recall", "found", "present"),
-            ratio("chair_s", "wrong_answers", "answers", better="lower"),
-            ratio("words", "words", "answers", bounds=(0.0, math.inf), better="neither"),
+            _rate("response_hallucination", "wrong_answers", "answers_with_objects", "Object HalBench, answers", named),
+            _rate("object_hallucination", "wrong_mentions", "mentions", "Object HalBench, objects", absent),
+            ratio("recall", "found", "present", role="coverage"),
+            _rate("chair_s", "wrong_answers", "answers", "CHAIR_s", named),
+            ratio("words", "words", "answers", bounds=(0.0, math.inf), better="neither", label="Words per answer"),
         ]
 
     def notes(self, items: Sequence[Item]) -> list[str]:
@@ -220,6 +220,10 @@ class ObjectHalBench(Benchmark):
         sample_id = self.sample_id(image_id)
         file = image.file_name if self.image_name is None else self.image_name.format(id=sample_id)
         return Sample(sample_id, self.prompt, {"images": [file]}, sorted(objects), sample_id)
+
+
+def _rate(name: str, part: str, whole: str, label: str, meaning: str) -> Metric:
+    return ratio(name, part, whole, better="lower", label=label, meaning=meaning, role="hallucination")
 
 
 def list_of_reply(reply: str) -> list[str] | None:

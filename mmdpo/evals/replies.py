@@ -51,6 +51,13 @@ def asked_once(judge: Judge | None, benchmark: str) -> Judge | None:
     return functools.cache(judge)
 
 
+def prompted(judge: Judge | None, prompt: str | Path | None) -> list[str]:
+    """What a rule says of its judge: nothing without one, else whose prompt it is asked."""
+    if judge is None:
+        return []
+    return ["judge with our prompt" if prompt is None else f"judge with {Path(prompt).name}"]
+
+
 def template(path: str | Path | None, own: str, fields: Mapping[str, str]) -> str:
     """The text that a judge is asked, with a place ``{name}`` for each field.
 

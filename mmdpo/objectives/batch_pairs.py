@@ -11,10 +11,15 @@ from torch import Tensor
 
 from mmdpo import registry
 from mmdpo.objectives.links import NotNegative, Positive, ReverseKl
-from mmdpo.objectives.terms import Pair
+from mmdpo.objectives.terms import Pair, reduce_tokens
 from mmdpo.views import ScoreTable
 
 Share = Annotated[float, Gt(0), Le(1)]
+
+
+def log_probability(table: ScoreTable, rows: Tensor) -> Tensor:
+    """[M] summed log-probabilities of the answers in some rows, without gradient."""
+    return reduce_tokens(table.logp[rows].detach(), table.mask[rows].to(table.logp.dtype))
 
 
 @registry.terms.register("sorted_pair")
@@ -124,7 +129,12 @@ class BatchBetaPair(Pair):
         state = table.state
         distance = (gap.detach().double().cpu() - state["m0"]) / max(state["deviation"], 1e-6)
         generator = torch.Generator().manual_seed(int(state["steps"]))
-        uniform = torch.rand(len(gap), generator=generator, dtype=torch.float64)
+        uniform = torch.empty(len(gap), dtype=torch.float64)
+        # by rank, so that the draw does not depend on where in the step a pair stands; gaps tie before the first step
+        better = log_probability(table, self.rows(table)[0])
+        order = better.argsort(stable=True)
+        order = order[gap.detach()[order].argsort(stable=True)].cpu()
+        uniform[order] = torch.rand(len(gap), generator=generator, dtype=torch.float64)
         # the largest of log-weight + Gumbel noise are a draw without replacement, and no weight underflows
         keys = -0.5 * distance**2 - torch.log(-torch.log(uniform))
         kept = torch.zeros(len(gap), dtype=torch.bool)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from mmdpo.config import together
+from mmdpo.errors import ConfigError
 from mmdpo.objectives.configuration import made_terms
 from mmdpo.objectives.schedules import weight_at
 from mmdpo.objectives.terms import Pair, Point, Term
@@ -31,8 +32,15 @@ class Objective:
 
     def __post_init__(self) -> None:
         for name, term in self.terms.items():
-            if name not in self.state and (initial := term.initial_state()):
-                self.state[name] = initial
+            initial = term.initial_state()
+            if initial and term.scope != "batch":
+                raise ConfigError(
+                    f"the term {name!r} has running values, and its scope is {term.scope!r}",
+                    why="Each micro-batch of each process would move them: processes would train different losses.",
+                    fix='Give the term scope = "batch".',
+                )
+            if initial:
+                self.state.setdefault(name, initial)
 
     @property
     def views(self) -> tuple[View, ...]:

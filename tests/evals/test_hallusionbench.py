@@ -206,7 +206,7 @@ def test_a_judge_is_asked_once_for_each_answer_without_a_code(
     rows = [{**row, "model_prediction": f"{row['category']} {n} {{set}}"} for n, row in enumerate(ROWS)]
     result = score("hallusionbench", data, write_json("r.json", [*judged("1" * 7 + "0")[:4], *rows[4:]]), judge=judge)
     assert values(result)["a_acc"] == 0.5
-    assert len(asked) == 4
+    assert (len(asked), result.rule) == (4, "codes; judge with our prompt")
     assert all(part in asked[0] for part in ("Is 0 so?", "It is 0.", "VS 4 {set}"))
     own = tmp_path / "prompt.txt"
     own.write_text("{reference} | {answer} | {question}")

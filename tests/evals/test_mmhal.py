@@ -73,58 +73,6 @@ def test_the_official_numbers(real_data: Callable[[str], Path], write_json: Call
     assert {result.metrics[f"score/{name}"].n for name in TYPES} == {12}
     lost = sum("Rating: " not in reply for reply in replies)
     assert (result.n, result.unparsed) == (96, lost)
-    assert (
-        result.flags == [f"no_single_rating: {lost} replies hold no rating or several; each counts as 0"]
-        or form != "rows"
-    )
-    assert 0 <= result.metrics["score"].low < result.metrics["score"].value < result.metrics["score"].high <= 6
-
-
-def test_the_real_template_is_read_completely(real_data: Callable[[str], Path]) -> None:
-    samples = MMHal().samples(real_data(TEMPLATE))
-    assert len(samples) == len({sample.group for sample in samples}) == 96
-    assert samples[0].media == {"images": ["7206072054_c53d53b97d_o.jpg"]}
-    assert samples[1].meta["objects"] == "Door, Building"
-    assert MMHal(image_name="{id}.jpg").samples(real_data(TEMPLATE))[0].media == {"images": ["df62a56fdc1bb12b.jpg"]}
-
-
-# -- worked counts ----------------------------------------------------------------------------------------------------
-
-ROWS = [
-    {
-        "question_type": kind,
-        "question_topic": "outdoor",
-        "image_id": f"id{number}",
-        "image_src": f"https://example.org/{number}.jpg",
-        "image_content": ["Dog", "Tree {answer}"],
-        "question": f"What is {number}?",
-        "gt_answer": f"It is {number}.",
-        "model_answer": "",
-    }
-    for number, kind in enumerate(["attribute", "adversarial", "attribute", "other"])
-]
-
-
-@pytest.fixture
-def data(write_json: Callable[..., Path]) -> Path:
-    return write_json("template.json", ROWS)
-
-
-def values(result: Result) -> dict[str, float]:
-    return {name: round(entry.value, 4) for name, entry in result.metrics.items()}
-
-
-def test_worked_counts(data: Path, write_json: Callable[..., Path]) -> None:
-    replies = ["Rating: 5", "Rating: 2", "Rating: 3", "I refuse."]
-    result = score("mmhal", data, write_json("r.json", replies))
-    assert values(result) == {
-        "score": 2.5,
-        "hallucination_rate": 0.5,
-        "informativeness": round(4 / 12, 4),
-        "score/adversarial": 2.0,
-        "score/attribute": 4.0,
-        "score/other": 0.0,
-    }
     assert f"no_single_rating: {lost} replies hold no rating or several; each counts as 0" in result.flags
     assert 0 <= result.metrics["score"].low < result.metrics["score"].value < result.metrics["score"].high <= 6
 
@@ -195,7 +143,7 @@ def test_a_judge_sees_everything_and_is_asked_once(data: Path, write_json: Calla
     own.write_text("{objects}/{question}/{reference}/{answer}")
     again = score("mmhal", data, write_json("s.json", rows), judge=judge, judge_prompt=str(own))
     assert asked[-1] == "Dog, Tree {answer}/What is 3?/It is 3./right {question}"
-    assert again.rule == "one rating; prompt prompt.txt"
+    assert again.rule == "one rating; judge with prompt.txt"
     own.write_text("{answer} {question}")
     with pytest.raises(ConfigError, match="has no place for objects, reference"):
         score("mmhal", data, write_json("t.json", rows), judge=judge, judge_prompt=str(own))

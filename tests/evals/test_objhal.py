@@ -224,13 +224,13 @@ def test_a_judge_lists_the_objects(data: Path, write_lines: Callable[..., Path],
     assert len(asked) == 2, "answers of at most three words are not shown to the judge"
     assert all(part in asked[0] for part in ("What?", "A dog on a sofa with cats and a cat."))
     assert values(result)["object_hallucination"] == (0.5, 2)
-    assert (result.rule, result.unparsed) == ("judge", 1)
+    assert (result.rule, result.unparsed) == ("judge with our prompt", 1)
     assert result.flags == ["no_list: 1 replies of the judge hold no JSON list; their answers name nothing"]
     own = tmp_path / "prompt.txt"
     own.write_text("{question}: {answer}")
     again = score("objhal", data, answers, judge=judge, judge_prompt=str(own))
     assert asked[-2] == "What?: A dog on a sofa with cats and a cat."
-    assert again.rule == "judge; prompt prompt.txt"
+    assert again.rule == "judge with prompt.txt"
 
 
 # -- files ------------------------------------------------------------------------------------------------------------

@@ -115,5 +115,5 @@ def test_a_fresh_run_starts_at_its_closed_form(tmp_path: Path) -> None:
     first = trainer.state.log_history[0]
     assert first["loss"] == pytest.approx(math.log(2), abs=1e-6)
     assert first["loss/dpo"] == pytest.approx(math.log(2), abs=1e-6)
-    for name in ("rewards/margins", "rewards/chosen", "rewards/rejected", "diagnostics/kl"):
+    for name in ("rewards/margins", "rewards/chosen", "rewards/rejected", "diagnostics/kl_k3"):
         assert first[name] == pytest.approx(0, abs=1e-5), name

@@ -14,6 +14,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -141,10 +142,10 @@ def test_two_processes_are_one(tmp_path: Path) -> None:
         assert said["states"] == [{term: pytest.approx(values) for term, values in one.items()} for one in whole.states]
 
 
-@pytest.mark.parametrize("name", losses())
-def test_rows_and_records_may_stand_in_any_order(name: str) -> None:
+@pytest.mark.parametrize("loss", [*({name: {}} for name in losses()), {"beta_dpo": {"keep": 0.5}}], ids=str)
+def test_rows_and_records_may_stand_in_any_order(loss: dict[str, Any]) -> None:
     """The number and its derivatives belong to the rows, wherever they stand; counts need no log-probabilities."""
-    objective = make_objective({name: {}})
+    objective = make_objective(loss)
     records = records_for(objective)
     table = random_scores(outline(records, objective.views, Companions(records)), objective.statistics)
     order = list(range(len(table.logp)))
