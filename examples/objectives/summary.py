@@ -196,11 +196,12 @@ def figure(results: Numbers) -> Figure:
 
 
 def write_docs(results: Numbers, page: Path) -> None:
-    """Puts the tables between the page's two marks, and the figure beside it into ``figures/objectives.png``."""
+    """Puts figure and tables between the page's two marks; the figure lies beside it, ``figures/objectives.png``."""
     text = page.read_text(encoding="utf-8")
     before, after = text[: text.index(BEGIN) + len(BEGIN)], text[text.index(END) :]
-    page.write_text(f"{before}\n\n{tables(results)}\n\n{after}", encoding="utf-8")
     picture = page.parent / "figures" / "objectives.png"
+    shown = f"![Six numbers of each arm, with 95% intervals](figures/{picture.name})"
+    page.write_text(f"{before}\n\n{shown}\n\n{tables(results)}\n\n{after}", encoding="utf-8")
     picture.parent.mkdir(exist_ok=True)
     with styled("objectives"):
         figure(results).savefig(picture, format="png", facecolor="white", dpi=110, metadata={"Software": None})

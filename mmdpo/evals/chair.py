@@ -17,20 +17,19 @@ Known quirks: with `pattern` "bus" is never found, "buses" is; "seat" is dropped
 
 from __future__ import annotations
 
-import math
 import re
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from mmdpo.errors import ConfigError, DataError, did_you_mean
-from mmdpo.evals.base import Answer, Benchmark, Item, Metric, Sample
+from mmdpo.evals.base import Answer, Sample
 from mmdpo.evals.coco import read_coco
 from mmdpo.evals.files import read_json, read_text
+from mmdpo.evals.object_captions import ObjectCaptions
 from mmdpo.evals.objects import ObjectNames
-from mmdpo.evals.stats import ratio
 from mmdpo.evals.text import singular, tokens
 from mmdpo.registry import benchmarks
 
@@ -58,7 +57,7 @@ _MEDIA_FILE = re.compile(r"\.(jpe?g|png|webp|bmp|gif|tiff?|wav|flac|mp3|ogg)$", 
 
 @benchmarks.register("chair")
 @dataclass(frozen=True)
-class Chair(Benchmark):
+class Chair(ObjectCaptions):
     """Objects named in captions.
 
     Args:
@@ -70,6 +69,8 @@ class Chair(Benchmark):
         image_name: File name of an image, made from its ``{id}``, such as ``COCO_val2014_{id:0>12}.jpg``; None takes
             what the data say.
         media: What the captions describe, as the list of a record is called; ``audios`` for sounds.
+        at_recall: Also gives the rates at this recall (`mmdpo.evals.coverage`).
+        at_objects: Also gives the rates at this number of mentions per caption.
     """
 
     lineage: str = "lemma"
@@ -80,10 +81,8 @@ class Chair(Benchmark):
     image_name: str | None = None
     media: str = "images"
     name = "chair"
-    max_new_tokens = 512
     id_keys = ("image_id", "image")
     text_keys = ("caption", "text", "answer")
-    one_answer_each = False
 
     def __post_init__(self) -> None:
         if self.lineage not in LINEAGES:
@@ -113,13 +112,15 @@ class Chair(Benchmark):
                 why="It would never be called: the pattern lineage takes every singular from its table.",
                 fix="Hand a lemmatizer to the lemma lineage.",
             )
+        _ = self.targets  # says at once if a level cannot be reached
 
     @property
     def rule(self) -> str:
         """Lineage, and the tables and tools where they are not our own."""
         tables = {"synonyms": self.synonyms, "singulars": self.singulars}
         parts = [self.lineage, *(f"{name} {Path(path).name}" for name, path in tables.items() if path)]
-        return "; ".join([*parts, *(["given lemmatizer"] if self.lemmatize else [])])
+        tools = ["given lemmatizer"] if self.lemmatize else []
+        return "; ".join([*parts, *tools, *(str(target) for target in self.targets)])
 
     @cached_property
     def names(self) -> ObjectNames:
@@ -159,58 +160,13 @@ class Chair(Benchmark):
             return self.answers(table.values(), str(path))
         return super().read_answers(path)
 
-    def item(self, item_id: str, sample: Sample, answer: Answer) -> Item:
-        """Finds the objects that a caption names and those of them that are absent."""
-        mentions = self.names.mentions(self._singular_words(answer.text))
-        present = set(sample.target)
-        wrong = [mention for mention in mentions if mention.category not in present]
-        counts = {
-            "captions": 1.0,
-            "wrong_captions": float(bool(wrong)),
-            "mentions": float(len(mentions)),
-            "wrong_mentions": float(len(wrong)),
-            "present": float(len(present)),
-            "found": float(len(present & {mention.category for mention in mentions})),
-        }
-        return Item(
-            id=item_id,
-            group=sample.group,
-            raw=answer.text,
-            parsed=[mention.category for mention in mentions] if answer.text.strip() else None,
-            label=list(sample.target),
-            correct=None,
-            counts=counts,
-            details={
-                "prompt": sample.prompt,
-                self.media.removesuffix("s"): sample.media[self.media][0],
-                "objects": [mention.word for mention in mentions],
-                "hallucinated": [mention.word for mention in wrong],
-            },
-        )
+    @property
+    def modality(self) -> str:
+        """What the captions describe, as the list of a record is called."""
+        return self.media
 
-    def metrics(self, columns: Collection[str]) -> list[Metric]:
-        """chair_s, chair_i, recall and objects_per_caption."""
-        return [
-            ratio("chair_s", "wrong_captions", "captions", better="lower"),
-            ratio("chair_i", "wrong_mentions", "mentions", better="lower"),
-            ratio("recall", "found", "present"),
-            ratio("objects_per_caption", "mentions", "captions", bounds=(0.0, math.inf), better="neither"),
-        ]
-
-    def notes(self, items: Sequence[Item]) -> list[str]:
-        """Counts further captions of an image, and objects of the data that no name in the table stands for."""
-        again = sum("#" in item.id for item in items)
-        unknown = sorted({name for item in items for name in item.label} - set(self.names.category_of.values()))
-        return [
-            *([f"repeated_images: {again} captions are further ones of their image; each counts"] if again else []),
-            *(
-                [f"unknown_objects: {len(unknown)} objects of the data cannot be named: {unknown[:10]}"]
-                if unknown
-                else []
-            ),
-        ]
-
-    def _singular_words(self, text: str) -> list[str]:
+    def base_words(self, text: str) -> list[str]:
+        """The words of a caption in the singular, as the lineage has it."""
         if self.lemmatize is not None:
             return list(self.lemmatize(text))
         words = tokens(text.lower())
@@ -249,7 +205,7 @@ class Chair(Benchmark):
         """Objects that are annotated, and those that the reference captions name by this same rule."""
         samples = []
         for image, annotated in read_coco(folder).items():
-            named = (self.names.mentions(self._singular_words(caption)) for caption in annotated.captions)
+            named = (self.names.mentions(self.base_words(caption)) for caption in annotated.captions)
             objects = annotated.categories | {mention.category for mentions in named for mention in mentions}
             samples.append(self._sample(image, sorted(objects), str(folder), annotated.file_name))
         return samples
