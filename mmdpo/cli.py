@@ -13,15 +13,15 @@ from typing import Annotated
 import typer
 from rich.logging import RichHandler
 
-from mmdpo import helper_verbs
+from mmdpo import helper_verbs, preference_verbs, winrate_verb
 from mmdpo.commandline import eval_sections, free_to_write, merged, options, relaunch, run_config, use_plugins
 from mmdpo.errors import MMDPOError
 from mmdpo.terminal import (
     closing,
-    comparison_table,
     difference_table,
     metric_table,
     notes,
+    print_comparison,
     print_error,
     progress,
     results,
@@ -240,6 +240,7 @@ def compare(
             help="METRIC=VALUE that B must reach: exit 1 below it, or above it where lower is better (chair_i).",
         ),
     ] = None,
+    correction: Annotated[str, typer.Option(help="Of p-values for their number: holm, bh, by or none.")] = "holm",
     as_json: AsJson = False,
     plugin: Plugins = None,
 ) -> None:
@@ -250,11 +251,11 @@ def compare(
     from mmdpo.evals.folders import compare_folders, require
 
     use_plugins(plugin)
-    comparison = compare_folders(before, after)
+    comparison = compare_folders(before, after, correction)
     if as_json:
         typer.echo(json.dumps(comparison, indent=2))
     else:
-        results.print(comparison_table(comparison))
+        print_comparison(comparison)
     require(comparison, fail_under or [])
 
 
@@ -272,7 +273,8 @@ def report(
     closing("report written", write_run_pages(runs, out), "open it in a browser")
 
 
-helper_verbs.add_to(app)
+for verbs in (helper_verbs, preference_verbs, winrate_verb):
+    verbs.add_to(app)
 
 
 def main() -> None:

@@ -6,6 +6,7 @@ and in whatever order the records stand.
 
 from __future__ import annotations
 
+import json
 from bisect import bisect
 from collections.abc import Callable, Sequence
 
@@ -35,16 +36,24 @@ class Companions:
         self._seed = seed
         self._place = {record.id: place for place, record in enumerate(self._light)}
         self._media = [_media(record) for record in self._light]
+        self._questions = [_question(record) for record in self._light]
         self._everyone: Ring = sorted((self._number(record.id, "place"), n) for n, record in enumerate(self._light))
         self._same_shape: dict[Shape, Ring] = {}
+        self._same_question: dict[tuple[Shape, str], Ring] = {}
         for number, place in self._everyone:
-            self._same_shape.setdefault(_shape(self._light[place]), []).append((number, place))
+            shape, question = _shape(self._light[place]), self._questions[place]
+            self._same_shape.setdefault(shape, []).append((number, place))
+            self._same_question.setdefault((shape, question), []).append((number, place))
 
-    def partner(self, record: Record) -> Record | None:
+    def partner(self, record: Record, *, same_question: bool = False) -> Record | None:
         """The record whose media ``swap`` shows: the one that ``meta.partner`` names, else one drawn by seed.
 
         It has as many items of each modality, and other media. None if there is none, or not the one that is named;
         :meth:`partner_problem` says why.
+
+        Args:
+            record: The record.
+            same_question: Draw only among records with the same prompt: the partner's answer is to be an answer to it.
         """
         own = self._own_media(record)
         if not own or self.partner_problem(record) is not None:
@@ -52,7 +61,9 @@ class Companions:
         named = _named_partner(record)
         if named is not None:
             return self._records[self._place[named]]
-        ring = self._same_shape.get(_shape(record), [])
+        shape = _shape(record)
+        asked = self._same_question.get((shape, _question(record)), [])
+        ring = asked if same_question else self._same_shape.get(shape, [])
         place = self._draw(record, "partner", ring, lambda n: self._media[n] != own)
         return None if place is None else self._records[place]
 
@@ -71,11 +82,18 @@ class Companions:
         return f"{said}, which has the same media" if self._media[place] == own else None
 
     def mismatched(self, record: Record) -> Candidate | None:
-        """The first answer of another record, which is none of this record's own; None if there is none."""
-        own = {candidate.text for candidate in record.candidates}
-        firsts = self._light
-        place = self._draw(record, "mismatched", self._everyone, lambda n: firsts[n].candidates[0].text not in own)
-        return None if place is None else firsts[place].candidates[0]
+        """The first answer to another prompt or about other media; None if there is none.
+
+        Another rating of the same thing has a record of its own, and its answer would match.
+        """
+        texts = {candidate.text for candidate in record.candidates}
+        asked = (_question(record), self._own_media(record))
+
+        def fits(n: int) -> bool:
+            return (self._questions[n], self._media[n]) != asked and self._light[n].candidates[0].text not in texts
+
+        place = self._draw(record, "mismatched", self._everyone, fits)
+        return None if place is None else self._light[place].candidates[0]
 
     def _draw(self, record: Record, purpose: str, ring: Ring, fits: Callable[[int], bool]) -> int | None:
         """The first other record that fits, going round from a random place."""
@@ -95,6 +113,10 @@ class Companions:
 def _named_partner(record: Record) -> str | None:
     named = record.meta.get("partner")
     return None if named is None else str(named)
+
+
+def _question(record: Record) -> str:
+    return json.dumps(record.prompt, ensure_ascii=False, sort_keys=True)
 
 
 def _media(record: Record) -> tuple[str, ...]:

@@ -92,6 +92,16 @@ class ReferenceSection(Section):
 
     kind: Literal["auto", "adapter_off", "copy"] = "auto"
 
+    @field_validator("kind", mode="before")
+    @classmethod
+    def _is_live(cls, value: Any) -> Any:
+        if value == "cached":
+            raise ValueError(
+                "the reference is computed in every step, not cached; losses that read token_kl (tdpo2, chip) could "
+                "not use a cache of log-probabilities at all, since they need its whole distributions"
+            )
+        return value
+
 
 class EvalSection(Section):
     """One benchmark to run after training."""

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
 from mmdpo.objectives import Objective
+from mmdpo.objectives.feedback import Feedback
+from mmdpo.objectives.listwise import ListTerm
 from mmdpo.objectives.regular import KL_ESTIMATORS
-from mmdpo.objectives.terms import reduce_tokens
-from mmdpo.views import CHOSEN, CLEAN, EVERY, REJECTED, Reduction, ScoreTable, View
+from mmdpo.objectives.terms import Pair, RatioTerm, reduce_tokens
+from mmdpo.views import CHOSEN, CLEAN, EVERY, REJECTED, ScoreTable, View
 
 PAIRS = "diagnostics/pairs"
 """Name under which it is logged how many pairs the values of a log entry are over."""
@@ -19,26 +21,67 @@ PAIRS = "diagnostics/pairs"
 
 @dataclass(frozen=True)
 class Reward:
-    """How log-ratios become the rewards that are reported: as in the first term of the objective that has a beta.
+    """The rewards that are reported: ``beta * R`` of a term of the objective, and the answers that it compares.
 
     Args:
-        beta: Factor.
-        reduction: Over the tokens of an answer.
+        term: The term, with its weights of tokens and its reference; plain DPO by default.
     """
 
-    beta: float = 0.1
-    reduction: Reduction = "sum"
+    term: RatioTerm = Pair()
+
+    @property
+    def beta(self) -> float:
+        """The term's factor."""
+        return float(self.term.beta)
 
     def of(self, table: ScoreTable, rows: Tensor) -> Tensor:
         """[M] rewards of the answers in some rows; without a reference of their log-probabilities alone."""
-        values = table.logp if table.ref_logp is None else table.logp - table.ref_logp
-        return self.beta * reduce_tokens(values[rows], table.weight[rows] * table.mask[rows], self.reduction)
+        return self.beta * self.term.ratio(table, rows)
+
+    def of_pairs(self, table: ScoreTable, better: Tensor, worse: Tensor) -> tuple[Tensor, Tensor]:
+        """[M] rewards of both answers of pairs; LD-DPO counts the end of the longer one differently."""
+        if isinstance(self.term, Pair) and self.term.tail != 1:
+            table = self.term._shortened(table, (better, worse))
+        return self.of(table, better), self.of(table, worse)
+
+    def pairs(self, table: ScoreTable, media: str = CLEAN) -> tuple[Tensor, Tensor]:
+        """[M] rows of the better and the worse answer of each record that has both under a media variant.
+
+        They are what the term makes of them: the best and the worst of a list, a desirable and an undesirable answer,
+        else the first two candidates.
+        """
+        if isinstance(self.term, ListTerm) and not self.term.order:
+            lists = replace(self.term, media=media).lists(table)
+            index, known, grade = lists.index, lists.present, lists.grade
+        elif isinstance(self.term, Feedback):
+            index, known = table.lists(media)
+            grade = table.label[index].float()
+            known = known & (grade != 0)
+        else:
+            better, worse = table.aligned(View(CHOSEN, media), View(REJECTED, media))
+            return better, worse
+        if not len(index):
+            return table.example[:0], table.example[:0]
+        best, worst = grade.masked_fill(~known, -torch.inf).max(1), grade.masked_fill(~known, torch.inf).min(1)
+        apart = best.values > worst.values
+        better, worse = (index.gather(1, place[:, None])[apart, 0] for place in (best.indices, worst.indices))
+        return better, worse
+
+    def chosen(self, table: ScoreTable) -> Tensor:
+        """[M] rows of the answers that are to become likelier, with their media; single ones too."""
+        if isinstance(self.term, Feedback):
+            return (table.where(View(EVERY)) & (table.label > 0)).nonzero().squeeze(1)
+        if isinstance(self.term, ListTerm) and not self.term.order:
+            return self.pairs(table)[0]
+        return table.where(View(CHOSEN)).nonzero().squeeze(1)
 
 
 def reward_of(objective: Objective) -> Reward:
-    """The beta and reduction really used, else the defaults."""
+    """Rewards as in the first term that has a beta, else as in plain DPO."""
     term = next((term for term in objective.terms.values() if hasattr(term, "beta")), None)
-    return Reward() if term is None else Reward(float(term.beta), getattr(term, "reduction", "sum"))
+    if term is None or isinstance(term, RatioTerm):
+        return Reward() if term is None else Reward(term)
+    return Reward(Pair(beta=float(term.beta), reduction=getattr(term, "reduction", "sum")))
 
 
 @dataclass(frozen=True)
@@ -90,12 +133,13 @@ class PairStatistics:
 @torch.no_grad()
 def pair_statistics(table: ScoreTable, reward: Reward, media: str = CLEAN) -> PairStatistics:
     """Statistics of every record that has both a chosen and a rejected row under a media variant."""
-    better, worse = table.aligned(View(CHOSEN, media), View(REJECTED, media))
+    better, worse = reward.pairs(table, media)
+    chosen, rejected = reward.of_pairs(table, better, worse)
     tokens = table.mask.sum(-1)
     return PairStatistics(
         example=table.example[better],
-        chosen=reward.of(table, better),
-        rejected=reward.of(table, worse),
+        chosen=chosen,
+        rejected=rejected,
         chosen_logp=_summed(table, table.logp, better),
         rejected_logp=_summed(table, table.logp, worse),
         length_gap=(tokens[better] - tokens[worse]).float(),
@@ -137,10 +181,15 @@ class MediaStatistics:
 @torch.no_grad()
 def media_statistics(table: ScoreTable, reward: Reward, variants: Sequence[str]) -> MediaStatistics:
     """Statistics of every chosen answer that is scored with its media and under a variant of them."""
-    clean, other = (
-        torch.cat(rows)
-        for rows in zip(*(table.aligned(View(CHOSEN), View(CHOSEN, media)) for media in variants), strict=True)
-    )
+    rows = reward.chosen(table)
+    pairs = []
+    for media in variants:
+        shown = table.where(View(EVERY, media)).nonzero().squeeze(1)
+        same = table.example[rows][:, None] == table.example[shown]
+        same &= table.candidate[rows][:, None] == table.candidate[shown]
+        here, there = same.nonzero(as_tuple=True)
+        pairs.append((rows[here], shown[there]))
+    clean, other = (torch.cat(part) for part in zip(*pairs, strict=True))
     return MediaStatistics(
         example=table.example[clean],
         margin=reward.of(table, clean) - reward.of(table, other),

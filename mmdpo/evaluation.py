@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,8 @@ from typing import Any
 import torch
 import yaml
 
+from mmdpo.answer_file import AnswerFile, Shard, check_samples, data_fingerprint, media_hashes, model_fingerprint
+from mmdpo.answering import AnswerBy, Answering, Progress, judged, sample_record
 from mmdpo.config import EvalSection, ModelSection, RunConfig
 from mmdpo.encoding import Encoder
 from mmdpo.errors import ConfigError, DataError
@@ -18,17 +20,32 @@ from mmdpo.evals.base import Benchmark, Result, Sample
 from mmdpo.evals.folders import compare_stages
 from mmdpo.evals.result import METRICS_FILE
 from mmdpo.evals.runner import make_benchmark
-from mmdpo.generate import GenerationSettings, generate
-from mmdpo.jsonfiles import read_json, write_json, write_json_lines
+from mmdpo.generate import GenerationSettings
+from mmdpo.jsonfiles import read_json, write_json
 from mmdpo.models.families import facts_of
 from mmdpo.models.load import BASE_CHANGING, load_pretrained
-from mmdpo.records import Media, Record, user_message
 
-Progress = Callable[[Iterable[Any]], Iterable[Any]]
+__all__ = [
+    "answer_and_score",
+    "encoder_of",
+    "evaluate_model",
+    "evaluate_run",
+    "limited",
+    "load_any",
+    "merge_run",
+    "sample_record",
+]
 
 
 def evaluate_model(
-    path: str, sections: Mapping[str, EvalSection], out: Path, *, batch_size: int = 16, progress: Progress = iter
+    path: str,
+    sections: Mapping[str, EvalSection],
+    out: Path,
+    *,
+    batch_size: int = 16,
+    progress: Progress = iter,
+    answer_by: AnswerBy = "generation",
+    shard: Shard | None = None,
 ) -> dict[str, dict[str, Any]]:
     """Answers and scores benchmarks.
 
@@ -38,12 +55,15 @@ def evaluate_model(
         out: Folder that gets ``eval/BENCHMARK/{answers.jsonl, items.jsonl, metrics.json}``.
         batch_size: Prompts at a time.
         progress: Wraps long loops for a progress bar.
+        answer_by: How yes/no questions are answered.
+        shard: The part of this process, where several share the work.
 
     Returns:
         Each benchmark's metrics in the form of ``mmdpo score``.
 
     Raises:
-        ConfigError: ``out`` holds evaluations already.
+        ConfigError: ``out`` holds finished evaluations, or answers that were made otherwise; or answers are to be read
+            from the logits and no benchmark asks yes/no questions.
     """
     benchmarks = {name: make_benchmark(name, **section.options) for name, section in sections.items()}
     for name in benchmarks:
@@ -53,13 +73,21 @@ def evaluate_model(
                 why="Evaluations are never overwritten.",
                 fix="Choose another --out.",
             )
+    if answer_by != "generation" and not any(benchmark.yes_no for benchmark in benchmarks.values()):
+        raise ConfigError(
+            f"--answer-by {answer_by}, but {', '.join(benchmarks)} asks no yes/no questions",
+            why="Only yes and no can be read from the logits of the first token.",
+            fix="Leave --answer-by away.",
+        )
     model, processor = load_any(path)
-    return {
-        name: answer_and_score(
-            model, processor, benchmarks[name], section, out / "eval" / name, batch_size, progress
-        ).to_json()
-        for name, section in sections.items()
-    }
+    (shard or Shard()).wait()  # all have seen that nothing is finished before one finishes
+    results = {}
+    for name, section in sections.items():
+        folder, benchmark = out / "eval" / name, benchmarks[name]
+        how: dict[str, Any] = {"answer_by": answer_by, "shard": shard}
+        result = answer_and_score(model, processor, benchmark, section, folder, batch_size, progress, **how)
+        results[name] = result.to_json()
+    return results
 
 
 def evaluate_run(run: Path, config: RunConfig, *, batch_size: int = 16, progress: Progress = iter) -> None:
@@ -117,32 +145,45 @@ def answer_and_score(
     folder: Path,
     batch_size: int = 16,
     progress: Progress = iter,
+    *,
+    answer_by: AnswerBy = "generation",
+    shard: Shard | None = None,
 ) -> Result:
-    """Lets a loaded model answer one benchmark; writes answers, items and metrics to a folder."""
+    """Lets a loaded model answer one benchmark; writes answers, items and metrics to a folder.
+
+    Answers that the folder has already are kept, and only the others are asked for.
+
+    Raises:
+        ConfigError: The folder's answers were made with other settings, data or another model.
+        DataError: A sample has no question or media, or shares its id with another.
+    """
     data = Path(section.data)
     samples = limited(benchmark.samples(data), section.limit)
+    check_samples(samples)
     root = Path(section.images) if section.images else (data if data.is_dir() else data.parent)
     settings = GenerationSettings(
         max_new_tokens=section.max_new_tokens or benchmark.max_new_tokens, batch_size=batch_size
     )
-    texts = answer_samples(model, processor, samples, root, settings, progress)
-    rows = [
-        {
-            benchmark.id_keys[0]: sample.id,
-            "prompt": sample.prompt,
-            "media": {plural: list(paths) for plural, paths in sample.media.items()},
-            benchmark.text_keys[0]: text,
-        }
-        for sample, text in zip(samples, texts, strict=True)
-    ]
-    folder.mkdir(parents=True, exist_ok=True)
-    write_json_lines(folder / "answers.jsonl", rows)
-    write_json(
-        folder / "generation.json", {**asdict(settings), "media_root": str(root.resolve()), "data": section.data}
-    )
-    result = benchmark.score(samples, benchmark.answers(rows))
-    result.save(folder)
-    return result
+    hashes = media_hashes(samples, root)
+    encoder = encoder_of(model, processor, root)
+    answering = Answering(model, encoder, benchmark, settings, answer_by, hashes)
+    told = {
+        **asdict(settings),
+        "answer_by": answer_by,
+        "data_fingerprint": data_fingerprint(samples, hashes),
+        "model_fingerprint": model_fingerprint(model),
+        "media_root": str(root.resolve()),
+        "data": section.data,
+        **answering.spelled(samples),
+    }
+    file = AnswerFile(folder, benchmark.id_keys[0], told, shard)
+    answering.run(samples, file, progress)
+    rows = file.finish(samples)
+    result = judged(benchmark, samples, rows, answer_by) if file.shard.is_main else None
+    if result is not None:
+        result.save(folder)
+    file.shard.wait()
+    return result or Result.load(folder)
 
 
 def limited(samples: Sequence[Sample], limit: int | None) -> list[Sample]:
@@ -152,28 +193,6 @@ def limited(samples: Sequence[Sample], limit: int | None) -> list[Sample]:
     groups = list(dict.fromkeys(sample.group for sample in samples))[:limit]
     kept = set(groups)
     return [sample for sample in samples if sample.group in kept]
-
-
-def answer_samples(
-    model: Any,
-    processor: Any,
-    samples: Sequence[Sample],
-    root: Path,
-    settings: GenerationSettings,
-    progress: Progress = iter,
-) -> list[str]:
-    """One greedy answer for each sample, from the same prompts that training would score."""
-    records = [sample_record(sample) for sample in samples]
-    return [
-        answers[0].text for answers in generate(model, encoder_of(model, processor, root), records, settings, progress)
-    ]
-
-
-def sample_record(sample: Sample) -> Record:
-    """A sample as a record without candidates."""
-    media = {plural: tuple(Media(path=str(path)) for path in paths) for plural, paths in sample.media.items()}
-    counts = {plural: len(items) for plural, items in media.items()}
-    return Record(id=sample.id, prompt=(user_message(sample.prompt, **counts),), candidates=(), media=media)
 
 
 def encoder_of(model: Any, processor: Any, root: Path | None) -> Encoder:

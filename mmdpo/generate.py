@@ -58,6 +58,7 @@ def generate(
     records: Sequence[Record],
     settings: GenerationSettings | None = None,
     progress: Callable[[Iterable[int]], Iterable[int]] = iter,
+    on_answer: Callable[[int, list[Generated]], None] | None = None,
 ) -> list[list[Generated]]:
     """Answers to the prompts of records.
 
@@ -67,6 +68,7 @@ def generate(
         records: Their prompts and media are used; their candidates are not.
         settings: How to draw; greedy by default.
         progress: Wraps the batches for a progress bar.
+        on_answer: Told the place of a record and its answers as soon as they are there.
 
     Returns:
         For each record, ``settings.samples`` answers.
@@ -85,6 +87,9 @@ def generate(
                 for group in _groups(prompts, encoder):
                     generated = _batch(model, encoder, [prompts[n] for n in group], settings)
                     answers |= dict(zip(group, generated, strict=True))
+                    if on_answer is not None:
+                        for n in group:
+                            on_answer(n, answers[n])
     finally:
         model.train(training)
     return [answers[n] for n in range(len(records))]

@@ -55,7 +55,9 @@ def plan(record: Record, views: Sequence[View], companions: Companions) -> Plan:
     """The rows of a record; views that it does not have are left out."""
     wanted = {one for view in views for one in _resolved(view, record)}
     companion = any(view.media == SWAP or view.candidate == PARTNER for view in wanted)
-    partner = companions.partner(record) if companion else None
+    # the partner's answer stands under this record's question, so that must be its question too
+    answers = any(view.candidate == PARTNER for view in wanted)
+    partner = companions.partner(record, same_question=answers) if companion else None
     rows = []
     for variant in media_names(views):
         if (variant != CLEAN and not any(record.media.values())) or (variant == SWAP and partner is None):
@@ -111,10 +113,16 @@ def _resolved(view: View, record: Record) -> list[View]:
 
 def _answer(view: View, record: Record, partner: Record | None, companions: Companions) -> Candidate | None:
     if view.candidate == PARTNER:
-        return None if partner is None else partner.candidates[CHOSEN]
+        return None if partner is None else _best(partner)
     if view.candidate == MISMATCHED:
         return companions.mismatched(record)
     return record.candidates[view.candidate]
+
+
+def _best(record: Record) -> Candidate:
+    """The answer with the highest rating; the first where not all are rated."""
+    scores = [oriented_score(record, candidate) for candidate in record.candidates]
+    return record.candidates[CHOSEN if any(map(math.isnan, scores)) else scores.index(max(scores))]
 
 
 def _label(record: Record, candidate: int) -> int:

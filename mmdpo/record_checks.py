@@ -164,6 +164,14 @@ def _order_problems(record: Record) -> Iterator[tuple[str, str]]:
     elif len(ratings) == 2 and ratings[0] < ratings[1]:
         values = _values(record.candidates)
         yield "wrong_order", f"the chosen answer has {values[0]}, the rejected one {values[1]}"
+    if len(record.candidates) == 2 and contradicting_labels(record):
+        yield "wrong_order", "the chosen answer is labelled undesirable, the rejected one desirable"
+
+
+def contradicting_labels(record: Record) -> bool:
+    """Whether the first two candidates are labelled undesirable and desirable, against their places."""
+    labels = [candidate.label for candidate in record.candidates[:2]]
+    return labels == [False, True]
 
 
 def lacks_direction(record: Record) -> bool:

@@ -16,7 +16,7 @@ from mmdpo.errors import ConfigError, MMDPOError, ModelError
 from mmdpo.objective_checks import reads_partner, usage
 from mmdpo.objectives import Objective
 from mmdpo.planning import PlannedRow, plan
-from mmdpo.record_checks import lacks_direction, ratings_of
+from mmdpo.record_checks import contradicting_labels, lacks_direction, ratings_of
 from mmdpo.records import Candidate, Record, media_field
 from mmdpo.views import CLEAN, EVERY, View
 
@@ -227,6 +227,8 @@ def _order_problem(record: Record) -> Refusal | None:
     """Why the candidates do not stand best first, as terms that name them by their place read them."""
     if lacks_direction(record):
         return "missing_direction", "it has scores or ranks, but higher_is_better is not said"
+    if contradicting_labels(record):
+        return "wrong_order", "the chosen answer is labelled undesirable, the rejected one desirable"
     ratings = ratings_of(record)
     if len(ratings) > 1 and (ratings[0] <= ratings[1] or ratings != sorted(ratings, reverse=True)):
         what = "scores" if record.candidates[0].score is not None else "ranks"

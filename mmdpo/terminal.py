@@ -59,36 +59,57 @@ def percent(value: float | None, form: str = ".1f") -> str:
 
 def metric_table(result: dict[str, Any]) -> Table:
     """Metrics of one benchmark."""
-    table = Table("metric", "%", "95% interval", "n", title=f"{result['benchmark']} ({result['rule']})", box=None)
+    entries = result["metrics"].values()
+    mixed = not all(entry.get("percent", True) for entry in entries)
+    title = f"{result['benchmark']} ({result['rule']})"
+    table = Table("metric", "value" if mixed else "%", "95% interval", "n", title=escape(title), box=None)
     for name, entry in result["metrics"].items():
-        table.add_row(
-            name, percent(entry["value"]), f"{percent(entry['low'])} to {percent(entry['high'])}", str(entry["n"])
-        )
+        value, low, high = (_shown(entry[key], entry, mixed) for key in ("value", "low", "high"))
+        table.add_row(name, value, f"{low} to {high}", str(entry["n"]))
     return table
 
 
+def _shown(value: float | None, entry: Mapping[str, Any], mixed: bool, sign: str = "") -> str:
+    """A number as percent where it is a fraction, with the sign for it where others are not."""
+    if value is None or entry.get("percent", True):
+        return percent(value, f"{sign}.1f") + ("%" if mixed and value is not None else "")
+    return f"{value:{sign}.2f}"
+
+
 def comparison_table(comparison: dict[str, Any]) -> Table:
-    """Paired differences of two models, in percent, narrow enough for 80 columns."""
-    table = Table("metric", box=None, header_style="bold", pad_edge=False)
-    for name in ("A", "B", "B - A [95% interval]", "p"):
+    """Paired differences of two models, fractions in percent, narrow enough for 80 columns.
+
+    ``shows`` is the smallest difference that would be shown four times in five; a verdict with a question mark is not
+    confirmed after the correction for the number of comparisons.
+    """
+    table = Table("metric", box=None, header_style="bold", pad_edge=False, collapse_padding=True)
+    for name in ("A", "B", "B - A [95% interval]", "p", "shows"):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("verdict", no_wrap=True)
     table.columns[0].no_wrap = True
     colours = {"better": "green", "worse": "red"}
-    for name, entry in comparison["metrics"].items():
+    entries = comparison["metrics"]
+    mixed = not all(entry.get("percent", True) for entry in entries.values())
+    for name, entry in entries.items():
         gap = entry["difference"]
-        verdict = gap.get("verdict", "").partition(" (")[0].replace("no difference shown", "not shown")
+        verdict, _, doubt = gap.get("verdict", "").replace("no difference shown", "not shown").partition(" (")
+        value, low, high = (_shown(gap[key], entry, False, "+") for key in ("value", "low", "high"))
         table.add_row(
             name,
-            percent(entry["before"]["value"]),
-            percent(entry["after"]["value"]),
-            f"{percent(gap['value'], '+.1f')} [{percent(gap['low'], '+.1f')}, {percent(gap['high'], '+.1f')}]".replace(
-                "[", r"\["
-            ),
+            _shown(entry["before"]["value"], entry, mixed),
+            _shown(entry["after"]["value"], entry, mixed),
+            f"{value} [{low}, {high}]".replace("[", r"\["),
             "<.001" if gap["p"] < 0.001 else f"{gap['p']:.3f}",
-            f"[{colours[verdict]}]{verdict}[/]" if verdict in colours else verdict,
+            _shown(gap.get("detectable"), entry, False),
+            f"[{colours.get(verdict, 'default')}]{verdict}[/]" + "?" * doubt.startswith("not confirmed"),
         )
     return table
+
+
+def print_comparison(comparison: dict[str, Any]) -> None:
+    """The table of differences and, below it, what they come to."""
+    results.print(comparison_table(comparison))
+    results.print(escape(f"\n{comparison['conclusion']}"), highlight=False)
 
 
 def difference_table(summary: dict[str, Any]) -> Table:

@@ -80,6 +80,7 @@ class Amber(Benchmark):
     suffix: str = ""
     noun_extractor: Callable[[str], Sequence[str]] | None = None
     name = "amber"
+    yes_no = True
     max_new_tokens = 512
     id_keys = ("id", "question_id")
     text_keys = ("response", "text", "answer")
@@ -122,6 +123,10 @@ class Amber(Benchmark):
             if kind in TASKS[self.task]:
                 samples.append(self._sample(row, kind, queries.get(row["id"], {}), words))
         return samples
+
+    def asks_yes_no(self, sample: Sample) -> bool:
+        """All but the descriptions."""
+        return bool(sample.meta["kind"] != "generative")
 
     def item(self, item_id: str, sample: Sample, answer: Answer) -> Item:
         """Judges a description or a yes or no."""

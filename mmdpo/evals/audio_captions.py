@@ -3,7 +3,7 @@
 There is no official code. This is CHAIR's rule (`mmdpo.evals.chair`) with events for objects: chair_i = mentions of
     absent events / all mentions, chair_s = captions with such a mention / all captions, recall = different present
     events named / present events. Present are the clip's tags and what its reference captions name.
-Rule here: words and phrases of a table (``sound_events.json``: 70 kinds of sounds, our own), whatever the endings of
+Rule here: words and phrases of a table (``sound_events.json``: 77 kinds of sounds, our own), whatever the endings of
     their words; a longer name takes the words of a shorter one ("fire truck" is no fire). Kinds are coarse where the
     ear is: car, truck and engine are one vehicle. Who makes a sound is not looked for: "a man speaks" and "a woman
     speaks" name the same event, and so does "a voice".
@@ -80,8 +80,9 @@ class AudioCaptions(ObjectCaptions):
         with resources.as_file(resources.files("mmdpo.evals") / "sound_events.json") as own:
             path = own if self.events is None else Path(self.events)
             table = read_json(path)
-        names = table.get("names", table) if isinstance(table, dict) else None
-        irregular = table.get("irregular", {}) if names is not table and isinstance(table, dict) else {}
+        table = table if isinstance(table, dict) else {}
+        plain = "names" not in table or isinstance(table["names"], list)  # an event may be called "names"
+        names, irregular = (table, {}) if plain else (table["names"], table.get("irregular", {}))
         if not _is_table(names) or not isinstance(irregular, dict):
             raise DataError(
                 f"{str(path)!r} is no table of events",
@@ -114,14 +115,13 @@ class AudioCaptions(ObjectCaptions):
 
     def _sample(self, clip: str, entry: Any, origin: str) -> Sample:
         known = {"tags": entry} if isinstance(entry, list) else entry
-        lists = [known.get(key, []) for key in ("tags", "captions")] if isinstance(known, Mapping) else [None]
-        if not known or not all(isinstance(texts, list) and all(isinstance(t, str) for t in texts) for texts in lists):
+        tags, captions = (_texts(known, key) for key in ("tags", "captions"))
+        if tags is None or captions is None or not known:
             raise DataError(
                 f"clip {clip!r} of {origin} has neither tags nor reference captions: {str(entry)[:80]}",
                 why="Every event that its captions name would count as hallucinated.",
                 fix="Write a list of tags, or tags and captions by name.",
             )
-        tags, captions = lists
         events = {event for text in (*tags, *captions) for event in self.names.categories(text)}
         # A tag that no name of the table stands for is present all the same: a flag tells of it.
         events |= {tag for tag in tags if not self.names.categories(tag)}
@@ -142,6 +142,12 @@ class AudioCaptions(ObjectCaptions):
                 )
             clips.setdefault(clip, {"captions": []})["captions"] += captions
         return clips
+
+
+def _texts(known: Any, key: str) -> list[str] | None:
+    """A list of texts, which may be left out; None if it is something else."""
+    texts = known.get(key, []) if isinstance(known, Mapping) else None
+    return texts if isinstance(texts, list) and all(isinstance(text, str) for text in texts) else None
 
 
 def _is_table(names: Any) -> bool:

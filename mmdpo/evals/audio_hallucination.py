@@ -107,7 +107,8 @@ class AudioHallucination(Benchmark):
 
     def answers(self, rows: Iterable[Mapping[str, Any]], origin: str = "the answers") -> list[Answer]:
         """The answers in some rows; rows of the data without an answer are passed over."""
-        asked = [row for row in rows if "label" not in row or any(key in row for key in self.text_keys)]
+        labelled = {"label", "ground_truth"}
+        asked = [row for row in rows if not labelled & set(row) or any(key in row for key in self.text_keys)]
         return super().answers(asked, origin)
 
     def score(self, samples: Sequence[Sample], answers: Sequence[Answer]) -> Result:

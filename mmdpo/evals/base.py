@@ -30,6 +30,7 @@ class Benchmark(ABC):
         text_keys: Keys of an answer that can hold its text, first match wins.
         one_answer_each: Whether every sample must have exactly one answer; otherwise the samples are a whole data set
             of which any part is answered, any number of times.
+        yes_no: Whether there are questions whose answer is yes or no, and could be read from a model's logits.
     """
 
     name: ClassVar[str]
@@ -37,6 +38,7 @@ class Benchmark(ABC):
     id_keys: ClassVar[Sequence[str]] = ("question_id", "id")
     text_keys: ClassVar[Sequence[str]] = ("answer", "text")
     one_answer_each: ClassVar[bool] = True
+    yes_no: ClassVar[bool] = False
 
     @property
     @abstractmethod
@@ -58,6 +60,11 @@ class Benchmark(ABC):
     @abstractmethod
     def metrics(self, columns: Collection[str]) -> list[Metric]:
         """The numbers that can be computed from items with these sums."""
+
+    def asks_yes_no(self, sample: Sample) -> bool:
+        """Whether the answer to this sample is yes or no."""
+        del sample
+        return self.yes_no
 
     def sample_id(self, raw: Any) -> str:
         """An id from a file, in the form that `Sample.id` has."""

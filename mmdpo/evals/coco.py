@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,17 +26,21 @@ class CocoImage:
     captions: list[str] = field(default_factory=list)
 
 
-def read_coco(folder: Path) -> dict[str, CocoImage]:
+def read_coco(folder: Path, kinds: Sequence[str] = ("instances", "captions")) -> dict[str, CocoImage]:
     """The images of all ``instances_*.json`` and ``captions_*.json`` in a folder, by id.
 
+    Args:
+        folder: Where the files are.
+        kinds: Which kinds of files are read; there must be one or more of each.
+
     Raises:
-        DataError: One of the two kinds of files is absent, or a file is not of COCO's form.
+        DataError: One of the kinds of files is absent, or a file is not of COCO's form.
     """
-    paths = {kind: sorted(folder.glob(f"{kind}_*.json")) for kind in ("instances", "captions")}
+    paths = {kind: sorted(folder.glob(f"{kind}_*.json")) for kind in kinds}
     if not all(paths.values()):
         raise DataError(
-            f"{str(folder)!r} lacks instances_*.json or captions_*.json",
-            why="An object is present if it is annotated or if a reference caption names it: both are needed.",
+            f"{str(folder)!r} lacks {' or '.join(f'{kind}_*.json' for kind in kinds)}",
+            why="An object is present if it is annotated, and to CHAIR also if a reference caption names it.",
             fix="Give the annotations folder of COCO, or a JSON file {image_id: [objects]}.",
         )
     images: dict[str, CocoImage] = {}

@@ -131,7 +131,7 @@ def fixed_metrics(target: Target) -> list[Metric]:
     ]
     if target.kind == "objects":
         return [*rates, Metric(f"recall{end}", recall, count, role="coverage")]
-    return [*rates, Metric(f"objects_per_caption{end}", objects, count, (0.0, np.inf), "lower")]
+    return [*rates, Metric(f"objects_per_caption{end}", objects, count, (0.0, np.inf), "neither")]
 
 
 def _curves(sums: Sums) -> Mapping[str, Array]:

@@ -1,4 +1,4 @@
-"""Two models' captions where both cover as much: who hallucinates less, and not merely says less? (`coverage`)"""
+"""Two models' captions where both cover as much: who hallucinates less, and not merely says less? See `coverage`."""
 
 from __future__ import annotations
 

@@ -2,31 +2,48 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from mmdpo.errors import ConfigError, DataError, MMDPOError
+from mmdpo.evals.conclusion import concluded
 from mmdpo.evals.result import METRICS_FILE, Result
 from mmdpo.evals.runner import compare
 
 
-def compare_folders(before: Path, after: Path) -> dict[str, Any]:
+def compare_folders(before: Path, after: Path, correction: str = "holm") -> dict[str, Any]:
     """Paired differences of two evaluated models.
 
     Args:
         before: Run or evaluation folder of model A.
         after: The same of model B.
+        correction: For the number of comparisons, as for `mmdpo.evals.testing.adjusted`.
 
     Raises:
+        ConfigError: There is no such correction.
         DataError: They share no benchmark.
     """
     folders = [folder / "eval" if (folder / "eval").is_dir() else folder for folder in (before, after)]
-    return compare_stages(*folders)
+    return compare_stages(folders[0], folders[1], correction)
 
 
-def compare_stages(before: Path, after: Path) -> dict[str, Any]:
-    """Paired differences of every benchmark that stands in both folders, metrics prefixed with the benchmark's name."""
+def compare_stages(before: Path, after: Path, correction: str = "holm") -> dict[str, Any]:
+    """Paired differences of every benchmark that stands in both folders, metrics prefixed with the benchmark's name.
+
+    Args:
+        before: Folder of model A with a folder for each benchmark.
+        after: The same of model B.
+        correction: As for `compare_folders`.
+
+    Returns:
+        ``metrics``, ``correction`` and ``conclusion`` of `mmdpo.evals.conclusion.concluded`.
+
+    Raises:
+        ConfigError: There is no such correction.
+        DataError: They share no benchmark.
+    """
     names = [path.parent.name for path in sorted(before.glob(f"*/{METRICS_FILE}"))]
     shared = [name for name in names if (after / name / METRICS_FILE).is_file()]
     if not shared:
@@ -40,36 +57,55 @@ def compare_stages(before: Path, after: Path) -> dict[str, Any]:
         gaps = compare(Result.load(before / name), Result.load(after / name))
         for metric, entry in gaps.items():
             metrics[metric if metric.startswith(name) else f"{name}_{metric}"] = entry
-    return {"metrics": metrics}
+    return concluded(metrics, correction)
 
 
 def require(comparison: Mapping[str, Any], limits: Sequence[str]) -> None:
     """Checks ``METRIC=VALUE`` limits of model B: a floor, or a ceiling where lower is better.
 
     Raises:
-        ConfigError: A limit is not of that form or names no metric.
-        MMDPOError: A metric is on the wrong side of its limit.
+        ConfigError: A limit is not of that form, names no metric, or is one that nothing can miss.
+        MMDPOError: A metric is on the wrong side of its limit, or undefined.
     """
     for limit in limits:
-        name, _, value = limit.partition("=")
-        if name not in comparison["metrics"]:
-            raise ConfigError(
-                f"--fail-under {limit!r} names no compared metric",
-                why=f"Compared are: {', '.join(comparison['metrics'])}.",
-                fix="Write METRIC=VALUE with a fraction between 0 and 1.",
-            )
-        try:
-            bound = float(value)
-        except ValueError as error:
-            raise ConfigError(
-                f"--fail-under {limit!r} has no number",
-                why="There is nothing to hold the metric against.",
-                fix=f"Write {name}=VALUE with a fraction between 0 and 1.",
-            ) from error
+        name, bound = _limit(comparison, limit)
         entry = comparison["metrics"][name]
         reached, lower_is_better = entry["after"]["value"], entry["better"] == "lower"
+        if entry["after"].get("n") == 0:
+            raise MMDPOError(
+                f"{name} is undefined: model B gave it nothing to divide by",
+                why="A model that says nothing must not pass a check.",
+                fix="Look at its answers.",
+            )
         if reached > bound if lower_is_better else reached < bound:
             raise MMDPOError(
-                f"{name} is {reached:.4f}, {'above' if lower_is_better else 'below'} {value}",
+                f"{name} is {reached:.4f}, {'above' if lower_is_better else 'below'} {bound:g}",
                 why="The limit was set by --fail-under" + (", and lower is better." if lower_is_better else "."),
             )
+
+
+def _limit(comparison: Mapping[str, Any], limit: str) -> tuple[str, float]:
+    """The metric and the number of a limit."""
+    name, _, value = limit.partition("=")
+    entry = comparison["metrics"].get(name)
+    if entry is None:
+        raise ConfigError(
+            f"--fail-under {limit!r} names no compared metric",
+            why=f"Compared are: {', '.join(comparison['metrics'])}.",
+            fix="Write METRIC=VALUE with a fraction between 0 and 1.",
+        )
+    fraction = entry.get("percent", True)
+    form = f"Write {name}=VALUE with " + ("a fraction between 0 and 1." if fraction else "a number.")
+    try:
+        bound = float(value)
+    except ValueError:
+        bound = math.nan
+    if not math.isfinite(bound):
+        raise ConfigError(
+            f"--fail-under {limit!r} has no number", why="There is nothing to hold the metric against.", fix=form
+        )
+    if fraction and entry["better"] == "lower" and bound > 1:
+        raise ConfigError(
+            f"--fail-under {limit!r} asks for at most {bound:g} of a fraction", why="No model could fail.", fix=form
+        )
+    return name, bound

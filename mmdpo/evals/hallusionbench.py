@@ -79,6 +79,7 @@ class HallusionBench(Benchmark):
     judge: Judge | None = None
     judge_prompt: str | Path | None = None
     name = "hallusionbench"
+    yes_no = True
     max_new_tokens = 256
     id_keys = ("id",)
     text_keys = ("model_prediction", "answer", "text")

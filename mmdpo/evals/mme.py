@@ -71,6 +71,7 @@ class Mme(JointBenchmark):
 
     parser: str = "official"
     name = "mme"
+    yes_no = True
 
     def __post_init__(self) -> None:
         if self.parser not in PARSERS:

@@ -87,6 +87,7 @@ class Pope(Benchmark):
     parser: str = "official"
     media: str = "images"
     name = "pope"
+    yes_no = True
 
     def __post_init__(self) -> None:
         if self.parser not in PARSERS:

@@ -49,6 +49,7 @@ class RBench(Benchmark):
     parser: str = "official"
     subsets: str | Path | None = None
     name = "rbench"
+    yes_no = True
     text_keys = ("text", "answer")
 
     def __post_init__(self) -> None:

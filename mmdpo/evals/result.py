@@ -122,7 +122,7 @@ class Result:
             "n": self.n,
             "unparsed": self.unparsed,
             "flags": list(self.flags),
-            "metrics": {name: value.to_json() for name, value in self.metrics.items()},
+            "metrics": {name: _told(value) for name, value in self.metrics.items()},
         }
 
     def save(self, folder: Path) -> None:
@@ -155,3 +155,8 @@ class Result:
                 why="Its metrics.json or items.jsonl has other fields than expected.",
                 fix="Score the answers again.",
             ) from error
+
+
+def _told(value: Interval) -> dict[str, Any]:
+    """The four numbers, and a word where they are not fractions."""
+    return value.to_json() | ({} if value.percent else {"percent": False})

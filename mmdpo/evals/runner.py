@@ -11,6 +11,9 @@ from mmdpo.evals.base import Benchmark, Item, Metric, Result
 from mmdpo.evals.paired import Difference, paired_difference
 from mmdpo.registry import benchmarks
 
+UNDEFINED = "undefined"
+"""How the verdict begins where a model gives a metric nothing to divide by: the 0 that stands for it is no value."""
+
 
 def make_benchmark(name: str, **options: Any) -> Benchmark:
     """A registered benchmark with its options.
@@ -59,7 +62,8 @@ def compare(before: Result, after: Result, *, level: float = 0.95, seed: int = 0
 
     Returns:
         Metric -> ``before`` and ``after`` (value, low, high, n as scored), ``difference`` (value, low, high, n, p,
-        detectable, verdict), ``better`` (which direction is an improvement), and the metric's own words for a report.
+        test, detectable, verdict), ``better`` (which direction is an improvement), and the metric's own words for a
+        report.
 
     Raises:
         DataError: The results are of different benchmarks, rules or labels, or share fewer than two groups.
@@ -75,10 +79,15 @@ def compare(before: Result, after: Result, *, level: float = 0.95, seed: int = 0
     comparison = {}
     for metric in make_benchmark(before.benchmark).metrics(columns):
         gap = paired_difference(first, second, metric, level=level, seed=seed)
+        both = {"A": before.metrics[metric.name], "B": after.metrics[metric.name]}
+        without = " and ".join(name for name, measured in both.items() if measured.n == 0)
         comparison[metric.name] = {
-            "before": before.metrics[metric.name].to_json(),
-            "after": after.metrics[metric.name].to_json(),
-            "difference": {**gap.to_json(), "verdict": verdict(metric, gap)},
+            "before": both["A"].to_json(),
+            "after": both["B"].to_json(),
+            "difference": {
+                **gap.to_json(),
+                "verdict": f"{UNDEFINED} for {without}" if without else verdict(metric, gap),
+            },
             "better": metric.better,
             **metric.told,
         }

@@ -1,4 +1,4 @@
-"""Intervals and paired comparisons whose resampling unit is the image.
+"""Metrics as functions of sums over images, and their intervals, whose resampling unit is the image.
 
 Questions about one image, and objects named in one caption, stand or fall together, so the image (the *group* of an
 item) is what is drawn at random. Every metric here is a function of sums over groups: accuracy is
@@ -6,32 +6,31 @@ item) is what is drawn at random. Every metric here is a function of sums over g
 
 * **Intervals**: one yes or no per image has Wilson's interval. Otherwise the delete-one-image jackknife gives the
   standard error, and Wilson's form turns it into limits, with the effective sample size ``value (1 - value) / se**2``
-  and the quantile of t with the degrees of freedom that the images' influence leaves. Measured coverage, also of the
-  bootstrap's: ``docs/evals.md``.
-* **Differences** (`mmdpo.evals.paired`): value +- t * se, with the jackknife of the difference itself.
-* **No variation** (a rate of 0 or 1, or equal answers everywhere): half-width ``q**2 / (n + q**2)``, what Wilson's
-  interval gives at 0 and 1 for n images, so that no interval has width 0.
+  and the quantile of t with the degrees of freedom that the images' influence leaves; both with the repairs for few
+  hits of `mmdpo.evals.estimates.rate_limits`. A metric without bounds has value +- t * se.
+* **No variation** (a rate of 0 or 1): half-width ``q**2 / (n + q**2)`` of the metric's range, what Wilson's interval
+  gives at 0 and 1 for n images, so that no interval has width 0.
+* **Differences**: `mmdpo.evals.paired`; p-values: `mmdpo.evals.testing`; the bootstrap: `mmdpo.evals.bootstrap`.
+
+Measured coverage: ``docs/statistics.md``.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
 import numpy as np
-import numpy.typing as npt
-import scipy.stats
 
-Array = npt.NDArray[np.float64]
+from mmdpo.evals.estimates import NO_VARIATION, Array, Estimate, jackknife, rate_limits
+
+__all__ = ["Array", "Better", "Counted", "Interval", "Metric", "Role", "Sums", "Table", "divide", "interval", "ratio"]
+
 Sums = Mapping[str, Array]
 Better = Literal["higher", "lower", "neither"]
 Role = Literal["hallucination", "coverage", "other"]
-
-_NO_VARIATION = 1e-12
-_LEAST_FREEDOM = 10
-"""Below this the fourth moment of so few images says less than it costs; chosen by simulated coverage."""
 
 
 class Counted(Protocol):
@@ -55,14 +54,16 @@ class Interval:
         low: Lower limit; None where one image is all there is and the metric has no bound.
         high: Upper limit; None likewise.
         n: What the value is a share of: questions, mentions, captions.
+        percent: Whether it is a fraction, which people read as percent, and not a score on another scale.
     """
 
     value: float
     low: float | None
     high: float | None
     n: int
+    percent: bool = field(default=True, kw_only=True)
 
-    def to_json(self) -> dict[str, float | int | None]:
+    def to_json(self) -> dict[str, Any]:
         """The four numbers by name."""
         return {"value": self.value, "low": self.low, "high": self.high, "n": self.n}
 
@@ -92,10 +93,21 @@ class Metric:
     role: Role | None = None
 
     @property
+    def percent(self) -> bool:
+        """Whether its values are fractions."""
+        return self.bounds[1] <= 1.0
+
+    @property
+    def scale(self) -> float:
+        """Its range; 1 for a metric without bounds."""
+        width = self.bounds[1] - self.bounds[0]
+        return width if math.isfinite(width) else 1.0
+
+    @property
     def told(self) -> dict[str, Any]:
         """What a report needs to write it in words, as far as it is said."""
         said = {"label": self.label, "meaning": self.meaning, "role": self.role}
-        return {"percent": self.bounds[1] <= 1.0, **{key: value for key, value in said.items() if value}}
+        return {"percent": self.percent, **{key: value for key, value in said.items() if value}}
 
 
 def divide(numerator: Array, denominator: Array) -> Array:
@@ -153,7 +165,7 @@ class Table:
         return {column: values[..., index] for index, column in enumerate(self.columns)}
 
 
-def interval(table: Table, metric: Metric, *, level: float = 0.95) -> Interval:
+def interval(table: Table, metric: Metric, *, level: float = 0.95, repaired: bool = True) -> Interval:
     """A metric with its confidence interval.
 
     A metric without a denominator is reported as the lower bound, n = 0, with all possible values as interval.
@@ -162,118 +174,36 @@ def interval(table: Table, metric: Metric, *, level: float = 0.95) -> Interval:
         table: Sums per image.
         metric: What to compute.
         level: Coverage.
+        repaired: Whether with the repairs of `rate_limits` for few hits.
     """
     sums = table.sums()
     n = round(float(metric.count(sums)))
     low, high = metric.bounds
     value = float(metric.value(sums))
+    known_high = high if math.isfinite(high) else None
     if math.isnan(value):
-        return Interval(low, low, high if math.isfinite(high) else None, 0)
-    counts = metric.count(table.sums(table.values))
-    groups = int(np.count_nonzero(counts))
+        return Interval(low, low, known_high, 0, percent=metric.percent)
+    groups = int(np.count_nonzero(metric.count(table.sums(table.values))))
     if groups < 2:
-        return Interval(value, low, high if math.isfinite(high) else None, n)
-    each = metric.value(table.sums(table.values))[counts != 0]
-    single = n == groups and math.isfinite(high) and bool(np.isin(each, metric.bounds).all())
-    if single and math.isclose(value, each.mean(), abs_tol=1e-12):
-        # One yes or no per image: the rate gives its own error, and nothing is left for t to make up for.
-        estimate = Estimate(value, math.sqrt((value - low) * (high - value) / n), math.inf)
+        return Interval(value, low, known_high, n, percent=metric.percent)
+    if one_answer_each(table, metric):
+        # The rate gives its own error, and nothing is left for t to make up for.
+        estimate = Estimate(value, math.sqrt((value - low) * (high - value) / n), math.inf, groups)
     else:
         estimate = jackknife(table.values, lambda values: metric.value(table.sums(values)))
-    if estimate.error < _NO_VARIATION or not math.isfinite(high):
-        half = estimate.half_width(level, groups)
-        return Interval(value, max(low, value - half), min(high, value + half), n)
-    return Interval(value, *wilson(value, estimate.error, estimate.quantile(level), metric.bounds), n)
+    if estimate.error < NO_VARIATION or not math.isfinite(high - low):
+        half = estimate.half_width(level, groups, metric.scale)
+        return Interval(value, max(low, value - half), min(high, value + half), n, percent=metric.percent)
+    limits = rate_limits(estimate, groups, metric.bounds, level, repaired=repaired)
+    return Interval(value, *limits, n, percent=metric.percent)
 
 
-def wilson(
-    value: float, error: float, quantile: float, bounds: tuple[float, float] = (0.0, 1.0)
-) -> tuple[float, float]:
-    """Wilson's limits for a rate with a known standard error (Wilson 1927, with the effective sample size).
-
-    Args:
-        value: The rate.
-        error: Its standard error, above 0.
-        quantile: Of the normal or t distribution.
-        bounds: The values that are possible.
-
-    Returns:
-        Lower and upper limit.
-    """
-    low, width = bounds[0], bounds[1] - bounds[0]
-    rate, error = (value - low) / width, error / width
-    # The guard serves a rate of exactly 0 or 1 whose error is not 0, as functions other than a ratio can have.
-    size = max(rate * (1 - rate) / error**2, 1.0)
-    squared = quantile**2
-    centre = (rate + squared / (2 * size)) / (1 + squared / size)
-    half = quantile / (1 + squared / size) * math.sqrt(rate * (1 - rate) / size + squared / (4 * size**2))
-    return low + width * max(0.0, min(rate, centre - half)), low + width * min(1.0, max(rate, centre + half))
-
-
-def bootstrap_interval(
-    table: Table, metric: Metric, *, level: float = 0.95, draws: int = 2000, seed: int = 0
-) -> Interval:
-    """The percentile bootstrap over images: a check on `interval`, whose coverage is nearer to what it claims.
-
-    Args:
-        table: Sums per image.
-        metric: What to compute.
-        level: Coverage.
-        draws: Bootstrap samples.
-        seed: Of the draws.
-    """
-    sums = table.sums()
-    groups = len(table.groups)
-    weights = np.random.default_rng(seed).multinomial(groups, np.full(groups, 1 / groups), draws)
-    values = metric.value(table.sums(weights @ table.values))
-    tail = (1 - level) / 2
-    low, high = np.nanquantile(values, [tail, 1 - tail])
-    return Interval(float(metric.value(sums)), float(low), float(high), round(float(metric.count(sums))))
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A value with its standard error.
-
-    Attributes:
-        value: The statistic.
-        error: Its standard error.
-        freedom: Degrees of freedom behind the error; infinite where it is not itself estimated.
-    """
-
-    value: float
-    error: float
-    freedom: float
-
-    def quantile(self, level: float) -> float:
-        """The two-sided quantile of Student's t."""
-        return float(scipy.stats.t.ppf(0.5 + level / 2, self.freedom))
-
-    def half_width(self, level: float, groups: int) -> float:
-        """Half the width of a t interval, or what ``groups`` equal images leave open where nothing varies."""
-        quantile = self.quantile(level)
-        return quantile * self.error if self.error >= _NO_VARIATION else quantile**2 / (groups + quantile**2)
-
-
-def jackknife(values: Array, statistic: Callable[[Array], Array]) -> Estimate:
-    """The delete-one-group jackknife.
-
-    The degrees of freedom are those that the deviations' fourth moment gives (Satterthwaite 1946): where a few images
-    carry all the variation, as with rare hallucinations, the error is that of a few, not of all. For normal deviations
-    it is the number of groups.
-
-    Args:
-        values: Sums per group [groups, columns].
-        statistic: From sums [..., columns] to values [...].
-    """
-    total, groups = values.sum(0), len(values)
-    value = float(statistic(total))
-    without = statistic(total - values)
-    without = np.where(np.isnan(without), value, without)  # the group that held the whole denominator
-    squares = (without - without.mean()) ** 2
-    error = math.sqrt((groups - 1) / groups * float(squares.sum()))
-    if error < _NO_VARIATION:
-        return Estimate(value, error, groups - 1)
-    shares = squares / squares.sum()
-    excess = float((shares**2).sum()) - 1 / groups
-    return Estimate(value, error, min(groups - 1, max(_LEAST_FREEDOM, 2 / max(excess, 1e-12))))
+def one_answer_each(table: Table, metric: Metric) -> bool:
+    """Whether a metric is the mean of one yes or no per image."""
+    counts = metric.count(table.sums(table.values))
+    groups = int(np.count_nonzero(counts))
+    if groups == 0 or round(float(counts.sum())) != groups or not math.isfinite(metric.bounds[1] - metric.bounds[0]):
+        return False
+    each = metric.value(table.sums(table.values))[counts != 0]
+    whole = float(metric.value(table.sums()))
+    return bool(np.isin(each, metric.bounds).all()) and math.isclose(whole, each.mean(), abs_tol=1e-12)

@@ -10,7 +10,7 @@ import pytest
 
 from core.oracle import picture, record, sound
 from mmdpo.companions import Companions
-from mmdpo.records import Media, Record, Records
+from mmdpo.records import Candidate, Media, Record, Records
 from mmdpo.run_data import WithMedia
 
 
@@ -121,12 +121,39 @@ def test_a_partner_that_cannot_be_is_told_and_not_replaced(partner: object, told
 
 
 def test_an_answer_to_another_prompt_is_none_of_the_own_ones() -> None:
-    records = [record(name, "?", answers) for name, answers in {"a": ["Yes", "No"], "b": ["No", "Yes"]}.items()]
+    records = [record(name, f"{name}?", answers) for name, answers in {"a": ["Yes", "No"], "b": ["No", "Yes"]}.items()]
     assert mismatched(records) == {"a": None, "b": None}
-    records.append(record("c", "?", ["Perhaps", "Yes"]))
+    records.append(record("c", "c?", ["Perhaps", "Yes"]))
     assert mismatched(records) == {"a": "Perhaps", "b": "Perhaps", "c": mismatched(records)["c"]}
     assert mismatched(records)["c"] == "No", "of b: the first answer of a is one of its own"
     assert mismatched(records[:1]) == {"a": None}
+
+
+def test_another_rating_of_the_same_thing_is_no_mismatch() -> None:
+    """One record per rated answer, as unpaired feedback has them: two of each of three photos."""
+    records = [record(f"r{n}", "What is here?", [f"Answer {n}"], picture(n // 2)) for n in range(6)]
+    for n, answer in enumerate(mismatched(records).values()):
+        assert answer is not None and int(answer.split()[1]) // 2 != n // 2
+    assert mismatched(records[:2]) == {"r0": None, "r1": None}
+    same_photo = [replace(records[0], id="other", prompt=record("x", "How many?", ["Two"]).prompt), records[0]]
+    same_photo[0] = replace(same_photo[0], candidates=(Candidate("Two"),))
+    assert mismatched(same_photo) == {"other": "Answer 0", "r0": "Two"}, "another question about the same photo"
+
+
+def test_a_partner_whose_answer_is_read_was_asked_the_same() -> None:
+    questions = ["What colour is the bus?", "Is it raining?"]
+    records = [record(f"r{n}", questions[n % 2], [f"Answer {n}", "No."], picture(n)) for n in range(6)]
+    companions = Companions(records)
+    for n, one in enumerate(records):
+        partner = companions.partner(one, same_question=True)
+        assert partner is not None and int(partner.id[1:]) % 2 == n % 2
+    assert companions.partner(replace(records[0], id="new", prompt=records[1].prompt), same_question=True) is not None
+    alone = Companions([records[0], records[1]])
+    assert alone.partner(records[0], same_question=True) is None
+    assert alone.partner(records[0]) is records[1], "media alone may be those of another question"
+    chosen = named(records[0], "r1")
+    of_two = Companions([chosen, records[1]])
+    assert of_two.partner(chosen, same_question=True) is records[1], "the user has said so"
 
 
 def test_files_are_opened_for_a_partner_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

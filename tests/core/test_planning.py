@@ -59,6 +59,15 @@ def test_rows_of_the_partner() -> None:
     assert rows(PAIR, "chosen", "chosen/swap", "partner") == [("chosen", "ours")], "nobody is there to swap with"
 
 
+def test_the_partners_answer_is_its_best() -> None:
+    ranked = [Candidate("worse", score=1.0), Candidate("best", score=4.0), Candidate("good", score=3.0)]
+    other = replace(OTHER, candidates=tuple(ranked), higher_is_better=True)
+    assert [text for _, text in rows(PAIR, "partner", among=[other])] == ["best"]
+    assert [text for _, text in rows(PAIR, "partner", among=[replace(other, higher_is_better=False)])] == ["worse"]
+    some = replace(other, candidates=(replace(ranked[0], score=None), *ranked[1:]))
+    assert [text for _, text in rows(PAIR, "partner", among=[some])] == ["worse"], "the first, if not all are rated"
+
+
 def test_what_belongs_to_others_has_no_rating_and_no_label() -> None:
     rated = replace(
         OTHER, candidates=tuple(replace(c, score=5.0, label=True) for c in OTHER.candidates), higher_is_better=True

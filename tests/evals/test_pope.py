@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 
 from mmdpo.errors import ConfigError, DataError
 from mmdpo.evals.pope import KINDS, PARSERS, Pope
-from mmdpo.evals.pope_questions import build_questions, write_questions
 from mmdpo.evals.runner import score
 
 NASTY = {
@@ -297,86 +296,3 @@ def test_a_folder_needs_one_file_of_each_kind(tmp_path: Path, write_lines: Calla
 def test_unknown_parser() -> None:
     with pytest.raises(ConfigError, match="Did you mean 'official'"):
         Pope(parser="oficial")
-
-
-# -- the builder ------------------------------------------------------------------------------------------------------
-
-WORLD = {
-    "1.jpg": ["dog", "ball", "tree"],
-    "2.jpg": ["dog", "ball", "apple"],
-    "3.jpg": ["dog", "car", "umbrella"],
-    "4.jpg": ["car", "tree"],
-}
-
-
-def absent_objects(questions: list[dict[str, Any]], image: str) -> list[str]:
-    return [q["text"] for q in questions if q["image"] == image and q["label"] == "no"]
-
-
-def test_popular_asks_for_the_most_frequent_absent_objects() -> None:
-    # Among images of three objects: dog 3, ball 2, tree, apple, car, umbrella 1.
-    questions = build_questions(WORLD, "popular")
-    assert absent_objects(questions, "3.jpg") == [
-        "Is there a ball in the image?",
-        "Is there a tree in the image?",
-        "Is there an apple in the image?",
-    ]
-    assert [q["question_id"] for q in questions] == list(range(1, 19))
-    assert questions[0] == {
-        "question_id": 1,
-        "image": "1.jpg",
-        "text": "Is there a dog in the image?",
-        "label": "yes",
-    }
-
-
-def test_adversarial_asks_for_what_goes_with_the_present_object() -> None:
-    first, *others = absent_objects(build_questions(WORLD, "adversarial"), "1.jpg")
-    # Dog goes with ball and tree, which are there, then with apple.
-    assert first == "Is there an apple in the image?"
-    # Nothing else absent goes with ball or tree, so the other two are whatever is left.
-    assert set(others) == {"Is there a car in the image?", "Is there an umbrella in the image?"}
-
-
-def test_small_images_join_on_request() -> None:
-    assert not absent_objects(build_questions(WORLD, "random"), "4.jpg")
-    assert len(absent_objects(build_questions(WORLD, "random", min_objects=1), "4.jpg")) == 2
-
-
-def test_unknown_kind() -> None:
-    with pytest.raises(ConfigError, match="unknown kind"):
-        build_questions(WORLD, "populer")
-
-
-OBJECTS = st.sampled_from(["dog", "cat", "car", "apple", "owl", "tree", "kite", "ox"])
-
-
-@given(
-    st.dictionaries(st.from_regex(r"\A[a-z]{1,4}\.png\Z"), st.lists(OBJECTS, max_size=6), max_size=8),
-    st.sampled_from(KINDS),
-    st.integers(0, 5),
-    st.integers(1, 4),
-)
-def test_built_questions_are_true_balanced_and_repeatable(
-    world: dict[str, list[str]], kind: str, seed: int, per_image: int
-) -> None:
-    questions = build_questions(world, kind, seed=seed, per_image=per_image, min_objects=1)
-    assert questions == build_questions(world, kind, seed=seed, per_image=per_image, min_objects=1)
-    asked = [(q["image"], q["text"]) for q in questions]
-    assert len(set(asked)) == len(asked)
-    for image, objects in world.items():
-        mine = [q for q in questions if q["image"] == image]
-        assert len(mine) <= 2 * per_image
-        assert [q["label"] for q in mine] == ["yes", "no"] * (len(mine) // 2)
-        for question in mine:
-            name = question["text"].removesuffix(" in the image?").removeprefix("Is there a")
-            name = name.removeprefix("n ").strip()
-            assert (name in objects) == (question["label"] == "yes")
-            assert (" an " in question["text"]) == (name[0] in "aeiou")
-
-
-def test_built_questions_are_read_back(tmp_path: Path) -> None:
-    write_questions(build_questions(WORLD, "random"), tmp_path / "new" / "random.json")
-    samples = Pope().samples(tmp_path / "new" / "random.json")
-    assert len(samples) == 18
-    assert samples[0].media == {"images": ["1.jpg"]}

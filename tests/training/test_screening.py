@@ -107,6 +107,20 @@ def test_chosen_and_rejected_agree_with_their_ratings(
     assert result.reasons() == ({reason: 1} if reason else {})
 
 
+@pytest.mark.parametrize(
+    ("labels", "reason"),
+    [((True, False), ""), ((False, False), ""), ((None, True), ""), ((False, True), "wrong_order")],
+)
+def test_chosen_and_rejected_agree_with_their_labels(
+    encoder: Encoder, labels: tuple[bool | None, ...], reason: str
+) -> None:
+    candidates = tuple(Candidate(text, label=label) for text, label in zip(ANSWERS, labels, strict=True))
+    labelled = replace(record("a", QUESTION, ANSWERS), candidates=candidates)
+    assert screened(encoder, [*pairs(1), labelled]).reasons() == ({reason: 1} if reason else {})
+    taken = screen([*pairs(1), labelled], encoder, make_objective("apo_zero_unpaired"))
+    assert taken.kept == [0, 1], "a loss that reads labels takes them in any order"
+
+
 def test_a_loss_over_longer_lists_takes_them_in_any_order(encoder: Encoder) -> None:
     candidates = tuple(Candidate(f"{n} cats.", score=float(n)) for n in range(3))
     rated = replace(record("a", QUESTION, ANSWERS), candidates=candidates, higher_is_better=True)

@@ -1,0 +1,137 @@
+"""Win rates at equal length, and the strengths of several models, from judged pairs of answers.
+
+* **Length-controlled win rate** (Dubois, Galambosi, Liang and Hashimoto 2024, arXiv:2404.04475, equation 2 without the
+  term of the instruction's difficulty, which takes many models to estimate): logistic regression
+  ``logit P(first wins) = strength + slope * tanh(difference of lengths / its standard deviation)``; the value is
+  ``sigmoid(strength)``, the rate at equal length. Lengths are characters. A tie counts half. The estimate is Firth's
+  (1993, Biometrika 80:27), which stays finite where one model always wins or length tells all.
+* **Bradley-Terry strengths** (Bradley and Terry 1952): ``P(i beats j) = sigmoid(s_i - s_j)``, ties as half a win each,
+  strengths with mean 0. Every model also wins half a game and loses half a game against an opponent of strength 0, so
+  that a model that never lost has a finite strength; intervals are percentiles of a bootstrap over images.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import scipy.special
+import scipy.stats
+
+from mmdpo.evals.stats import Array, Interval
+
+IMAGINARY_GAMES = 1.0
+"""Games against an opponent of strength 0, half of them won; little beside hundreds of judged pairs."""
+_STEPS = 200
+_LONGEST_STEP = 1.0
+_CONVERGED = 1e-10
+
+
+def length_controlled(
+    outcomes: Array, lengths: Array, groups: npt.NDArray[np.intp], *, level: float = 0.95
+) -> Interval:
+    """The first model's win rate at equal length.
+
+    The error is the larger of the model's own and of one that lets answers about an image go together (sandwich), with
+    the quantile of t for the number of images; limits are made for the strength and carried over to the rate.
+
+    Args:
+        outcomes: 1 where the first model won, 0 where the second did, between for ties [pairs].
+        lengths: Characters of the two answers [pairs, 2].
+        groups: Number of the image that each pair is about [pairs].
+        level: Coverage.
+    """
+    difference = lengths[:, 0] - lengths[:, 1]
+    spread = float(difference.std())
+    columns = [np.ones(len(outcomes)), np.tanh(difference / spread)] if spread > 0 else [np.ones(len(outcomes))]
+    design = np.stack(columns, axis=1)
+    weights, information = _firth(design, outcomes)
+    inverse = np.linalg.inv(information)
+    residual = outcomes - scipy.special.expit(design @ weights)
+    sums = np.zeros((int(groups.max()) + 1, design.shape[1]))
+    np.add.at(sums, groups, residual[:, None] * design)
+    images = len(np.unique(groups))
+    moved = sums @ inverse[0]
+    clustered = images / max(images - 1, 1) * float((moved**2).sum())
+    error = float(np.sqrt(max(inverse[0, 0], clustered)))
+    half = float(scipy.stats.t.ppf(0.5 + level / 2, max(images - 1, 1))) * error
+    value, low, high = scipy.special.expit(weights[0] + np.array([0.0, -half, half]))
+    return Interval(float(value), float(low), float(high), len(outcomes))
+
+
+def _firth(design: Array, outcomes: Array) -> tuple[Array, Array]:
+    """Weights [columns] and information [columns, columns] of a logistic regression with Firth's correction."""
+    weights = np.zeros(design.shape[1])
+    for _ in range(_STEPS):
+        rates = scipy.special.expit(design @ weights)
+        information = design.T @ (design * (rates * (1 - rates))[:, None])
+        leverage = rates * (1 - rates) * np.einsum("ij,jk,ik->i", design, np.linalg.inv(information), design)
+        # The corrected slope is that of each answer weighted 1 + leverage; steps by the plain information are too long.
+        curvature = design.T @ (design * ((1 + leverage) * rates * (1 - rates))[:, None])
+        step = np.linalg.solve(curvature, design.T @ (outcomes - rates + leverage * (0.5 - rates)))
+        weights = weights + step * min(1.0, _LONGEST_STEP / max(float(np.abs(step).max()), 1e-300))
+        if float(np.abs(step).max()) < _CONVERGED:
+            break
+    return weights, information
+
+
+def strengths(wins: Array, *, imaginary: float = IMAGINARY_GAMES) -> Array:
+    """Bradley-Terry strengths with mean 0 by Newton's method [..., models].
+
+    Args:
+        wins: ``wins[..., i, j]``: games that i won against j, ties as a half each [..., models, models].
+        imaginary: Games of each model against an opponent of strength 0, half of them won.
+    """
+    models = wins.shape[-1]
+    games, won = wins + np.swapaxes(wins, -1, -2), wins.sum(-1) + imaginary / 2
+    found = np.zeros(wins.shape[:-1])
+    # Without imaginary games only differences are told; this fixes the mean.
+    fixed = np.full((models, models), 1.0 / models) if imaginary == 0 else np.zeros((models, models))
+    for _ in range(_STEPS):
+        rates = scipy.special.expit(found[..., :, None] - found[..., None, :])
+        own = scipy.special.expit(found)
+        slope = won - (games * rates).sum(-1) - imaginary * own
+        curvature = -games * rates * (1 - rates)
+        diagonal = -curvature.sum(-1) + imaginary * own * (1 - own)
+        curvature = curvature + diagonal[..., None] * np.eye(models)
+        step = np.linalg.solve(curvature + fixed, slope[..., None])[..., 0]
+        longest = np.abs(step).max(-1, keepdims=True)
+        found = found + step * np.minimum(1.0, _LONGEST_STEP / np.maximum(longest, 1e-300))
+        if float(longest.max()) < _CONVERGED:
+            break
+    return np.asarray(found - found.mean(-1, keepdims=True))
+
+
+def strength_intervals(wins: Array, *, level: float = 0.95, draws: int = 1000, seed: int = 0) -> list[Interval]:
+    """Strengths with percentile intervals of a bootstrap over images, in the order of the models.
+
+    Args:
+        wins: Wins in the pairs about each image [images, models, models].
+        level: Coverage.
+        draws: Bootstrap samples.
+        seed: Of the draws.
+    """
+    images = len(wins)
+    weights = np.random.default_rng(seed).multinomial(images, np.full(images, 1 / images), draws).astype(np.float64)
+    drawn = strengths(np.einsum("di,ijk->djk", weights, wins))
+    tail = (1 - level) / 2
+    low, high = np.quantile(drawn, [tail, 1 - tail], axis=0)
+    total = wins.sum(0)
+    played = (total + total.T).sum(-1)
+    return [
+        Interval(float(value), float(low[index]), float(high[index]), round(float(played[index])), percent=False)
+        for index, value in enumerate(strengths(total))
+    ]
+
+
+def connected(wins: Array) -> bool:
+    """Whether every model was compared with every other, by way of others where not directly.
+
+    Args:
+        wins: Wins over all images [models, models].
+    """
+    games = wins + wins.T
+    reached, before = {0}, 0
+    while len(reached) > before:
+        before = len(reached)
+        reached |= {int(other) for model in reached for other in np.flatnonzero(games[model])}
+    return len(reached) == len(wins)
