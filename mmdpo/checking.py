@@ -22,6 +22,7 @@ from mmdpo.objectives.objective import explained
 from mmdpo.objectives.schedules import Linear, Warmup
 from mmdpo.pipeline import prepare_run, what_trains
 from mmdpo.policy import LoadedModel
+from mmdpo.record_checks import ratings_of
 from mmdpo.records import Record
 from mmdpo.resuming import flat
 from mmdpo.run_data import Data
@@ -78,7 +79,7 @@ def check_run(
     )
     yield Group(*_terms(objective, data))
     longest = data.train[max(range(len(data.train)), key=data.screening.lengths.__getitem__)]
-    yield Group(*_example(longest, data.encoder))
+    yield Group(*_example(longest, data.encoder, any(view.candidate == EVERY for view in objective.views)))
     others = Companions(data.train, config.seed)
     collator = Collator(data.encoder, objective.views, companions=others, layout=layout.layout)
     rows = collator([(0, longest)])["input_ids"].numel()
@@ -182,7 +183,27 @@ def _view_name(view: View) -> str:
     return name if view.media == CLEAN else f"{name} with {view.media} media"
 
 
-def _example(record: Record, encoder: Encoder) -> Iterator[Text]:
+def _rated_name(record: Record, number: int) -> str:
+    """A candidate by its place and its rating, for losses that compare every candidate whatever its place."""
+    candidate = record.candidates[number]
+    rating = [f"{name} {value:g}" for name in ("score", "rank") if (value := getattr(candidate, name)) is not None]
+    if candidate.label is not None:
+        rating.append("desirable" if candidate.label else "undesirable")
+    if not rating and record.form == "pair":
+        return _candidate_name(number)
+    return ", ".join([f"candidate {number}", *rating])
+
+
+def _styles(record: Record, every: bool) -> list[str]:
+    """Colours of the candidates: green for the best, red for the worst, by their ratings where ``every`` one counts."""
+    labels = [0.0 if candidate.label is None else 2.0 * candidate.label - 1.0 for candidate in record.candidates]
+    grades = ratings_of(record) or labels
+    if not every or len(set(grades)) == 1:
+        return ["green", "red", *["magenta"] * len(grades)][: len(grades)]
+    return ["green" if g == max(grades) else "red" if g == min(grades) else "magenta" for g in grades]
+
+
+def _example(record: Record, encoder: Encoder, every: bool) -> Iterator[Text]:
     """The longest record as the model gets it: media collapsed, scored tokens coloured."""
     yield Text(f"longest record, {record.id} (what is scored is coloured)", style="bold")
     prompt = encoder.prompt(record).input_ids.tolist()
@@ -202,11 +223,11 @@ def _example(record: Record, encoder: Encoder) -> Iterator[Text]:
             shown.append(encoder.tokenizer.decode(prompt[position:end]), style="dim")
         position = end
     yield shown
-    styles = ("green", "red")
+    styles = _styles(record, every)
     for number, candidate in enumerate(record.candidates):
         ids = encoder.answer(record, candidate).ids
-        text = Text(f"  {_candidate_name(number)}:")
-        text.append(encoder.tokenizer.decode(ids), style=styles[number] if number < len(styles) else "magenta")
+        text = Text(f"  {_rated_name(record, number) if every else _candidate_name(number)}:")
+        text.append(encoder.tokenizer.decode(ids), style=styles[number])
         yield text.append(f"  ({len(ids)} tokens)", style="dim")
 
 

@@ -13,13 +13,12 @@ from typing import Annotated
 import typer
 from rich.logging import RichHandler
 
-from mmdpo import helper_verbs, preference_verbs, winrate_verb
-from mmdpo.commandline import eval_sections, free_to_write, merged, options, relaunch, run_config, use_plugins
+from mmdpo import eval_verb, helper_verbs, preference_verbs, winrate_verb
+from mmdpo.commandline import free_to_write, merged, options, relaunch, run_config, use_plugins
 from mmdpo.errors import MMDPOError
 from mmdpo.terminal import (
     closing,
     difference_table,
-    metric_table,
     notes,
     print_comparison,
     print_error,
@@ -42,8 +41,6 @@ Overrides = Annotated[list[str] | None, typer.Argument(help="Settings as `sectio
 Out = Annotated[Path, typer.Option("--out", help="Folder to make; nothing is overwritten.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Plugins = helper_verbs.Plugins
-OWN_OPTIONS = {"allow_extra_args": True, "ignore_unknown_options": True}
-"""Lets a verb take options that it does not know itself: those of a benchmark."""
 
 
 @app.callback()
@@ -172,38 +169,10 @@ def train(
     PartialState().destroy_process_group()  # its threads, left to the interpreter's end, now and then abort it
 
 
-@app.command(name="eval", rich_help_panel=PIPELINE, context_settings=OWN_OPTIONS)
-def evaluate(
-    model: Annotated[str, typer.Argument(help="A run folder, a model folder or a hub name.")],
-    benchmarks: Annotated[list[str], typer.Argument(help="Names of benchmarks: mmdpo ls benchmarks")],
-    data: Annotated[list[str] | None, typer.Option("--data", help="BENCH=PATH of the questions.")] = None,
-    images: Annotated[
-        list[str] | None, typer.Option("--images", help="BENCH=FOLDER of the images or other media.")
-    ] = None,
-    out: Out = Path("runs/eval"),
-    limit: Annotated[
-        int | None, typer.Option(help="Use the first N images or clips, with all questions about each.", min=1)
-    ] = None,
-    batch_size: Annotated[int, typer.Option(help="Prompts at a time.", min=1)] = 16,
-    plugin: Plugins = None,
-) -> None:
-    """Let a model answer benchmarks, keep the answers, and score them.
-
-    Further options, after the benchmarks, are a benchmark's own; with several benchmarks write `--name BENCH=value`.
-
-    Example: `mmdpo eval runs/first pope --data pope=questions.jsonl --images pope=photos --out runs/first-pope`
-    """
-    from mmdpo.evaluation import evaluate_model
-
-    use_plugins(plugin)
-    sections = eval_sections(benchmarks, data or [], images or [], limit)
-    metrics = evaluate_model(model, sections, out, batch_size=batch_size, progress=progress)
-    for result in metrics.values():
-        results.print(metric_table(result))
-    closing("answers, items and metrics written", out, f"mmdpo compare OTHER {out}")
+eval_verb.add_to(app)
 
 
-@app.command(rich_help_panel=PIPELINE, context_settings=OWN_OPTIONS)
+@app.command(rich_help_panel=PIPELINE, context_settings=eval_verb.OWN_OPTIONS)
 def score(
     context: typer.Context,
     benchmark: Annotated[str, typer.Argument(help="Name of a benchmark: mmdpo ls benchmarks")],

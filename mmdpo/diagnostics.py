@@ -15,9 +15,6 @@ from mmdpo.objectives.regular import KL_ESTIMATORS
 from mmdpo.objectives.terms import Pair, RatioTerm, reduce_tokens
 from mmdpo.views import CHOSEN, CLEAN, EVERY, REJECTED, ScoreTable, View
 
-PAIRS = "diagnostics/pairs"
-"""Name under which it is logged how many pairs the values of a log entry are over."""
-
 
 @dataclass(frozen=True)
 class Reward:
@@ -27,7 +24,7 @@ class Reward:
         term: The term, with its weights of tokens and its reference; plain DPO by default.
     """
 
-    term: RatioTerm = Pair()
+    term: RatioTerm = Pair()  # noqa: RUF009  (frozen)
 
     @property
     def beta(self) -> float:
@@ -209,7 +206,7 @@ def right(margin: Tensor) -> Tensor:
 
 
 def step_metrics(statistics: PairStatistics) -> dict[str, Tensor]:
-    """Per-record values of pairs under the names that are logged, for :meth:`Meter.add`.
+    """Per-record values of pairs under the names that are logged, for :meth:`mmdpo.meter.Meter.add`.
 
     Returns:
         [M] values whose mean is logged, and [M, 2] values whose correlation is.
@@ -256,54 +253,3 @@ def training_metrics(table: ScoreTable, objective: Objective) -> dict[str, Tenso
         mask = table.mask[rows].float()
         metrics["diagnostics/marked_tokens"] = reduce_tokens(table.marks[rows].float(), mask, "mean")
     return metrics
-
-
-class Meter:
-    """Means and correlations of logged values over everything since the last reading, over all processes.
-
-    It keeps sums alone, so that parts pooled are the whole.
-    """
-
-    def __init__(self) -> None:
-        self._sums: dict[str, Tensor] = {}
-
-    def add(self, values: Mapping[str, Tensor]) -> None:
-        """Adds per-record values: [M] for a mean, [M, 2] for the Pearson correlation of the two columns."""
-        for name, value in values.items():
-            columns = value.detach().double()
-            if value.ndim == 2:
-                x, y = columns.T
-                columns = torch.stack([x, y, x * x, y * y, x * y], -1)
-            sums = torch.cat([columns.new_tensor([len(value)]), columns.sum(0).view(-1)])
-            self._sums[name] = self._sums[name] + sums if name in self._sums else sums
-
-    def read(self, reduce: object) -> dict[str, float]:
-        """Values by name, and forgets; what has no record, and a correlation that is not defined, is left out.
-
-        Args:
-            reduce: Function that adds a tensor up over processes (``accelerator.reduce``).
-        """
-        if not self._sums:
-            return {}
-        names = sorted(self._sums)
-        own = [self._sums[name] for name in names]
-        self._sums.clear()
-        total: Tensor = reduce(torch.cat(own), reduction="sum")  # type: ignore[operator]
-        parts = dict(zip(names, (part.tolist() for part in total.split([len(part) for part in own])), strict=True))
-        found = {
-            name: part[1] / part[0] if len(part) == 2 else pearson(*part) for name, part in parts.items() if part[0] > 0
-        }
-        if "rewards/margins" in found:
-            found[PAIRS] = parts["rewards/margins"][0]
-        return {name: value for name, value in found.items() if value is not None}
-
-
-def pearson(count: float, x: float, y: float, xx: float, yy: float, xy: float) -> float | None:
-    """Pearson's correlation from a count and the sums of x, y, x², y² and x·y.
-
-    None below three points, which any line fits, and where x or y do not vary beyond rounding.
-    """
-    variations = (count * xx - x * x, count * yy - y * y)
-    if count < 3 or any(v <= 1e-12 * count * square for v, square in zip(variations, (xx, yy), strict=True)):
-        return None
-    return float((count * xy - x * y) / (variations[0] * variations[1]) ** 0.5)

@@ -13,10 +13,10 @@ import yaml
 
 from mmdpo import registry
 from mmdpo.objectives import Objective, Term, make_objective
+from mmdpo.objectives.explanations import explained
 from mmdpo.objectives.feedback import Feedback
 from mmdpo.objectives.links import Choice, Link, Transform
 from mmdpo.objectives.listwise import ListTerm
-from mmdpo.objectives.objective import explained
 from mmdpo.objectives.presets import PRESETS, Preset
 from mmdpo.objectives.schedules import Linear, Warmup
 from mmdpo.views import CLEAN, EVERY, MISMATCHED, PARTNER

@@ -39,19 +39,34 @@ class Usage:
 
 
 def usage(objective: Objective, records: Sequence[Record], companions: Companions) -> Usage:
-    """Counts, without a model, what each term can use."""
-    return _usage(objective, outline(records, objective.views, companions), len(records))
+    """Tells, without a model, what each term can use.
+
+    A record that has ranks alone is none for a term that reads ratings: ranks have no distances.
+    """
+    return _usage(objective, outline(records, objective.views, companions), records)
 
 
-def _usage(objective: Objective, table: ScoreTable, records: int) -> Usage:
-    return Usage({name: _used(term, table, records) for name, term in objective.terms.items()})
+def _usage(objective: Objective, table: ScoreTable, records: Sequence[Record]) -> Usage:
+    scored = torch.tensor([not ranks_alone(record) for record in records], dtype=torch.bool)
+    taken = {name: _taken(term, table, len(records)) for name, term in objective.terms.items()}
+    return Usage(
+        {name: taken[name] & scored if term.needs_scores else taken[name] for name, term in objective.terms.items()}
+    )
 
 
-def _used(term: Term, table: ScoreTable, records: int) -> Tensor:
-    used = torch.zeros(records, dtype=torch.bool)
-    for rows in term.rows(table):
-        used[table.example[rows]] = True
-    return used
+def _taken(term: Term, table: ScoreTable, records: int) -> Tensor:
+    """[records] True where the term would be taken of a record if that is trained on."""
+    taken = torch.zeros(records, dtype=torch.bool)
+    taken[term.examples(table)] = True
+    return taken
+
+
+def ranks_alone(record: Record) -> bool:
+    """Whether the ratings of a record are ranks, which stand in where scores are not complete."""
+    scores, ranks = ([getattr(c, name) for c in record.candidates] for name in ("score", "rank"))
+    complete = all(value is not None for value in scores)
+    ranked = [value for value in ranks if value is not None]
+    return not complete and bool(ranked) and (len(ranked) == len(ranks) or all(value is None for value in scores))
 
 
 def objective_problems(objective: Objective, records: Sequence[Record], seed: int = 0) -> Iterator[MMDPOError]:
@@ -72,7 +87,8 @@ def objective_problems(objective: Objective, records: Sequence[Record], seed: in
         return
     companions = Companions(records, seed)
     table = outline(records, objective.views, companions)
-    counts = _usage(objective, table, len(records)).counts
+    used = _usage(objective, table, records)
+    counts = used.counts
     marked = any(c.spans for record in records for c in record.candidates)
     for name, term in objective.terms.items():
         if getattr(term, "reads_marks", False) and not marked:
@@ -87,7 +103,7 @@ def objective_problems(objective: Objective, records: Sequence[Record], seed: in
                 why="The term would be 0 in every step, and the run would not train what its configuration says.",
                 fix="Use data that have what it needs, or another loss (mmdpo ls losses says what each needs).",
             )
-        elif reason := _lacking(term, table, records):
+        elif reason := _lacking(term, table) or _ranks_among(term, table, records, used):
             yield ConfigError(
                 f"loss.{name} cannot be computed on the {len(records)} records: {reason}",
                 why="Something else would stand in for it: the run would not train what its configuration says.",
@@ -147,29 +163,39 @@ def _rating_problem(term: Term, records: Sequence[Record]) -> str | None:
         return "no candidate has a score"
     if all(lacks_direction(record) for record in rated):
         return "higher_is_better is not said"
-    if ranks := _ranks_alone(term, rated):
-        return ranks
+    if term.needs_scores and all(map(ranks_alone, rated)):
+        return "the candidates have ranks alone, which have no distances"
     if not any(ratings_of(record) for record in rated):
         return "no record has one for each candidate"
     return "the candidates of every record are rated the same" if all(map(_tied, rated)) else None
-
-
-def _ranks_alone(term: Term, records: Sequence[Record]) -> str | None:
-    scored = any(c.score is not None for record in records for c in record.candidates)
-    return None if scored or "score" not in term.needs else "the candidates have ranks alone, which have no distances"
 
 
 def _tied(record: Record) -> bool:
     return len(set(ratings_of(record))) < 2
 
 
-def _lacking(term: Term, table: ScoreTable, records: Sequence[Record]) -> str | None:
+def _lacking(term: Term, table: ScoreTable) -> str | None:
     """What a term that uses records lacks all the same, in words; None where it has everything."""
     absent = [view for view in term.views() if not bool(table.where(view).any())]
-    if absent:
-        return f"it reads {_listed(absent)}, and no record has that"
-    ranks = _ranks_alone(term, records)
-    return ranks and f"it needs {term.needs}, and {ranks}"
+    return f"it reads {_listed(absent)}, and no record has that" if absent else None
+
+
+def _ranks_among(term: Term, table: ScoreTable, records: Sequence[Record], used: Usage) -> str | None:
+    """Whether records with ranks alone are trained on for another term, where this one would take ranks for ratings."""
+    if not term.needs_scores:
+        return None
+    taken = _taken(term, table, len(records))
+    wrong = [
+        record
+        for place, record in enumerate(records)
+        if bool(taken[place]) and ranks_alone(record) and used.used(place)
+    ]
+    if not wrong:
+        return None
+    return (
+        f"it needs {term.needs}, and {_counted(len(wrong), 'record')} that other terms use, such as {wrong[0].id!r}, "
+        "have ranks alone, which have no distances"
+    )
 
 
 def _listed(views: Iterable[View]) -> str:

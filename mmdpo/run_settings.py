@@ -29,6 +29,7 @@ REFUSED = {
     "label_names": "the objective has no labels",
     "use_liger_kernel": "it replaces the forward that scores the answers",
     "remove_unused_columns": "records are not tensors; it is always off",
+    "logging_nan_inf_filter": "it would log numbers in place of a loss that is none; it is always off",
     "auto_find_batch_size": "it would change the optimizer step in the middle of the run",
     "include_num_input_tokens_seen": "shared prefixes make it count something else",
     "per_gpu_train_batch_size": "use per_device_train_batch_size",
@@ -171,7 +172,7 @@ def _made(config: RunConfig, out: Path) -> TrainingArguments:
     }
     if config.data.validation != 0:  # how often is known only with the data
         fields |= _validation_plan(given, every=1, paired=True)
-    return TrainingArguments(**fields | given | {"remove_unused_columns": False})
+    return TrainingArguments(**fields | given | {"remove_unused_columns": False, "logging_nan_inf_filter": False})
 
 
 def _train_problems(config: RunConfig, out: Path) -> list[ConfigError]:

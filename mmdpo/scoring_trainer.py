@@ -7,12 +7,16 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from transformers import Trainer
 from transformers.trainer_utils import EvalLoopOutput
 
+from mmdpo.advice import Guard
 from mmdpo.collate import Batch, Collator, table_of
 from mmdpo.diagnostics import Reward, media_variants
+from mmdpo.meter import Meter
 from mmdpo.objectives import Objective
+from mmdpo.objectives.schedules import weight_at
 from mmdpo.policy import LoadedModel
 from mmdpo.reference import Reference
 from mmdpo.scoring import ReferenceHidden, scores
@@ -33,6 +37,7 @@ class ScoringTrainer(Trainer):
         collator: Builds training batches.
         validation_collator: Builds validation batches, with the blind views.
         blind: How the media of held-out pairs are hidden.
+        _loss_parts: Each term's share of the loss since the last log, in this process.
     """
 
     loaded: LoadedModel
@@ -43,6 +48,8 @@ class ScoringTrainer(Trainer):
     collator: Collator
     validation_collator: Collator
     blind: Blind = Blind(BLIND, "no other was tried")
+    _loss_parts: dict[str, Tensor]
+    _guard: Guard
 
     def _reference_scores(
         self, model: nn.Module, inputs: Batch, also: Collection[str] = ()
@@ -103,20 +110,46 @@ class ScoringTrainer(Trainer):
         model.train(was_training)
         values = torch.cat(columns).double().cpu().numpy()
         metrics = validation_metrics(values, self.groups, metric_key_prefix)
-        metrics[f"{metric_key_prefix}_loss"] = self._held_out_loss(tables)
+        metrics |= {f"{metric_key_prefix}_{name}": value for name, value in self._of_objective(tables).items()}
         return EvalLoopOutput(predictions=None, label_ids=None, metrics=metrics, num_samples=len(values))
 
     @torch.no_grad()
-    def _held_out_loss(self, tables: Sequence[ScoreTable]) -> float:
-        """The objective's value on all held-out records at once, as in one optimizer step of all of them."""
+    def _of_objective(self, tables: Sequence[ScoreTable]) -> dict[str, float]:
+        """The objective's value on all held-out records as in one optimizer step of them, and what its terms say."""
         everything = join(tables)
-        if not self.objective.coupled:
-            counts = self.accelerator.reduce(self.objective.counts(everything), reduction="sum")
-            loss = self.objective(everything, counts, self.progress)[0]
-            return float(self.accelerator.reduce(loss, reduction="sum"))
-        if self.accelerator.num_processes > 1:
+        coupled, meter = self.objective.coupled, Meter()
+        if coupled and self.accelerator.num_processes > 1:
             everything = join(gather_tables(everything, self.accelerator))
-        return float(self.objective(everything, self.objective.counts(everything), self.progress)[0])
+        counts = self.objective.counts(everything)
+        if not coupled:
+            counts = self.accelerator.reduce(counts, reduction="sum")
+        loss = self.objective(everything, counts, self.progress)[0]
+        if not coupled:  # else each process has the value of all records
+            loss = self.accelerator.reduce(loss, reduction="sum")
+        watched = self.objective.watch(everything)
+        meter.add({f"diagnostics/{name}": values for name, values in watched.items()})
+        return {"loss": float(loss), **meter.read(self.accelerator.reduce)}
+
+    # ---- every optimizer step ----
+
+    def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
+        """The gradient norm, with every process at the same step, before the weights change: the guard may end the run.
+
+        Raises:
+            ModelError: See :class:`mmdpo.advice.Guard`.
+        """
+        norm = super()._get_grad_norm(model, grad_norm)
+        names = sorted(self._loss_parts)
+        own = torch.stack([self._loss_parts[name].detach().float() for name in names]).to(self.args.device)
+        values: list[float] = self.accelerator.reduce(own, reduction="sum").tolist()
+        terms = self.objective.terms
+        weights = {name: weight_at(terms[name].weight, self.progress) if name in terms else 1.0 for name in names}
+        steps = self.state.global_step, self.state.max_steps
+        # a gradient scaler leaves out steps whose gradient is not finite, and goes on with a smaller scale
+        scaled = getattr(self.accelerator, "scaler", None) is not None
+        gradient = 1.0 if scaled else float(norm.full_tensor() if isinstance(norm, DTensor) else norm)
+        self._guard.hear(dict(zip(names, values, strict=True)), weights, gradient, *steps)
+        return norm
 
     @property
     def progress(self) -> float:

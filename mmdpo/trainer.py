@@ -11,12 +11,14 @@ from accelerate.utils import fsdp2_prepare_model
 from torch import Tensor, nn
 from transformers import PrinterCallback, ProgressCallback, TrainerCallback, TrainingArguments
 
+from mmdpo.advice import Guard
 from mmdpo.callbacks import Bar, FreshVariants, ObjectiveState
 from mmdpo.collate import Batch, Collator, Layout, RecordDataset, split_rows, table_of
 from mmdpo.companions import Companions
-from mmdpo.diagnostics import Meter, reward_of, training_metrics
+from mmdpo.diagnostics import reward_of, training_metrics
 from mmdpo.encoding import Encoder
 from mmdpo.errors import ConfigError, ParityError
+from mmdpo.meter import Meter
 from mmdpo.objectives import Objective
 from mmdpo.policy import LoadedModel
 from mmdpo.records import Record
@@ -99,7 +101,8 @@ class PreferenceTrainer(ScoringTrainer):
         self.rows_per_chunk = rows_per_chunk
         self.reward = reward_of(objective)
         self.meter = Meter()
-        self._loss_parts: dict[str, Tensor] = {}
+        self._loss_parts = {}
+        self._guard = Guard()
         self._steps_since_log = 0
         # the loss is divided by counts over the whole optimizer step, so Trainer must not divide it again
         self.loss_is_scaled_for_ga = True

@@ -9,14 +9,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mmdpo.diagnostics import Reward, media_statistics, pair_statistics, pearson, right
+from mmdpo.diagnostics import Reward, media_statistics, pair_statistics, reward_of, right
 from mmdpo.encoding import Encoder
 from mmdpo.errors import MMDPOError
 from mmdpo.evals.stats import Table, interval, ratio
+from mmdpo.meter import pearson
 from mmdpo.objectives import Objective
 from mmdpo.objectives.terms import reduce_tokens
 from mmdpo.records import Record
-from mmdpo.views import CHOSEN, CLEAN, NONE, REJECTED, ScoreTable, View
+from mmdpo.views import CHOSEN, CLEAN, EVERY, NONE, REJECTED, ScoreTable, View
 
 BLIND = "blank"
 """Media variant that hides the media from a model that takes no prompt without any."""
@@ -80,8 +81,13 @@ def blind_variant(encoder: Encoder, records: Sequence[Record]) -> Blind:
 
 
 def held_out_views(objective: Objective, blind: str) -> list[View]:
-    """The views of held-out records: the pair with its media and without, and what the objective reads."""
-    pairs = {View(candidate, media) for media in (CLEAN, blind) for candidate in (CHOSEN, REJECTED)}
+    """The views of held-out records: the pair with its media and without, and what the objective reads.
+
+    Where rewards are of a term that compares every candidate, the pair may be any two of them.
+    """
+    every = any(view.candidate == EVERY for view in reward_of(objective).term.views())
+    compared = (EVERY,) if every else (CHOSEN, REJECTED)
+    pairs = {View(candidate, media) for media in (CLEAN, blind) for candidate in compared}
     return sorted(pairs | set(objective.views))
 
 
@@ -131,12 +137,12 @@ def validation_columns(
             "chosen_change": drift.per_token,
         }
         columns |= {name: placed(seen.example, value) for name, value in values.items()}
-    columns |= {name: placed(*value) for name, value in _off_policy(table).items()}
+    columns |= {name: placed(*value) for name, value in _off_policy(table, reward).items()}
     unknown = torch.full((len(index),), torch.nan, device=index.device)
     return torch.stack([columns.get(name, unknown) for name in COLUMNS], -1)
 
 
-def _off_policy(table: ScoreTable) -> dict[str, tuple[Tensor, Tensor]]:
+def _off_policy(table: ScoreTable, reward: Reward) -> dict[str, tuple[Tensor, Tensor]]:
     """How surprising the chosen answers are to the reference: records and their values, by column.
 
     The gap is ``mean_t (-log r(y_t) - H_t)`` with ``H_t`` the reference's entropy at the same place: nats a token by
@@ -144,7 +150,7 @@ def _off_policy(table: ScoreTable) -> dict[str, tuple[Tensor, Tensor]]:
     """
     if table.ref_logp is None or "entropy" not in table.ref_statistics:
         return {}
-    (rows,) = table.aligned(View(CHOSEN))
+    rows = reward.chosen(table)
     mask = table.mask[rows].to(table.ref_logp.dtype)
     nll = -reduce_tokens(table.ref_logp[rows], mask, "mean")
     entropy = reduce_tokens(table.ref_statistics["entropy"][rows], mask, "mean")

@@ -10,8 +10,9 @@ from annotated_types import Ge, Gt, Le, Lt
 from torch import Tensor
 
 from mmdpo import registry
+from mmdpo.objectives.base import reduce_tokens
 from mmdpo.objectives.links import NotNegative, Positive, ReverseKl
-from mmdpo.objectives.terms import Pair, reduce_tokens
+from mmdpo.objectives.terms import Pair
 from mmdpo.views import ScoreTable
 
 Share = Annotated[float, Gt(0), Le(1)]
@@ -43,6 +44,7 @@ class SortedPair(Pair):
         return "batch"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.paired and (self.penalty or self.transform != ReverseKl()):
             raise ValueError("a transform or a penalty is of log-ratios, and paired gaps are of log-probabilities")
 

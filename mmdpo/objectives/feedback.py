@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from mmdpo import registry
-from mmdpo.objectives.links import Bounded, Link, NotNegative
-from mmdpo.objectives.terms import SATURATED, RatioTerm
+from mmdpo.objectives.base import RatioTerm
+from mmdpo.objectives.links import Bounded, Link, NotNegative, saturated
 from mmdpo.views import EVERY, MISMATCHED, ScoreTable, View
 
 
@@ -39,6 +39,11 @@ class Feedback(RatioTerm):
     formula: ClassVar[str] = "weight link(sign (beta R - shift)), sign 1 for desirable answers, -1 for undesirable ones"
     source: ClassVar[str] = "arXiv 2402.01306 (KTO), equation 8"
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.desirable == 0 and self.undesirable == 0:
+            raise ValueError("desirable and undesirable are both 0, so that there is no gradient")
+
     @property
     def scope(self) -> Literal["example", "batch"]:
         """A reference point is that of a whole step."""
@@ -55,9 +60,8 @@ class Feedback(RatioTerm):
         return (answers, View(MISMATCHED, self.media)) if self.shift == "kl" else (answers,)
 
     def rows(self, table: ScoreTable) -> tuple[Tensor, ...]:
-        """Rows of all answers with a label."""
-        labelled = table.where(View(EVERY, self.media)) & (table.label != 0)
-        return (labelled.nonzero().squeeze(1),)
+        """Rows of all answers with a label; where marked tokens alone count, of those that have any."""
+        return (self._counted_rows(table, table.where(View(EVERY, self.media)) & (table.label != 0)),)
 
     def count(self, table: ScoreTable) -> Tensor:
         """Answers, or records."""
@@ -68,7 +72,7 @@ class Feedback(RatioTerm):
     def reference_point(self, table: ScoreTable) -> Tensor:
         """The shift as a reward (a scalar), without gradient."""
         if self.shift == "kl":
-            rows = table.where(View(MISMATCHED, self.media)).nonzero().squeeze(1)
+            rows = self._counted_rows(table, table.where(View(MISMATCHED, self.media)))
             ratios = self.ratio(table, rows).detach()
             return self.beta * ratios.mean().clamp(min=0) if len(rows) else ratios.new_zeros(())
         if self.shift == "running":
@@ -93,7 +97,7 @@ class Feedback(RatioTerm):
             "reward_undesirable": reward[label < 0],
             "beta": torch.full_like(z, self.beta),
             "shift": self.reference_point(table).expand_as(z),
-            "saturated": (z.abs() > SATURATED).to(z.dtype),
+            "saturated": saturated(self.link, z),
         }
 
     def initial_state(self) -> dict[str, float]:
@@ -112,3 +116,7 @@ class Feedback(RatioTerm):
         (rows,) = self.rows(table)
         reward = self.beta * self.ratio(table, rows)
         return table.label[rows].to(reward.dtype) * (reward - self.reference_point(table))
+
+    def _counted_rows(self, table: ScoreTable, wanted: Tensor) -> Tensor:
+        rows = wanted.nonzero().squeeze(1)
+        return rows[self.counted(table, rows)]

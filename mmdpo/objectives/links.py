@@ -149,6 +149,16 @@ class Disco(Choice):
 
 
 Link = Sigmoid | Robust | Hinge | Square | Bounded | Exo | Disco
+FLAT = 1e-6
+"""Slopes below this are no gradient to speak of."""
+
+
+def saturated(link: Link, z: Tensor) -> Tensor:
+    """[M] 1 where a link is flat at its argument, so that there is no gradient left, else 0; without gradient."""
+    with torch.enable_grad():
+        at = z.detach().requires_grad_()
+        (slope,) = torch.autograd.grad(link(at).sum(), at)
+    return (slope.abs() < FLAT).to(z.dtype)
 
 
 @dataclass(frozen=True, kw_only=True)

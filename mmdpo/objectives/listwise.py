@@ -12,8 +12,8 @@ from annotated_types import Ge
 from torch import Tensor
 
 from mmdpo import registry
+from mmdpo.objectives.base import RatioTerm
 from mmdpo.objectives.links import Link, Positive, Sigmoid, safe_exp
-from mmdpo.objectives.terms import RatioTerm
 from mmdpo.views import EVERY, ScoreTable, View
 
 
@@ -45,10 +45,14 @@ class ListTerm(RatioTerm):
 
     order: tuple[str, ...] = ()
 
-    @property
-    def needs_scores(self) -> bool:
-        """Whether the ratings themselves enter, and not only the order that they give."""
-        return False
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.order:
+            return
+        if self.needs_scores:
+            raise ValueError("order gives places, and the term reads ratings, which places are not; leave order out")
+        if len({self.view(text) for text in self.order}) < max(2, len(self.order)):
+            raise ValueError("order must name two or more rows, each once: a row is no better than itself")
 
     @property
     def needs(self) -> str:
@@ -60,11 +64,18 @@ class ListTerm(RatioTerm):
         return tuple(self.view(text) for text in self.order) or (View(EVERY, self.media),)
 
     def rows(self, table: ScoreTable) -> tuple[Tensor, ...]:
-        """Rows of the lists that have an order: one index [M] for each place."""
+        """Rows of the lists that have an order: one index [M] for each place, 0 where a list is shorter."""
         return self.lists(table).index.unbind(1)
 
+    def examples(self, table: ScoreTable) -> Tensor:
+        """[records] numbers of the records whose lists are used; what fills up shorter lists is not among them."""
+        lists = self.lists(table)
+        return table.example[lists.index[lists.present]].unique()
+
     def lists(self, table: ScoreTable) -> Lists:
-        """The lists with something to compare; those of which only a part is rated are left out."""
+        """The lists with something to compare; those that are rated in part are left out, and as in :meth:`rows` of the
+        base class those without a mark where marked tokens alone count.
+        """
         if self.order:
             index = torch.stack(table.aligned(*self.views()), dim=1)
             present = torch.ones_like(index, dtype=torch.bool)
@@ -77,7 +88,8 @@ class ListTerm(RatioTerm):
         grade = torch.where(by_place[:, None], -places, scores.nan_to_num())
         both = present[:, :, None] & present[:, None, :]
         beats = both & (grade[:, :, None] > grade[:, None, :])
-        usable = (rated | by_place) & beats.flatten(1).any(1)
+        counted = (self.counted(table, index.flatten()).view(index.shape) & present).any(1)
+        usable = (rated | by_place) & beats.flatten(1).any(1) & counted
         return Lists(index[usable], present[usable], grade[usable], beats[usable])
 
     def count(self, table: ScoreTable) -> Tensor:

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from mmdpo import registry
+from mmdpo.objectives.base import reduce_tokens
 from mmdpo.objectives.links import Positive
-from mmdpo.objectives.terms import Pair, reduce_tokens
+from mmdpo.objectives.terms import Pair
 from mmdpo.views import NONE, ScoreTable, View
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -12,10 +11,13 @@ from torch import Tensor
 
 from mmdpo.config import together
 from mmdpo.errors import ConfigError
+from mmdpo.objectives.base import Term
 from mmdpo.objectives.configuration import made_terms
+from mmdpo.objectives.explanations import Terms, described, explained
 from mmdpo.objectives.schedules import weight_at
-from mmdpo.objectives.terms import Pair, Point, Term
 from mmdpo.views import ScoreTable, View
+
+__all__ = ["Objective", "explained", "in_float32", "make_objective", "without_reference_gradient"]
 
 
 @dataclass(frozen=True)
@@ -111,12 +113,13 @@ class Objective:
         return {what: torch.cat(parts) for what, parts in values.items()}
 
     def describe(self) -> dict[str, dict[str, Any]]:
-        """Every term with its fields and formula, for the manifest, the model card and the terminal."""
-        return {
-            name: {"term": type(term).__name__, "formula": explained(term), "source": term.source}
-            | dataclasses.asdict(term)
-            for name, term in self.terms.items()
-        }
+        """Every term with its fields, for the manifest, the model card and the terminal.
+
+        ``formula`` is the term's own (the published one where it is a published loss unchanged), ``settings`` says in
+        one line what is set, ``source`` is the paper, ``preset`` and ``preset_formula`` the published loss it is of.
+        """
+        published = self.terms.published if isinstance(self.terms, Terms) else {}
+        return {name: described(term, published.get(name)) for name, term in self.terms.items()}
 
     def _with_state(self, name: str, table: ScoreTable) -> ScoreTable:
         return replace(table, state=self.state[name]) if name in self.state else table
@@ -142,17 +145,6 @@ def in_float32(table: ScoreTable) -> ScoreTable:
         statistics={name: values.float() for name, values in table.statistics.items()},
         ref_statistics={name: values.float() for name, values in table.ref_statistics.items()},
     )
-
-
-def explained(term: Term) -> str:
-    """A term's formula with the names of its rows and its link."""
-    text = term.formula
-    if isinstance(term, Pair):
-        text = text.replace("better", term.better).replace("worse", term.worse)
-    if isinstance(term, Point):
-        text = text.replace("row", term.row)
-    link = getattr(term, "link", None)
-    return text if link is None else text.replace("link(", f"{link.name}_loss(")
 
 
 def make_objective(config: str | Mapping[str, Mapping[str, Any] | None]) -> Objective:

@@ -9,14 +9,20 @@ import torch
 from torch import Tensor
 
 from mmdpo import registry
+from mmdpo.objectives.base import reduce_tokens
 from mmdpo.objectives.links import NotNegative, Positive
-from mmdpo.objectives.terms import Pair, reduce_tokens
+from mmdpo.objectives.terms import Pair
 from mmdpo.views import ScoreTable
 
 
 @dataclass(frozen=True, kw_only=True)
 class RatedPair(Pair):
     """A pair that reads the ratings of its two answers; pairs without them, or in the wrong order, are left out."""
+
+    @property
+    def needs_scores(self) -> bool:
+        """The gap of the ratings enters."""
+        return True
 
     @property
     def needs(self) -> str:
@@ -103,6 +109,11 @@ class SeverityPair(Pair):
 
     formula: ClassVar[str] = "link(beta (severity_w R(better) - severity_l R(worse)))"
     source: ClassVar[str] = "arXiv 2404.14233 (HSA-DPO)"
+
+    @property
+    def needs_scores(self) -> bool:
+        """The severities enter."""
+        return True
 
     @property
     def needs(self) -> str:

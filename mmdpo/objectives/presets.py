@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,25 @@ from mmdpo import registry
 from mmdpo.errors import ConfigError, did_you_mean
 
 SHIPPED = Path(__file__).with_name("presets.yaml")
+PARAMETER = re.compile(r"\$(\w+)")
+"""How a parameter stands in a term."""
+Place = tuple[str, ...]
+"""Where a value stands in the fields of a term: ``("link", "tau")``."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """One term of an entry of a ``loss:`` section.
+
+    Args:
+        fields: Its fields, with the registered term's name as ``term``.
+        parameters: Which parameter of the preset each value is, by its place.
+        changed: Whether the entry sets fields beyond the parameters and the weight.
+    """
+
+    fields: dict[str, Any]
+    parameters: dict[Place, str]
+    changed: bool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,7 +42,7 @@ class Preset:
     Args:
         name: Its name.
         terms: Fields of each term by its name within the preset; ``$x`` stands for parameter x, ``-$x`` for its
-            negative.
+            negative, and within a text (``2/$media``) for what the parameter is written as.
         parameters: Parameters with their defaults.
         formula: The loss in one line.
         source: Paper and equation.
@@ -39,7 +58,11 @@ class Preset:
     aliases: tuple[str, ...] = ()
     note: str = ""
 
-    def expand(self, entry: str, given: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    def values(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        """The parameters of one entry of a ``loss:`` section: given ones, and defaults."""
+        return {key: given.get(key, default) for key, default in self.parameters.items()}
+
+    def expand(self, entry: str, given: Mapping[str, Any]) -> dict[str, Part]:
         """The terms of one entry of a ``loss:`` section.
 
         Args:
@@ -48,16 +71,16 @@ class Preset:
                 with one term alone also its fields.
 
         Returns:
-            Fields of each term by its full name, with the registered term's name as ``term``.
+            The terms by their full names.
 
         Raises:
             ConfigError: A key is neither a parameter nor a term.
         """
         alone = next(iter(self.terms)) if len(self.terms) == 1 else None
-        values = {key: given.get(key, default) for key, default in self.parameters.items()}
+        values = self.values(given)
         rest = {key: value for key, value in given.items() if key not in self.parameters}
         factor = rest.pop("weight", 1.0) if alone is None else 1.0
-        expanded: dict[str, dict[str, Any]] = {}
+        expanded: dict[str, Part] = {}
         for name, template in self.terms.items():
             fields = {key: _filled(value, values) for key, value in template.items()}
             own = rest if alone is not None else rest.pop(name, {})
@@ -72,7 +95,9 @@ class Preset:
             fields |= own
             if factor != 1.0:
                 fields["weight"] = _times(fields.get("weight", 1.0), factor, entry)
-            expanded[entry if alone is not None else f"{entry}.{name}"] = fields
+            places = {place: found for place, found in _places(template) if place[0] not in own}
+            full = entry if alone is not None else f"{entry}.{name}"
+            expanded[full] = Part(fields, places, changed=bool(own.keys() - {"weight"}))
         if alone is None and rest:
             known = [*self.parameters, *self.terms, "weight"]
             key = next(iter(rest))
@@ -90,16 +115,28 @@ def _filled(value: Any, parameters: Mapping[str, Any]) -> Any:
         return [_filled(entry, parameters) for entry in value]
     if not isinstance(value, str) or "$" not in value:
         return value
-    before, _, name = value.partition("$")
-    if before == "-":
-        if not isinstance(parameters[name], int | float):
-            raise ConfigError(
-                f"the parameter {name} of a loss is {parameters[name]!r}",
-                why="Its negative enters the loss.",
-                fix="Give a number.",
-            )
-        return -parameters[name]
-    return before + str(parameters[name]) if before else parameters[name]
+    whole = PARAMETER.fullmatch(value.removeprefix("-"))
+    if whole is None:
+        return PARAMETER.sub(lambda found: str(parameters[found[1]]), value)
+    given = parameters[whole[1]]
+    if not value.startswith("-"):
+        return given
+    if not isinstance(given, int | float):
+        raise ConfigError(
+            f"the parameter {whole[1]} of a loss is {given!r}",
+            why="Its negative enters the loss.",
+            fix="Give a number.",
+        )
+    return -given
+
+
+def _places(template: Any, path: Place = ()) -> Iterator[tuple[Place, str]]:
+    """Where the value of a field, or a value inside it, is a parameter as it is given."""
+    if isinstance(template, Mapping):
+        for key, value in template.items():
+            yield from _places(value, (*path, str(key)))
+    elif isinstance(template, str) and (found := PARAMETER.fullmatch(template)):
+        yield path, found[1]
 
 
 def _times(weight: Any, factor: Any, entry: str) -> float:
@@ -143,7 +180,7 @@ def _preset(name: str, entry: Mapping[str, Any]) -> Preset:
                 why="There are many kinds of terms.",
                 fix=f"Write {part}: {{term: pair, ...}}. See: mmdpo ls losses",
             )
-    used = {found for term in preset.terms.values() for found in re.findall(r"\$(\w+)", str(term))}
+    used = {found for term in preset.terms.values() for found in PARAMETER.findall(str(term))}
     if used != set(preset.parameters):
         odd = sorted(used ^ set(preset.parameters))
         raise ConfigError(

@@ -9,8 +9,8 @@ from typing import ClassVar, Literal
 from torch import Tensor
 
 from mmdpo import registry
+from mmdpo.objectives.base import AnswerTerm, Term, one_row, reduce_tokens
 from mmdpo.objectives.links import safe_exp
-from mmdpo.objectives.terms import RatioTerm, Term, one_row, reduce_tokens
 from mmdpo.views import CLEAN, Reduction, ScoreTable, View
 
 KL_ESTIMATORS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -142,7 +142,7 @@ class Entropy(TokenTerm):
 
 @registry.terms.register("consistency")
 @dataclass(frozen=True, kw_only=True)
-class Consistency(RatioTerm):
+class Consistency(AnswerTerm):
     """Two pairs should have the same margin: ``((R(a) - R(b)) - (R(c) - R(d)))^2``, without beta (SymMPO).
 
     Args:
@@ -152,6 +152,12 @@ class Consistency(RatioTerm):
 
     first: tuple[str, str] = ("chosen", "partner")
     second: tuple[str, str] = ("partner/swap", "chosen/swap")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        a, b, c, d = self.views()
+        if (a, b) == (c, d) or (a, c) == (b, d):
+            raise ValueError("the two margins are always the same, so that there is no gradient")
 
     formula: ClassVar[str] = "((R(a) - R(b)) - (R(c) - R(d)))^2"
     source: ClassVar[str] = "arXiv 2506.11712 (SymMPO)"

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from annotated_types import Gt, Le
 from pydantic import Field
 
-from mmdpo.objectives.links import Choice
+from mmdpo.objectives.links import Choice, NotNegative
 
 Share = Annotated[float, Gt(0), Le(1)]
 
@@ -24,8 +24,8 @@ class Linear(Choice):
     """
 
     name: Literal["linear"] = "linear"
-    start: float = 0.0
-    end: float = 1.0
+    start: NotNegative = 0.0
+    end: NotNegative = 1.0
     share: Share = 1.0
 
     def at(self, progress: float) -> float:
@@ -43,7 +43,7 @@ class Warmup(Choice):
     """
 
     name: Literal["warmup"] = "warmup"
-    weight: float = 1.0
+    weight: NotNegative = 1.0
     share: Share = 0.1
 
     def at(self, progress: float) -> float:
@@ -57,3 +57,8 @@ Schedule = Annotated[Linear | Warmup, Field(discriminator="name")]
 def weight_at(weight: float | Schedule, progress: float) -> float:
     """A weight, fixed or scheduled, when ``progress`` (0..1) of the run is done."""
     return weight.at(progress) if isinstance(weight, Linear | Warmup) else weight
+
+
+def always_zero(weight: float | Schedule) -> bool:
+    """Whether a weight, fixed or scheduled, is 0 over the whole run."""
+    return weight_at(weight, 0.0) == 0 and weight_at(weight, 1.0) == 0

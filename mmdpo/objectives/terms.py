@@ -1,13 +1,7 @@
-"""Loss terms: from a score table to a sum of losses. The heart of the objective; needs nothing but views and torch.
+"""The two terms that most losses are: a :class:`Pair` and a :class:`Point`; and what terms of your own build on.
 
-The pattern of every term is
-
-    views()        which rows it reads
-    rows(table)    those rows, for the records that have all of them; must not read log-probabilities
-    losses(table)  one loss for each of these records; sum / number over the whole optimizer step is the term's value
-
-Notation: ``p`` policy and ``r`` reference log-probability of an answer, ``R = p - r`` its log-ratio, ``z`` the argument
-of a link. Most published losses are a :class:`Pair`, a :class:`Point` or a sum of both: see ``presets.yaml``.
+Most published losses are one of the two or a sum of both: see ``presets.yaml``. Notation is that of
+:mod:`mmdpo.objectives.base`.
 """
 
 from __future__ import annotations
@@ -21,157 +15,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mmdpo import registry
-from mmdpo.objectives.links import Link, NotNegative, Positive, ReverseKl, Sigmoid, Transform
-from mmdpo.objectives.schedules import Schedule
-from mmdpo.views import CLEAN, EVERY, Reduction, ScoreTable, View
+from mmdpo.objectives.base import AnswerTerm, RatioTerm, Term, log_ratio, one_row, reduce_tokens
+from mmdpo.objectives.links import Link, LogOdds, NotNegative, ReverseKl, Sigmoid, Transform, saturated
+from mmdpo.views import ScoreTable, View
 
-SATURATED = 20.0
-"""Arguments beyond which a sigmoid has no gradient to speak of: its slope is below 2e-9."""
-
-
-def reduce_tokens(values: Tensor, weights: Tensor, reduction: Reduction = "sum") -> Tensor:
-    """Reduces per-token values [N, T] to one value per row [N], counting each token with its weight [N, T]."""
-    total = (values.masked_fill(weights == 0, 0.0) * weights).sum(-1)
-    return total if reduction == "sum" else total / weights.sum(-1).clamp(min=1e-12)
-
-
-def one_row(text: str, media: str = CLEAN) -> View:
-    """The view that a field of the configuration names; a ``ValueError`` if it names no candidate, or every one."""
-    view = View.parse(text, media)
-    if view.candidate == EVERY:
-        raise ValueError(f"{text!r} is every answer of a record, and this is about a single one; name it")
-    return view
-
-
-def log_ratio(table: ScoreTable, rows: Tensor, reduction: Reduction = "sum") -> Tensor:
-    """[M] log-ratios ``R = p - r`` of the answers in some rows [M], in nats; ``p`` itself without a reference."""
-    values = table.logp[rows] if table.ref_logp is None else table.logp[rows] - table.ref_logp[rows]
-    return reduce_tokens(values, table.weight[rows] * table.mask[rows], reduction)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Term:
-    """One term of the objective.
-
-    Args:
-        weight: Factor of the term in the sum, or how it changes over the run: ``{name: warmup, share: 0.1}``,
-            ``{name: linear, start: 0, end: 1}``.
-    """
-
-    weight: float | Schedule = 1.0
-
-    formula: ClassVar[str] = ""
-    source: ClassVar[str] = ""
-
-    @property
-    def scope(self) -> Literal["example", "batch"]:
-        """``"batch"``: the term must see the whole optimizer step of all processes at once (two passes)."""
-        return "example"
-
-    @property
-    def needs_reference(self) -> bool:
-        """Whether the term compares with a reference."""
-        return True
-
-    @property
-    def statistics(self) -> tuple[str, ...]:
-        """Per-token statistics beyond log-probabilities that the term reads (``ScoreTable.statistics``)."""
-        return ()
-
-    @property
-    def needs(self) -> str:
-        """What a record must have for this term beyond its views, for people; empty for nothing."""
-        return ""
-
-    def views(self) -> tuple[View, ...]:
-        """The views this term reads."""
-        raise NotImplementedError
-
-    def rows(self, table: ScoreTable) -> tuple[Tensor, ...]:
-        """Rows of the term's views, one [M] index per view, for the records that the term is taken of."""
-        return table.aligned(*self.views())
-
-    def losses(self, table: ScoreTable) -> Tensor:
-        """[M] losses."""
-        raise NotImplementedError
-
-    def count(self, table: ScoreTable) -> Tensor:
-        """Number of units the term averages over in this table (a scalar); must not read ``logp``."""
-        return torch.tensor(float(len(self.rows(table)[0])), device=table.mask.device)
-
-    def total(self, table: ScoreTable) -> Tensor:
-        """Sum of the losses of those units (a scalar)."""
-        return self.losses(table).sum()
-
-    def watch(self, table: ScoreTable) -> dict[str, Tensor]:
-        """What diagnostics should show of this term, [M] values by name: ``beta``, ``saturated``."""
-        return {}
-
-    def initial_state(self) -> dict[str, float]:
-        """Running values at the start of a run; a term that has some must have ``scope = "batch"``."""
-        return {}
-
-    def next_state(self, table: ScoreTable) -> dict[str, float]:
-        """Running values after an optimizer step, of whose records (of all processes) the table is."""
-        return dict(table.state)
-
-
-@dataclass(frozen=True, kw_only=True)
-class RatioTerm(Term):
-    """What terms over log-ratios of whole answers share.
-
-    Args:
-        beta: Inverse temperature; larger keeps the policy nearer to the reference.
-        reference: False reads the policy's log-probabilities alone.
-        reduction: ``"sum"`` over the tokens of an answer, or their weighted ``"mean"``.
-        marked: Weight of marked tokens (changed, corrected, hallucinated segments).
-        unmarked: Weight of all other tokens; 0 leaves only the marked ones.
-        media: Media variant of rows that name none.
-    """
-
-    beta: Positive = 0.1
-    reference: bool = True
-    reduction: Reduction = "sum"
-    marked: NotNegative = 1.0
-    unmarked: NotNegative = 1.0
-    media: str = CLEAN
-
-    @property
-    def needs_reference(self) -> bool:
-        """Unless it is reference-free."""
-        return self.reference
-
-    @property
-    def reads_marks(self) -> bool:
-        """Whether marked tokens count differently."""
-        return self.marked != self.unmarked
-
-    def rows(self, table: ScoreTable) -> tuple[Tensor, ...]:
-        """Rows of the term's views; where marked tokens alone count, of the records that have any."""
-        rows = super().rows(table)
-        if self.unmarked:
-            return rows
-        marked = torch.stack([table.marks[row].any(-1) for row in rows]).any(0)
-        return tuple(row[marked] for row in rows)
-
-    def view(self, text: str) -> View:
-        """A row of the configuration."""
-        return one_row(text, self.media)
-
-    def token_weights(self, table: ScoreTable, rows: Tensor) -> Tensor:
-        """[M, T] weights of the tokens of some rows, 0 where there is none."""
-        marks = table.marks[rows].to(table.logp.dtype)  # torch.where with two numbers would give float32
-        return table.weight[rows] * table.mask[rows] * (self.unmarked + (self.marked - self.unmarked) * marks)
-
-    def token_ratios(self, table: ScoreTable, rows: Tensor) -> Tensor:
-        """[M, T] log-ratios of single tokens, or log-probabilities without a reference."""
-        if not self.reference or table.ref_logp is None:
-            return table.logp[rows]
-        return table.logp[rows] - table.ref_logp[rows]
-
-    def ratio(self, table: ScoreTable, rows: Tensor) -> Tensor:
-        """[M] log-ratio of the answers in some rows, in nats (a mean: nats per token)."""
-        return reduce_tokens(self.token_ratios(table, rows), self.token_weights(table, rows), self.reduction)
+__all__ = ["AnswerTerm", "Pair", "Point", "RatioTerm", "Term", "log_ratio", "one_row", "reduce_tokens"]
 
 
 @registry.terms.register("pair")
@@ -207,6 +55,18 @@ class Pair(RatioTerm):
 
     formula: ClassVar[str] = "link(beta (R(better) - R(worse)) - margin)"
     source: ClassVar[str] = "arXiv 2305.18290, equation 7"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.view(self.better) == self.view(self.worse):
+            raise ValueError(f"better and worse are the same row, {self.better}, so that there is no gradient")
+        if not (self.better_scale or self.worse_scale or any(self.plus.values()) or self.penalty):
+            raise ValueError("better_scale and worse_scale are both 0, so that there is no gradient")
+        if self.reference and isinstance(self.transform, LogOdds):
+            raise ValueError(
+                "the transform log_odds is of log-probabilities, and log-ratios above 0 have no odds and no gradient; "
+                "set reference: false"
+            )
 
     def views(self) -> tuple[View, ...]:
         """Better, worse, and the further rows."""
@@ -249,7 +109,7 @@ class Pair(RatioTerm):
     def watch(self, table: ScoreTable) -> dict[str, Tensor]:
         """The betas really used, and which pairs have no gradient left."""
         z, betas = self.arguments(table)
-        return {"beta": betas, "saturated": (z.abs() > SATURATED).to(z.dtype)}
+        return {"beta": betas, "saturated": saturated(self.link, z)}
 
     def _shortened(self, table: ScoreTable, rows: tuple[Tensor, ...]) -> ScoreTable:
         """The table with the weight of what lies beyond the shorter answer of each pair multiplied by ``tail``."""
@@ -292,7 +152,7 @@ class Point(RatioTerm):
     def watch(self, table: ScoreTable) -> dict[str, Tensor]:
         """Beta, and which answers have no gradient left."""
         z = self._arguments(table)
-        return {"beta": torch.full_like(z, self.beta), "saturated": (z.abs() > SATURATED).to(z.dtype)}
+        return {"beta": torch.full_like(z, self.beta), "saturated": saturated(self.link, z)}
 
     def _arguments(self, table: ScoreTable) -> Tensor:
         (rows,) = self.rows(table)

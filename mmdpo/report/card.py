@@ -40,6 +40,7 @@ def write_card(run: Path, *, license: str | None = None) -> Path:
     read = read_run(run)
     base = _base(read)
     adapter = not (read.path / "model").is_dir()
+    objective = provenance.objective(read)
     return write_page(
         read.path / "README.md",
         "card.md.j2",
@@ -57,7 +58,8 @@ def write_card(run: Path, *, license: str | None = None) -> Path:
         counts=provenance.counts(read),
         set_aside=provenance.set_aside(read),
         data=provenance.setting(read, "data", "path"),
-        objective=provenance.objective(read),
+        objective=objective,
+        symbols=provenance.symbols(term["formula"] for term in objective),
         versions=provenance.versions(read),
         command=provenance.command(read),
         limits=limits([read]),

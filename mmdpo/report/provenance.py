@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,20 @@ import yaml
 from mmdpo.report.reading import Run
 
 _COUNTED = {"train": "training records", "validation": "validation records", "trainable": "trained part"}
+_SYMBOLS = {
+    r"\bp\b": "`p`: log-probability of an answer under the trained model, summed over its tokens",
+    r"\br\b": "`r`: the same under the reference, the model before training",
+    r"\bR\b|\bw\b|\bl\b": "`R(y)`: log-probability of answer `y` under the trained model minus that under the reference, "
+    "the model before training",
+    r"\b[wl]\b": "`w`, `l`: `R` of the chosen and of the rejected answer",
+    r"\by[wl]\b": "`yw`, `yl`: the chosen and the rejected answer",
+    r"[Rpwl]'": "with a prime: tokens weigh differently",
+    r"\|\w+\|": "`|y|`: number of tokens of an answer",
+    r"\bls\b": "`ls`: log sigmoid",
+    r"\bsg\b": "`sg`: no gradient",
+    r"\bm~": "`m`, `m~`: the media, and other media",
+}
+"""What symbols in formulas mean, by how they are found."""
 
 
 def facts(run: Run) -> list[tuple[str, str]]:
@@ -42,12 +57,18 @@ def decisions(run: Run) -> list[tuple[str, str, str]]:
 
 
 def objective(run: Run) -> list[dict[str, str]]:
-    """The loss terms as the objective describes itself in the manifest."""
+    """The loss terms as the objective describes itself in the manifest: formula, what is set, source."""
     return [
-        {"name": str(name), "formula": str(term.get("formula", "")), "source": str(term.get("source", ""))}
+        {"name": str(name), **{key: str(term.get(key) or "") for key in ("formula", "settings", "source")}}
         for name, term in _mapping(run.manifest.get("objective")).items()
         if isinstance(term, Mapping)
     ]
+
+
+def symbols(formulas: Iterable[str]) -> list[str]:
+    """What the symbols mean that occur in some formulas."""
+    text = "\n".join(formulas)
+    return [meaning for pattern, meaning in _SYMBOLS.items() if re.search(pattern, text)]
 
 
 def set_aside(run: Run) -> Mapping[str, Any]:

@@ -15,6 +15,7 @@ from mmdpo.encoding import Encoder
 from mmdpo.errors import DataError, ParityError
 from mmdpo.models.families import facts_of
 from mmdpo.objectives import make_objective
+from mmdpo.objectives.terms import Pair
 from mmdpo.parity import choose_layout
 from mmdpo.policy import encode_once, prepare
 from mmdpo.records import Candidate
@@ -61,9 +62,9 @@ def test_rewards_are_those_of_the_loss() -> None:
         media_names=("clean",),
     )
     reward = reward_of(make_objective({"nll": {}, "dpo": {"beta": 0.5, "reduction": "mean"}}))
-    assert reward == Reward(0.5, "mean")
+    assert (reward.beta, reward.term.reduction) == (0.5, "mean")
     assert pair_statistics(table, reward).margin.tolist() == [0.5]
-    assert pair_statistics(table, Reward(0.5)).margin.tolist() == [-0.5]
+    assert pair_statistics(table, Reward(Pair(beta=0.5))).margin.tolist() == [-0.5]
 
 
 def test_a_batch_without_any_view_says_so() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import logging
+import math
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -15,8 +16,9 @@ import pytest
 from PIL import Image
 
 from core.oracle import record
-from mmdpo.advice import ENOUGH, RULES, Adviser, advice
+from mmdpo.advice import ENOUGH, RULES, Adviser, Guard, advice
 from mmdpo.config import parse_config
+from mmdpo.errors import ModelError
 from mmdpo.media import Media
 from mmdpo.objectives import make_objective
 from mmdpo.pipeline import train
@@ -251,3 +253,51 @@ def test_the_longer_answer_is_warned_of_once_and_shown(tmp_path: Path, caplog: p
     text = " ".join(Page(write_report([run]).read_text(encoding="utf-8")).text.split())
     for expected in ("came into a danger zone", "on 40 held-out pairs, last so at step 6", "Correlation of length gap"):
         assert expected in text, expected
+
+
+# ---- the guard ----
+
+ONE = {"dpo": 1.0}
+
+
+def heard(*gradients: float, parts: dict[str, float] | None = None, weights: Any = None, steps: int = 100) -> Guard:
+    """A guard that has heard steps with these gradient norms."""
+    guard = Guard()
+    for step, gradient in enumerate(gradients):
+        guard.hear(parts or {"dpo": 0.69}, weights or ONE, gradient, step, steps)
+    return guard
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_every_term_that_is_not_finite_is_named_with_its_step(value: float) -> None:
+    guard = heard(1.0, 2.0)
+    with pytest.raises(ModelError, match=f"^step 3: loss/nll is {value}, loss/kl is nan\n"):
+        guard.hear({"dpo": 0.69, "nll": value, "kl": math.nan}, {"dpo": 1, "nll": 1, "kl": 1}, 1.0, 2, 100)
+    with pytest.raises(ModelError, match=f"^step 3: the gradient norm is {value}\n"):
+        guard.hear({"dpo": 0.69}, ONE, value, 2, 100)
+
+
+def test_a_loss_that_never_had_a_gradient_ends_after_ten_steps_or_at_the_last() -> None:
+    guard = heard(*[0.0] * 9)
+    with pytest.raises(ModelError, match=r"^step 10: loss/dpo is 0\.69, and the gradient is exactly 0"):
+        guard.hear({"dpo": 0.69}, ONE, 0.0, 9, 100)
+    with pytest.raises(ModelError, match=r"^step 3: "):
+        heard(0.0, 0.0, 0.0, steps=3)
+
+
+@pytest.mark.parametrize(
+    ("gradients", "settings"),
+    [
+        ([0.0, 0.0, 0.5, *[0.0] * 20], {}),  # a gradient once is a gradient
+        ([0.0] * 20, {"weights": {"dpo": 0.0}}),  # the weight is 0 by its schedule
+        ([0.0] * 20, {"parts": {"hinge": 0.0}, "weights": {"hinge": 1.0}}),  # every pair is beyond the hinge
+    ],
+)
+def test_what_is_no_dead_loss(gradients: list[float], settings: dict[str, Any]) -> None:
+    heard(*gradients, steps=len(gradients), **settings)
+
+
+def test_the_first_step_without_a_gradient_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
+    heard(0.0, 0.0, 0.0)
+    (said,) = [entry.getMessage() for entry in caplog.records]
+    assert said.startswith("step 1: loss/dpo is 0.69, and the gradient is exactly 0")

@@ -11,9 +11,9 @@ from typing import Any
 from rich.console import Console
 
 from core.oracle import picture, record
-from mmdpo.checking import check_run
+from mmdpo.checking import _styles, check_run
 from mmdpo.config import parse_config
-from mmdpo.records import Record, Records, save_records
+from mmdpo.records import Candidate, Record, Records, save_records
 
 ANSWERS = ["A red star on a lake.", "A red boat on a lake."]
 
@@ -76,3 +76,30 @@ def test_the_share_of_marked_words(tmp_path: Path) -> None:
     said = checked(tmp_path, pairs(), "ddpo", marks="difference")
     assert "marks in 100% of the records; 17% of the words of chosen and 17% of those of rejected answers" in said
     assert "marks" not in checked(tmp_path / "plain", pairs(), "dpo")
+
+
+def test_answers_are_named_by_their_ratings_where_the_loss_reads_those(tmp_path: Path) -> None:
+    texts = ("bad", "best", "middle")
+    rated = [
+        replace(of, candidates=tuple(Candidate(t, score=s) for t, s in zip(texts, (1.0, 3.0, 2.0), strict=True)))
+        for of in pairs()[:2]
+    ]
+    rated = [replace(of, higher_is_better=True) for of in rated]
+    said = checked(tmp_path / "scores", rated, "plackett_luce")
+    assert "chosen" not in said and "rejected" not in said
+    for number, (text, score) in enumerate(zip(texts, "132", strict=True)):
+        assert f"candidate {number}, score {score}:{text}" in said
+    labels = [replace(of, candidates=(Candidate("bad", label=False), Candidate("good", label=True))) for of in pairs()]
+    said = checked(tmp_path / "labels", labels, "apo_zero_unpaired")
+    assert "candidate 0, undesirable:bad" in said
+    assert "candidate 1, desirable:good" in said
+    said = checked(tmp_path / "places", pairs(), "dpo")
+    assert f"chosen:{ANSWERS[0]}" in said and f"rejected:{ANSWERS[1]}" in said
+
+
+def test_the_best_answer_is_green_and_the_worst_red() -> None:
+    of = replace(pairs()[0], candidates=tuple(Candidate(str(n), score=float(s)) for n, s in enumerate((2, 9, 1))))
+    assert _styles(replace(of, higher_is_better=True), True) == ["magenta", "green", "red"]
+    assert _styles(replace(of, higher_is_better=False), True) == ["magenta", "red", "green"]
+    assert _styles(replace(of, higher_is_better=True), False) == ["green", "red", "magenta"]
+    assert _styles(pairs()[0], True) == ["green", "red"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,13 +13,21 @@ import torch
 from torch import Tensor
 
 from core.oracle import record
-from mmdpo.diagnostics import Meter, Reward, media_statistics, pair_statistics, step_metrics, training_metrics
+from mmdpo.config import parse_config
+from mmdpo.diagnostics import Reward, media_statistics, pair_statistics, reward_of, step_metrics, training_metrics
+from mmdpo.errors import ConfigError, ModelError
+from mmdpo.meter import Meter
 from mmdpo.objectives import make_objective
+from mmdpo.objectives.terms import Pair
+from mmdpo.pipeline import train
+from mmdpo.records import Candidate, Record
+from mmdpo.run_settings import training_arguments
 from mmdpo.trainer import PreferenceTrainer
 from mmdpo.validation import COLUMNS, blind_variant, held_out_views, validation_columns, validation_metrics
 from mmdpo.views import NONE, View
 from objectives.tables import Answer, spread, table
-from training.common import encoder_of, loaded_model, make_trainer, pairs
+from training.common import encoder_of, loaded_model, make_trainer, pairs, run_settings, saved_inputs
+from training.common import trained as weights_of
 
 HAND = [
     Answer(0, "chosen", spread(-1.0, 4), spread(-1.5, 4)),
@@ -109,6 +118,78 @@ def test_the_share_of_marked_tokens_is_logged_where_the_loss_reads_marks() -> No
     assert "diagnostics/marked_tokens" not in training_metrics(table(rows), make_objective("dpo"))
 
 
+def ratios(*changes: float, **given: list[Any]) -> list[Answer]:
+    """One record whose candidates have these log-ratios; `given` are their scores or labels."""
+    return [
+        Answer(0, str(n), spread(change - 3.0, 2), spread(-3.0, 2), **{name: given[name][n] for name in given})
+        for n, change in enumerate(changes)
+    ]
+
+
+RIGHT = {"rewards/accuracies": 1.0, "rewards/margins": 0.9, "diagnostics/displacement": 0.0}
+WRONG = {"rewards/accuracies": 0.0, "rewards/margins": -0.3, "diagnostics/displacement": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("loss", "given", "expected"),
+    [
+        ("plackett_luce", {"score": [1.0, 2.0, 3.0, 4.0]}, RIGHT),
+        ("plackett_luce", {"score": [2.0, 3.0, 1.0, 4.0]}, {"rewards/margins": 0.4, "logps/rejected": -2.0}),
+        ("plackett_luce", {}, {"rewards/accuracies": 0.0, "rewards/margins": -0.9}),  # as they stand: 0 best, 3 worst
+        ("kto", {"label": [-1, 0, 0, 1]}, RIGHT),
+        ("kto", {"label": [-1, 1, 0, 0]}, {"rewards/accuracies": 1.0, "rewards/margins": 0.3}),
+        ("kto", {"label": [-1, 1, 0, 0], "score": [4.0, 3.0, 2.0, 1.0]}, {"rewards/margins": 0.3}),
+        ("dpo", {"score": [1.0, 2.0, 3.0, 4.0]}, WRONG),  # a loss of places
+    ],
+)
+def test_the_pair_is_what_the_loss_compares(loss: str, given: dict[str, list[Any]], expected: dict[str, float]) -> None:
+    """Log-ratios -4, -1, 1 and 5 with beta .1, whatever the names of the candidates."""
+    objective = make_objective({loss: {"beta": 0.1}})
+    found = means(training_metrics(table(ratios(-4.0, -1.0, 1.0, 5.0, **given)), objective))
+    assert {name: found[name] for name in expected} == pytest.approx(expected, abs=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("loss", "given"),
+    [
+        ("plackett_luce", {"score": [2.0, 2.0, 2.0]}),
+        ("plackett_luce", {"score": [2.0, float("nan"), 1.0]}),
+        ("kto", {"label": [1, 1, 0]}),
+    ],
+)
+def test_a_record_in_which_the_loss_compares_nothing_is_no_pair(loss: str, given: dict[str, list[Any]]) -> None:
+    assert (
+        means(training_metrics(table(ratios(1.0, 2.0, 3.0, **given)), make_objective(loss)))
+        .keys()
+        .isdisjoint({"rewards/margins", "diagnostics/pairs"})
+    )
+
+
+def test_rewards_are_of_the_tokens_that_the_loss_counts() -> None:
+    """Chosen +.5 on its marked token and -2 elsewhere, rejected -.5 and +2: the marks alone make .1 of margin."""
+    rows = [
+        Answer(0, "chosen", [-1.0, -4.0], [-1.5, -2.0], marks=[True, False]),
+        Answer(0, "rejected", [-2.0, -1.0, -1.0], [-1.5, -2.0, -2.0], marks=[True, False, False]),
+    ]
+    expected = {"sentinel": 0.1 * 1.0, "dpo": 0.1 * (-1.5 - 1.5)}
+    # LD-DPO counts the third token of the rejected answer a half
+    expected["ld_dpo"] = 0.1 * (-1.5 - 1.0)
+    for loss, margin in expected.items():
+        objective = make_objective({loss: {"beta": 0.1}})
+        of = table(rows)
+        assert means(training_metrics(of, objective))["rewards/margins"] == pytest.approx(margin, abs=1e-9), loss
+        (term,) = objective.terms.values()
+        assert isinstance(term, Pair)
+        assert term.arguments(of)[0].item() == pytest.approx(margin, abs=1e-9), loss
+
+
+def test_a_reference_that_another_term_reads_is_not_in_the_reward() -> None:
+    rows = [Answer(0, "chosen", [-1.0, -2.0], [-9.0, -9.0]), Answer(0, "rejected", [-3.0], [-0.5])]
+    found = means(training_metrics(table(rows), make_objective({"simpo": {"beta": 2.0}, "dpo": {}})))
+    assert found["rewards/margins"] == pytest.approx(2.0 * (-1.5 + 3.0))
+    assert found["diagnostics/chosen_change"] == pytest.approx(7.5), "distances from the reference stay"
+
+
 def random_pairs(seed: int, count: int) -> list[Answer]:
     draw = np.random.default_rng(seed)
     rows = []
@@ -122,7 +203,10 @@ def random_pairs(seed: int, count: int) -> list[Answer]:
 
 def test_the_correlation_is_numpys_and_parts_pooled_are_the_whole() -> None:
     """Micro-batches of 7, 2 and 4 pairs, the last on another process, as one batch of 13."""
-    parts = [pair_statistics(table(random_pairs(seed, count)), Reward(0.3)) for seed, count in enumerate((7, 2, 4))]
+    parts = [
+        pair_statistics(table(random_pairs(seed, count)), Reward(Pair(beta=0.3)))
+        for seed, count in enumerate((7, 2, 4))
+    ]
     gaps, margins = (torch.cat([getattr(p, name) for p in parts]).numpy() for name in ("length_gap", "margin"))
     here, there = Meter(), Meter()
     for meter, part in zip((here, here, there), parts, strict=True):
@@ -151,7 +235,7 @@ def test_a_small_variation_on_a_large_mean_is_a_variation() -> None:
 
 def test_every_variant_of_the_chosen_answer_counts() -> None:
     rows = [*HAND, Answer(0, "chosen/blur", spread(-1.2, 4), spread(-1.9, 4)), Answer(1, "chosen", [-1.0])]
-    found = media_statistics(table(rows), Reward(0.1), ("blur", "crop"))
+    found = media_statistics(table(rows), Reward(), ("blur", "crop"))
     assert found.example.tolist() == [0, 0]
     assert found.margin.tolist() == pytest.approx([0.1 * (0.5 - 0.7), 0.1 * (0.5 - 0.1)])
     assert found.gain.tolist() == pytest.approx([0.2, 0.6])
@@ -175,7 +259,7 @@ def test_a_part_without_media_or_pairs_adds_nothing() -> None:
 def held_out(rows: list[Answer], **options: Any) -> dict[str, float]:
     of = table(rows, reference=options.pop("reference", True))
     count = int(of.example.max()) + 1
-    columns = validation_columns(of, torch.arange(count), Reward(0.1), **options)
+    columns = validation_columns(of, torch.arange(count), Reward(), **options)
     assert columns.shape == (count, len(COLUMNS))
     return validation_metrics(columns.double().numpy(), [f"image {n}" for n in range(count)])
 
@@ -247,7 +331,7 @@ def test_held_out_pairs_of_a_loss_without_a_reference() -> None:
 def test_the_held_out_correlation_is_numpys() -> None:
     rows = random_pairs(3, 25)
     found = held_out(rows)
-    of = pair_statistics(table(rows), Reward(0.1))
+    of = pair_statistics(table(rows), Reward())
     expected = np.corrcoef(of.length_gap.numpy(), of.margin.numpy())[0, 1]
     assert found["eval_diagnostics/length_correlation"] == pytest.approx(expected, abs=1e-5)
 
@@ -274,6 +358,51 @@ def test_records_without_media_decide_nothing() -> None:
     encoder = encoder_of(loaded_model("paligemma"))
     assert blind_variant(encoder, [record("words", "What is it?", ["a cat", "a dog"])]).variant == "none"
     assert blind_variant(encoder, []).variant == "none"
+
+
+def test_held_out_lists_are_compared_as_the_loss_does_with_and_without_their_media() -> None:
+    """The last candidate is best and the first worst; candidates in between must not count."""
+    seen = ratios(-4.0, 9.0, 5.0, score=[1.0, 2.0, 3.0])
+    blind = [replace(row, view=f"{row.view}/none", logp=spread(-3.0 - n, 2)) for n, row in enumerate(seen)]
+    reward = reward_of(make_objective({"plackett_luce": {"beta": 0.1}}))
+    of = table([*seen, *blind])
+    values = validation_columns(of, torch.arange(1), reward, NONE).double().numpy()
+    found = validation_metrics(values, ["image"])
+    assert found["eval_rewards/margins"] == pytest.approx(0.9)
+    assert found["eval_rewards/blind_margins"] == pytest.approx(0.1 * (-2.0 - 0.0))
+    assert found["eval_diagnostics/media_gain"] == pytest.approx(2.0 + 5.0), "of the best candidate"
+    views = held_out_views(make_objective("plackett_luce"), NONE)
+    assert sorted(map(str, views)) == ["every", "every/none"]
+
+
+def test_what_the_terms_say_is_logged_of_held_out_records_too(tmp_path: Path) -> None:
+    texts = ("A cat is here.", "Two dogs", "A red car on a table")
+    rated = [
+        replace(of, candidates=tuple(Candidate(text, score=float((n + k) % 3)) for k, text in enumerate(texts)))
+        for n, of in enumerate(pairs(3))
+    ]
+    rated = [replace(of, higher_is_better=True) for of in rated]
+    loaded = loaded_model(spread=0.2)
+    trainer = make_trainer(
+        loaded, rated, tmp_path, loss={"plackett_luce": {"beta": 0.2}}, validation=rated, per_device_eval_batch_size=2
+    )
+    found = trainer.evaluate()
+    orders = [order_of(trainer, of) for of in rated]
+    assert found["eval_diagnostics/order_accuracy"] == pytest.approx(np.mean(orders))
+    assert found["eval_diagnostics/beta"] == pytest.approx(0.2)
+    assert found["eval_pairs"] == 3
+
+
+def order_of(trainer: PreferenceTrainer, of: Record) -> float:
+    """Share of the three pairs of candidates that the log-ratios put as the scores do."""
+    trainer.model.eval()
+    batch = trainer._prepare_inputs(trainer.collator([(0, of)]))
+    with torch.no_grad():
+        rows = trainer._table(trainer.model, batch, trainer.collator)
+    assert rows.ref_logp is not None
+    change = ((rows.logp - rows.ref_logp) * rows.mask).sum(-1).tolist()
+    score = rows.score.tolist()
+    return float(np.mean([(change[i] > change[j]) == (score[i] > score[j]) for i, j in ((0, 1), (0, 2), (1, 2))]))
 
 
 def test_held_out_views_are_the_pair_seen_and_unseen_and_what_the_loss_reads() -> None:
@@ -330,3 +459,64 @@ def reference_gap(trainer: PreferenceTrainer, encoder: Any, of: Any) -> float:
     logp = logits[len(prompt.input_ids) - 1 : -1].double().log_softmax(-1)
     entropy = -(logp.exp() * logp).sum(-1)
     return (-logp.gather(1, answer[:, None])[:, 0] - entropy).mean().item()
+
+
+# ---- runs that cannot become anything ----
+
+
+def broken(monkeypatch: pytest.MonkeyPatch, change: Any) -> None:
+    """Every pair term gives `change` of its losses."""
+    losses = Pair.losses
+    monkeypatch.setattr(Pair, "losses", lambda term, of: change(losses(term, of)))
+
+
+@pytest.mark.parametrize("two_pass", [False, True])
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda losses: losses * float("nan"), "step 1: loss/dpo is nan$"),
+        (lambda losses: losses + (losses * 0).sqrt(), "step 1: the gradient norm is nan$"),
+    ],
+    ids=["the loss", "its gradient alone"],
+)
+def test_a_step_that_is_not_finite_is_not_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: Any, said: str, two_pass: bool
+) -> None:
+    broken(monkeypatch, change)
+    loaded = loaded_model(num_hidden_layers=1)
+    trainer = make_trainer(
+        loaded, pairs(4), tmp_path, loss={"dpo": {}, "nll": {}}, two_pass=two_pass, max_steps=3, max_grad_norm=1.0
+    )
+    before = weights_of(loaded)
+    with pytest.raises(ModelError) as caught:
+        trainer.train()
+    assert re.search(said, caught.value.what)
+    assert caught.value.why and caught.value.fix
+    for name, value in weights_of(loaded).items():
+        assert torch.equal(value, before[name])
+
+
+def test_a_loss_without_a_gradient_ends_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    broken(monkeypatch, Tensor.detach)
+    trainer = make_trainer(loaded_model(num_hidden_layers=1), pairs(4), tmp_path, max_steps=2)
+    with pytest.raises(ModelError, match=r"step 2: loss/dpo is 0\.6931, and the gradient is exactly 0"):
+        trainer.train()
+    assert [said.getMessage()[:7] for said in caplog.records if said.name == "mmdpo.advice"] == ["step 1:"]
+
+
+def test_nothing_is_saved_of_a_run_that_is_not_finite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    broken(monkeypatch, lambda losses: losses * float("nan"))
+    saved_inputs(tmp_path, pairs(4))
+    with pytest.raises(ModelError, match="step 1: loss/dpo is nan"):
+        train(parse_config(run_settings(tmp_path)), tmp_path / "run")
+    assert not (tmp_path / "run" / "adapter").exists()
+
+
+def test_the_filter_that_hides_such_losses_is_off() -> None:
+    sections = {"model": {"path": "m"}, "data": {"path": "d"}}
+    assert not training_arguments(parse_config(sections), Path("runs/x")).logging_nan_inf_filter
+    asked = parse_config({**sections, "train": {"logging_nan_inf_filter": True}})
+    with pytest.raises(ConfigError, match=r"train\.logging_nan_inf_filter cannot be set"):
+        training_arguments(asked, Path("runs/x"))
