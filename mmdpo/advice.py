@@ -123,7 +123,7 @@ RULES = (
         "diagnostics/saturated",
         lambda get: get("diagnostics/saturated") > 0.5,
         "above 0.5",
-        "The loss has no gradient left on most pairs: its argument is beyond 20 in size.",
+        "The loss has no gradient left on most pairs: its link is flat there.",
         "if the loss is high, look for a term whose scale is wrong; if low, stop earlier, or lower beta.",
     ),
     Rule(

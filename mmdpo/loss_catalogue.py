@@ -13,9 +13,9 @@ import yaml
 
 from mmdpo import registry
 from mmdpo.objectives import Objective, Term, make_objective
-from mmdpo.objectives.explanations import explained
+from mmdpo.objectives.explanations import explained, plain
 from mmdpo.objectives.feedback import Feedback
-from mmdpo.objectives.links import Choice, Link, Transform
+from mmdpo.objectives.links import Link, Transform
 from mmdpo.objectives.listwise import ListTerm
 from mmdpo.objectives.presets import PRESETS, Preset
 from mmdpo.objectives.schedules import Linear, Warmup
@@ -215,24 +215,6 @@ def _value(field: dataclasses.Field[Any]) -> Any:
     if field.default_factory is not dataclasses.MISSING:
         return field.default_factory()
     return field.default
-
-
-def plain(value: Any) -> Any:
-    """A value as a configuration has it: a link that has no settings of its own by its name alone."""
-    if isinstance(value, Choice):
-        fields = dataclasses.asdict(value)
-        changed = {key: entry for key, entry in fields.items() if entry != getattr(type(value)(), key)}
-        return {"name": fields["name"], **changed} if changed else fields["name"]
-    if value is dataclasses.MISSING:
-        return None
-    if isinstance(value, tuple | list):
-        return [plain(entry) for entry in value]
-    return dict(value) if isinstance(value, Mapping) else value
-
-
-def in_yaml(value: Any) -> str:
-    """A value in one line of YAML."""
-    return yaml.safe_dump(value, default_flow_style=True, sort_keys=False, width=10_000).removesuffix("...\n").strip()
 
 
 def terms_of(name: str) -> dict[str, dict[str, Any]]:

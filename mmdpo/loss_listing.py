@@ -20,13 +20,13 @@ from mmdpo.loss_catalogue import (
     LossEntry,
     explained_terms,
     fields_of,
-    in_yaml,
     loss_entry,
     pasted,
     summary,
     terms_of,
     ways,
 )
+from mmdpo.objectives.explanations import in_yaml
 
 SYMBOLS = (
     "p, r: log-probability of an answer under policy and reference (natural logarithm, summed over its tokens); "

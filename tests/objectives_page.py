@@ -16,9 +16,10 @@ from typing import Any
 import torch
 
 from mmdpo.errors import ConfigError
-from mmdpo.loss_catalogue import LossEntry, catalogue, in_yaml
+from mmdpo.loss_catalogue import LossEntry, catalogue
 from mmdpo.loss_listing import SYMBOLS, markdown_tables
 from mmdpo.objectives import Objective, make_objective
+from mmdpo.objectives.explanations import in_yaml
 from mmdpo.objectives.presets import PRESETS
 from mmdpo.views import CLEAN, EVERY, ScoreTable, View
 from objectives.tables import Answer, loss_of, table
@@ -52,6 +53,12 @@ MISTAKES: tuple[Any, ...] = (
     {"mdpo": {"weight": {"name": "warmup"}}},
     {"visual": {"worse": "chosn/crop"}},
     {"vdpo": {"gamma": 0.0}},
+    {"cond_pref": {"media": "clean"}},
+    {"pair": {"transform": "log_odds"}},
+    {"dpo": {"weight": -1}},
+    {"dpo": {"weight": 0}},
+    {"dpo": {"marked": 0, "unmarked": 0}},
+    {"infonca": {"order": ["chosen", "rejected"]}},
     {"dpo": None},
 )
 """Configurations of which the page shows what is said."""

@@ -71,6 +71,7 @@ def test_wheel_holds_configs_templates_and_playground(wheel: Path) -> None:
         "mmdpo/playground/audio/weights/model.safetensors",
         "mmdpo/_templates/modality.py.j2",
         "mmdpo/evals/coco_synonyms.json",
+        "mmdpo/evals/safety_probes.yaml",
         "data_builders/ratings.py",
     ):
         assert wanted in names, f"{wanted} is missing from the wheel"

@@ -61,6 +61,17 @@ def test_the_written_test_finds_a_wrong_formula(tmp_path: Path) -> None:
     assert outcome(test).startswith("2 failed, 4 passed")
 
 
+@pytest.mark.slow
+def test_the_written_test_finds_a_mean_in_place_of_losses(tmp_path: Path) -> None:
+    """The mean is the objective's to take; of one record alone it would look the same."""
+    file, test = write_new("loss", "steady", tmp_path)
+    right = file.read_text(encoding="utf-8")
+    formula = "-F.logsigmoid(margin) + self.pull * per_token**2"
+    assert right.count(formula) == 1
+    file.write_text(right.replace(formula, f"({formula}).mean(0, keepdim=True)"), encoding="utf-8")
+    assert outcome(test).startswith("2 failed, 4 passed")
+
+
 def test_it_trains_by_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two steps of the tiny model; what the plugin registers is forgotten after the test."""
     monkeypatch.setattr(registry.terms, "_entries", dict(registry.terms._entries))

@@ -197,9 +197,10 @@ def _table(probabilities: Array, outcomes: Array, group: Any, place: Any, level:
 def _ece_interval(gaps: Array, sizes: Array, level: float, draws: int, seed: int) -> tuple[Interval, float]:
     """ECE with its limits, and what chance gives a calibrated model.
 
-    The percentile bootstrap never covers a small ECE, because drawing again adds the bias a second time. Here its
-    quantiles are mirrored, which takes the bias away once, and 0 is within the limits unless the ECE is larger than
-    that of all but 1 - level of the draws whose bins are centred, as those of a calibrated model are.
+    Drawing the images again adds the bias a second time: a percentile bootstrap never covers a small ECE. Here the
+    bias is taken away: twice from the lower limit (or the quantile is mirrored, if that is lower), once from the upper
+    limit, by simulated coverage. And 0 is within the limits unless the ECE is larger than that of all but 1 - level of
+    the draws whose bins are centred, as those of a calibrated model are.
 
     Args:
         gaps: [groups, bins] sums of probability minus outcome.
@@ -221,9 +222,11 @@ def _ece_interval(gaps: Array, sizes: Array, level: float, draws: int, seed: int
     repeated = np.abs(drawn).sum(1) / drawn_sizes
     by_chance = np.abs(drawn - np.outer(drawn_sizes / n, total)).sum(1) / drawn_sizes
     least, most = np.quantile(repeated, [(1 - level) / 2, (1 + level) / 2])
-    low = 0.0 if value <= np.quantile(by_chance, level) else max(0.0, 2 * value - float(most))
-    high = max(value, 2 * value - float(least))
-    return Interval(value, min(low, value), min(1.0, high), int(n)), float(by_chance.mean())
+    bias = float(repeated.mean()) - value
+    low = max(0.0, min(2 * value - float(most), float(least) - 2 * bias))
+    low = 0.0 if value <= np.quantile(by_chance, level) else min(low, value)
+    high = max(value, 2 * value - float(least), float(most) - bias)
+    return Interval(value, low, min(1.0, high), int(n)), float(by_chance.mean())
 
 
 def best_temperature(logits: Array, outcomes: Array) -> float | None:

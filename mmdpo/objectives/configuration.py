@@ -66,8 +66,8 @@ def made_terms(
                 if written.published is not None:
                     published[full] = written.published
     if not problems and all(always_zero(term.weight) for term in terms.values()):
-        error = _nothing_to_train(terms)
-        problems[error.what] = error
+        nothing = _nothing_to_train(terms)
+        problems[nothing.what] = nothing
     return Terms(terms, published), list(problems.values())
 
 

@@ -128,7 +128,7 @@ def _settings(term: Term, parameters: Mapping[str, Any]) -> str:
     first = {name: getattr(term, name) for name in ("beta",) if name in fields}
     named = {name: value for name, value in parameters.items() if name not in fields}
     changed = {name: getattr(term, name) for name, field in fields.items() if _changed(term, field)}
-    return " ".join(f"{name}={_in_line(value)}" for name, value in {**first, **named, **changed}.items())
+    return " ".join(f"{name}={in_yaml(plain(value))}" for name, value in {**first, **named, **changed}.items())
 
 
 def _changed(term: Term, field: dataclasses.Field[Any]) -> bool:
@@ -136,13 +136,19 @@ def _changed(term: Term, field: dataclasses.Field[Any]) -> bool:
     return bool(getattr(term, field.name) != default)
 
 
-def _in_line(value: Any) -> str:
-    """A value as one line of YAML; a link by its name, with what is not as usual about it."""
+def plain(value: Any) -> Any:
+    """A value as a configuration has it: a link that has no settings of its own by its name alone."""
     if isinstance(value, Choice):
         fields = dataclasses.asdict(value)
         changed = {key: entry for key, entry in fields.items() if entry != getattr(type(value)(), key)}
-        value = {"name": fields["name"], **changed} if changed else fields["name"]
-    if isinstance(value, tuple):
-        value = list(value)
-    dumped = yaml.safe_dump(value, default_flow_style=True, sort_keys=False, width=10_000)
-    return dumped.removesuffix("...\n").strip()
+        return {"name": fields["name"], **changed} if changed else fields["name"]
+    if value is dataclasses.MISSING:
+        return None
+    if isinstance(value, tuple | list):
+        return [plain(entry) for entry in value]
+    return dict(value) if isinstance(value, Mapping) else value
+
+
+def in_yaml(value: Any) -> str:
+    """A value in one line of YAML."""
+    return yaml.safe_dump(value, default_flow_style=True, sort_keys=False, width=10_000).removesuffix("...\n").strip()

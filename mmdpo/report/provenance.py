@@ -17,8 +17,8 @@ _COUNTED = {"train": "training records", "validation": "validation records", "tr
 _SYMBOLS = {
     r"\bp\b": "`p`: log-probability of an answer under the trained model, summed over its tokens",
     r"\br\b": "`r`: the same under the reference, the model before training",
-    r"\bR\b|\bw\b|\bl\b": "`R(y)`: log-probability of answer `y` under the trained model minus that under the reference, "
-    "the model before training",
+    r"\bR\b|\bw\b|\bl\b": "`R(y)`: log-probability of answer `y` under the trained model minus that under the "
+    "reference, the model before training",
     r"\b[wl]\b": "`w`, `l`: `R` of the chosen and of the rejected answer",
     r"\by[wl]\b": "`yw`, `yl`: the chosen and the rejected answer",
     r"[Rpwl]'": "with a prime: tokens weigh differently",

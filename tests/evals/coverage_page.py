@@ -25,7 +25,7 @@ from mmdpo.evals.stats import Interval, Metric, Table, interval, ratio
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "statistics.md"
 SIZES = (50, 500)
-REPETITIONS, BOOTSTRAP_REPETITIONS, BOOTSTRAP_DRAWS = 4000, 400, 500
+REPETITIONS, BOOTSTRAP_REPETITIONS, BOOTSTRAP_DRAWS = 2000, 200, 500
 RATE = ratio("rate", "hits", "trials")
 F1 = next(metric for metric in Pope().metrics(["true_yes", "questions"]) if metric.name == "f1")
 COLUMNS = {"rate": ("hits", "trials"), "f1": ("true_yes", "false_yes", "false_no")}
@@ -295,8 +295,10 @@ def simulated_table(populations: Sequence[Population]) -> str:
 def rewritten(text: str, parts: dict[str, str]) -> str:
     """The page with the named tables."""
     for name, table in parts.items():
-        pattern = rf"(<!-- {name} -->\n).*?(\n<!-- end -->)"
-        text, found = re.subn(pattern, lambda match, table=table: match[1] + table + match[2], text, flags=re.DOTALL)
+        pattern = rf"(<!-- {name} -->\n).*?(<!-- end -->)"
+        text, found = re.subn(
+            pattern, lambda match, table=table: match[1] + table + "\n" + match[2], text, flags=re.DOTALL
+        )
         assert found == 1, name
     return text
 

@@ -1,5 +1,6 @@
 """Agreement of scores with ratings: against scipy, brute force and worked numbers; ties; real ratings."""
 
+import gzip
 import itertools
 import json
 import math
@@ -15,6 +16,7 @@ from hypothesis import strategies as st
 
 from mmdpo.errors import DataError
 from mmdpo.evals.agreement import agreement
+from mmdpo.evals.files import read_rows
 from mmdpo.evals.preferences import Preferences
 from mmdpo.evals.runner import compare, score
 
@@ -171,3 +173,35 @@ def test_real_experts_and_a_real_metric(real_data: Callable[[str], Path], write_
     assert result.metrics["metric_kendall_tau"].n == len(taus)
     assert result.metrics["metric_pair_accuracy"].low > 0.6, "the metric was published for agreeing with these experts"
     assert len(Preferences().samples(Path(str(write_lines("again.jsonl", lists))))) == len(lists)
+
+
+def test_real_captions_of_three_systems_rated_by_what_they_make_up(
+    real_data: Callable[[str], Path], write_lines: Write
+) -> None:
+    """The same photos described by three systems, fewer made-up objects preferred: being shorter says nothing here."""
+    folder, truth = real_data("chair_model_captions"), real_data("chair_gt") / "imid_to_objects.json.gz"
+    systems = [read_rows(folder / f"{name}.jsonl") for name in ("r1-llava1.5-7b", "r2-vcd", "r3-opera")]
+    ids = [str(int(Path(row["image_id"]).stem)) for row in systems[0][:150]]
+    objects = json.loads(gzip.decompress(truth.read_bytes()))
+    annotations = write_lines("objects.json", [])
+    annotations.write_text(json.dumps({name: objects[name] for name in ids}), encoding="utf-8")
+    captions = [
+        {"image_id": name, "caption": row["text"]}
+        for system in systems
+        for name, row in zip(ids, system[:150], strict=True)
+    ]
+    items = score("chair", annotations, write_lines("captions.jsonl", captions)).items
+    lists, rows, taus = [], [], []
+    for n, name in enumerate(ids):
+        ratings = [-float(item.counts["wrong_mentions"]) for item in items[n::150]]
+        lengths = [-len(caption["caption"].split()) for caption in captions[n::150]]
+        lists.append({"id": name, "ratings": ratings})
+        rows.append({"id": name, "scores": {"shortness": lengths}})
+        if len(set(ratings)) > 1:
+            tau = scipy.stats.kendalltau(lengths, ratings).statistic
+            taus.append(0.0 if math.isnan(tau) else tau)
+    result = score("preferences", write_lines("lists.jsonl", lists), write_lines("scores.jsonl", rows))
+    found = result.metrics["shortness_kendall_tau"]
+    assert (found.value, found.n) == (pytest.approx(np.mean(taus)), len(taus))
+    accuracy = result.metrics["shortness_pair_accuracy"]
+    assert accuracy.low < 0.5 < accuracy.high

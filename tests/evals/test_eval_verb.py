@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+import subprocess
+import sys
 import threading
 from dataclasses import replace
 from pathlib import Path
@@ -240,3 +242,19 @@ def test_two_processes_give_the_answers_of_one(playground: tuple[Any, Any], data
     for first, second in zip(one, two, strict=True):
         assert first.pop("p_yes") == pytest.approx(second.pop("p_yes"), abs=1e-5)
         assert {**first, "yes": 0, "no": 0} == {**second, "yes": 0, "no": 0}
+
+
+@pytest.mark.slow
+def test_the_speed_of_shared_prefixes_is_measured() -> None:
+    script = Path(__file__).parents[2] / "examples" / "yes_no_speed.py"
+    words = ["--images", "2", "--pixels", "56", "--width", "64", "--layers", "1", "--repeats", "1"]
+    done = subprocess.run([sys.executable, str(script), *words], capture_output=True, text=True, check=True)
+    told = done.stdout.splitlines()
+    assert told[0] == "12 questions about 2 images of 16 tokens"
+    assert [line.split("  ")[0] for line in told[1:5]] == [
+        "logits, one prefix an image",
+        "logits, a row each",
+        "generated, 12 at a time",
+        "generated, one at a time",
+    ]
+    assert told[-2].endswith("prefixes were shared")

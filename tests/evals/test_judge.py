@@ -114,6 +114,13 @@ def test_a_question_is_given_up_after_its_attempts(server: JudgeServer) -> None:
     assert judge.calls == len(server.asked) == 3
 
 
+@pytest.mark.parametrize("act", [server_that.late(30), server_that.drips])
+def test_one_deadline_for_a_whole_call(server: JudgeServer, act: Act) -> None:
+    server.script = [act]
+    with pytest.raises(JudgeError, match=r"no complete answer in 0\.2 s"):
+        ChatJudge(endpoint(server, attempts=1, timeout=0.2))("Is it so?")
+
+
 def test_nobody_there() -> None:
     with running() as ended:
         address = endpoint(ended, attempts=2)

@@ -15,19 +15,24 @@ from safetensors.torch import save_file
 from typer.testing import CliRunner
 
 import mmdpo
+from data_builders.base import build
 from mmdpo.cli import app
 from mmdpo.clip_score import PROMPT, ClipScore
+from mmdpo.config import read_yaml
 from mmdpo.errors import ConfigError, DataError
 from mmdpo.evals.pope_questions import write_questions
 from mmdpo.evals.result import Result
+from mmdpo.evals.runner import score
 from mmdpo.origins import origin_of
 from mmdpo.playground.files import write_ratings_table, write_scene_images
 from mmdpo.playground.questions import pope_questions
 from mmdpo.playground.raters import rate_captions, raters
 from mmdpo.playground.world import scenes
+from mmdpo.preferences import evaluate_preferences
 from mmdpo.rated_lists import joined, rated_lists
 from mmdpo.records import Candidate, Media, Record, Records, user_message
 
+FENSE = Path(__file__).resolve().parents[3] / "shared" / "data" / "fense"
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "preferences.md"
 
 
@@ -73,6 +78,7 @@ def answers(folder: Path) -> dict[str, Any]:
     return {str(row.get("id", row.get("question_id"))): row for row in map(json.loads, lines)}
 
 
+@pytest.mark.slow
 def test_the_pages_commands_leave_results_of_both_stages(page: Path) -> None:
     run = page / "runs" / "first"
     for stage in ("eval", "base_eval"):
@@ -87,6 +93,7 @@ def test_the_pages_commands_leave_results_of_both_stages(page: Path) -> None:
     assert not [flag for flag in flags if flag.startswith(("trained_on", "training_data_unknown"))]
 
 
+@pytest.mark.slow
 def test_rewards_are_beta_times_what_mmdpo_score_gives_for_policy_and_base(page: Path) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(page)
@@ -104,14 +111,14 @@ def test_rewards_are_beta_times_what_mmdpo_score_gives_for_policy_and_base(page:
         assert scores["reward_mean"] == pytest.approx([r / n for r, n in zip(scores["reward"], tokens, strict=True)])
 
 
+@pytest.mark.slow
 def test_results_are_scored_again_without_a_model(page: Path) -> None:
     folder = page / "runs" / "first" / "eval" / "preferences"
-    from mmdpo.evals.runner import score
-
     again = score("preferences", folder / "preferences.jsonl", folder / "answers.jsonl")
     assert again.metrics == Result.load(folder).metrics
 
 
+@pytest.mark.slow
 def test_nothing_is_overwritten_and_training_media_are_told(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(page)
     again = CliRunner().invoke(app, shlex.split("prefer runs/first runs/heldout --out runs/first"))
@@ -173,6 +180,19 @@ def test_pairs_of_one_scale_are_joined_and_others_are_not() -> None:
     ]
 
 
+def test_real_votes_of_listeners_are_rated_lists_of_their_clips(tmp_path: Path) -> None:
+    if not FENSE.is_dir():
+        pytest.skip(f"real votes and clips are not at {FENSE}")
+    words = [f"source={FENSE / 'clotho_eval.json'}", f"file_names={FENSE / 'clotho_eval.csv'}"]
+    words += [f"audio={FENSE / 'audio'}", "min_margin=0", "validation=0"]
+    config = PAGE.parents[1] / "configs" / "build_audio_votes.yaml"
+    votes = build("audio_votes", read_yaml(config, words), tmp_path / "votes").splits["train"]
+    found = rated_lists(votes)
+    assert (len(found.rows), len({row["group"] for row in found.rows}), found.flags) == (12, 2, [])
+    assert all(row["ratings"] == [1.0, 0.0] for row in found.rows)
+    assert len(joined(votes)) == 12, "votes on single pairs are no ratings of one answer"
+
+
 def test_beta_must_be_above_0() -> None:
     with pytest.raises(ConfigError, match="beta is 0"):
         origin_of("playground", None, 0.0)
@@ -218,23 +238,25 @@ def test_a_clip_without_its_weights_is_refused(name: str, weights: str, message:
         ClipScore.load(name, weights)
 
 
-def test_clip_score_is_a_source_beside_the_likelihood(page: Path, tmp_path: Path) -> None:
-    from mmdpo.preferences import evaluate_preferences
-
-    records = mmdpo.load_records(page / "runs" / "heldout", media_root=page / "photos")
+def test_a_model_against_itself_has_no_reward_and_clip_score_is_a_source(tmp_path: Path) -> None:
+    seen = scenes(4, 0, "preference")
+    write_scene_images(tmp_path / "photos", seen)
+    texts = ["A red circle and a boat on a lake.", "A star in a meadow.", "A star."]
+    candidates = [Candidate(text, score=float(n)) for n, text in enumerate(texts)]
+    records = Records([rated(scene.file_name, scene.file_name, *candidates) for scene in seen], tmp_path / "photos")
     found = evaluate_preferences(
         "playground",
         records,
         tmp_path / "out",
-        image_score=lambda image, texts: [-len(text) for text in texts],
+        reference="playground",
+        image_score=lambda image, words: [-len(text) for text in words],
         limit=3,
     )
-    assert set(found) == {"eval"}
-    result = found["eval"]
-    assert "clip_pair_accuracy" in result.metrics and "reward_pair_accuracy" not in result.metrics
-    assert len({item.group for item in result.items}) == 3
-    assert all(item.parsed["clip"] == [-len(t) for t in _texts(records, item.id)] for item in result.items)
-
-
-def _texts(records: Records, name: str) -> list[str]:
-    return next([one.text for one in record.candidates] for record in records if record.id == name)
+    after, before = found["eval"], found["base_eval"]
+    assert [item.parsed["clip"] for item in after.items] == [[-len(text) for text in texts]] * 3
+    assert after.metrics["clip_pair_accuracy"].value == 1.0, "the shorter is the better-rated here"
+    assert [item.parsed["reward"] for item in after.items] == [[0.0] * 3] * 3
+    assert (after.metrics["reward_pair_accuracy"].value, after.metrics["reward_brier"].value) == (0.5, 0.25)
+    assert any(flag.startswith("reward_not_over_clip: the pair accuracy of reward is") for flag in after.flags)
+    assert "reward_pair_accuracy" not in before.metrics
+    assert before.metrics["likelihood_kendall_tau"] == after.metrics["likelihood_kendall_tau"]

@@ -105,6 +105,13 @@ def marked_R(t: Text, marked: Number, unmarked: Number = 1) -> tuple[Number, Num
     return mp.fsum(a * (p - r) for a, p, r in zip(g, t.p, t.r, strict=True)), mp.fsum(g)
 
 
+def any_marked(e: Record) -> Record:
+    """The record, if one of the two answers has a mark: where marked tokens alone count, others are left out."""
+    if not any(e["chosen"].marks + e["rejected"].marks):
+        raise LeftOut
+    return e
+
+
 def head(t: Text, other: Text, tail: Number) -> Number:
     """R with the tokens beyond the shorter answer weighted."""
     shorter = min(len(t), len(other))
@@ -244,7 +251,9 @@ RECORDS: dict[str, Formula] = {
     "seq_forward_kl": lambda e, c: mp.fsum(a * k for a, k in zip(e["chosen"].a, e["chosen"].kl, strict=True)),
     "sft_nll_seq_mean": lambda e, c: nll(e),
     "ddpo_segment": lambda e, c: segment(e, c.beta, c.gamma),
-    "sentinel": lambda e, c: -ls(c.beta * (marked_R(e["chosen"], 1, 0)[0] - marked_R(e["rejected"], 1, 0)[0])),
+    "sentinel": lambda e, c: (
+        -ls(c.beta * (marked_R(any_marked(e)["chosen"], 1, 0)[0] - marked_R(e["rejected"], 1, 0)[0]))
+    ),
     "tpo_visual_anchored": lambda e, c: (
         -ls(
             c.beta

@@ -1,9 +1,7 @@
-"""The ``loss:`` section: names, presets and their parts, schedules, files of presets, and every mistake's message."""
+"""The ``loss:`` section: names, presets and their parts, schedules, and every mistake's message."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,7 +12,6 @@ from mmdpo.objectives import make_objective
 from mmdpo.objectives.links import Alpha, Hinge, Sigmoid
 from mmdpo.objectives.listwise import AllPairs
 from mmdpo.objectives.presets import PRESETS, Preset
-from mmdpo.objectives.regular import Nll
 from mmdpo.objectives.schedules import Linear, Warmup
 from mmdpo.objectives.terms import Pair, Point
 from mmdpo.views import View
@@ -65,8 +62,8 @@ def test_a_description_has_fields_formula_and_source() -> None:
     assert set(described) == {"visual"}
     entry = described["visual"]
     assert entry["term"] == "Pair" and entry["worse"] == "chosen/crop" and entry["beta"] == 0.2
-    assert entry["formula"] == "sigmoid_loss(beta (R(chosen) - R(chosen/crop)) - margin)"
-    assert "2305.18290" in entry["source"] and entry["link"] == {"name": "sigmoid", "label_smoothing": 0.0}
+    assert entry["formula"] == "-ls(beta (R(yw|m) - R(yw|m~)))" == PRESETS["cond_pref"].formula
+    assert "2406.11839" in entry["source"] and entry["link"] == {"name": "sigmoid", "label_smoothing": 0.0}
 
 
 # --- schedules --------------------------------------------------------------------------------------------------------
@@ -132,7 +129,13 @@ def test_schedules_of_one_term_of_several() -> None:
         ({"dpo": {"beta": "much"}}, "loss.dpo.beta is 'much'", "valid number"),
         ({"dpo": {"beta": float("nan")}}, "loss.dpo.beta is nan", "finite"),
         ({"povid": {"b2": "much"}}, "parameter b2 of a loss is 'much'", "negative"),
-        ({"cdpo": {"eps": 0.5}}, "loss.cdpo.link is", "label_smoothing: Input should be less than 0.5"),
+        ({"cdpo": {"eps": 0.5}}, "loss.cdpo.eps is 0.5", "Input should be less than 0.5"),
+        ({"dpo": {"link": {"name": "robust", "noise": 0.5}}}, "loss.dpo.link is", "noise: Input should be less than"),
+        ({"ipo": {"tau": -1}}, "loss.ipo.tau is -1", "Input should be greater than 0"),
+        ({"mine": {"term": "ipo", "tau": -1}}, "loss.mine.tau is -1", "Input should be greater than 0"),
+        ({"mdpo": {"beta": 0}}, "loss.mdpo.beta is 0", "the loss is constant"),
+        ({"mdpo": {"beta": 0.1, "visual": {"beta": 0}}}, "loss.mdpo.visual.beta is 0", "the loss is constant"),
+        ({"mpo": {"wp": -1}}, "loss.mpo.wp is -1", "the reverse"),
         ({"dpo": {"link": "hing"}}, "loss.dpo.link is 'hing'", "'sigmoid', 'robust', 'hinge'"),
         ({"dpo": {"link": {"target": 2}}}, "loss.dpo.link is {'target': 2}", "Its name is missing"),
         ({"dpo": {"link": {"name": "hinge", "to": 2}}}, "loss.dpo.link is", "to: Unexpected"),
@@ -148,9 +151,9 @@ def test_schedules_of_one_term_of_several() -> None:
         ({"nll": {"row": "every"}}, "loss.nll: 'every' is every answer", ""),
         ({"plackett_luce": {"order": ["chosen", "every/crop"]}}, "loss.plackett_luce: 'every/crop' is every", ""),
         ({"aot": {"transform": "jensen_shannon"}}, "loss.aot: a transform or a penalty", ""),
-        ({"plackett_luce_topk": {"topk": 0}}, "loss.plackett_luce_topk.top is 0", "greater than or equal to 1"),
+        ({"plackett_luce_topk": {"topk": 0}}, "loss.plackett_luce_topk.topk is 0", "greater than or equal to 1"),
         ({"beta_dpo": {"keep": 0}}, "loss.beta_dpo.keep is 0", "greater than 0"),
-        ({"discopop": {"tau": 1.5}}, "loss.discopop.link is", "tau: Input should be less than or equal to 1"),
+        ({"discopop": {"tau": 1.5}}, "loss.discopop.tau is 1.5", "Input should be less than or equal to 1"),
     ],
 )
 def test_mistakes_in_the_configuration(config: Any, what: str, why: str) -> None:
@@ -162,100 +165,8 @@ def test_mistakes_in_the_configuration(config: Any, what: str, why: str) -> None
 def test_all_mistakes_at_once() -> None:
     with pytest.raises(ConfigError) as raised:
         make_objective({"dpo": {"beta": -1, "betta": 2}, "nlll": {}, "mdpo": {"media": 3, "delta": "x"}})
-    for part in ("loss.dpo.beta", "loss.dpo.betta", "nlll", "loss.mdpo.anchor.shift"):
+    for part in ("loss.dpo.beta", "loss.dpo.betta", "nlll", "loss.mdpo.delta"):
         assert part in str(raised.value)
-
-
-# --- files of presets -------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def names() -> Iterator[None]:
-    """Forgets what a test registers."""
-    before = dict(registry.terms._entries)
-    yield
-    registry.terms._entries.clear()
-    registry.terms._entries.update(before)
-
-
-def loaded(folder: Path, text: str) -> None:
-    path = folder / "losses.yaml"
-    path.write_text(text, encoding="utf-8")
-    registry.load_plugins([path])
-
-
-@pytest.mark.usefixtures("names")
-def test_a_file_of_presets(tmp_path: Path) -> None:
-    loaded(
-        tmp_path,
-        """
-careful:
-  aliases: [careful_dpo]
-  formula: "dpo + share nll, and pairs against the crop"
-  source: here
-  parameters: {beta: 0.3, share: 0.5, media: crop, lost: 0.25}
-  terms:
-    text: {term: dpo, beta: $beta}
-    nll: {term: likelihood, weight: $share}
-    views: {term: mdpo, beta: $beta, media: $media, anchor: null, weight: 2.0}
-    third: {term: pair, worse: 2/$media, plus: {chosen/$media: -$lost}}
-""",
-    )
-    found = make_objective(
-        {"careful_dpo": {"beta": 0.4, "media": "blur", "nll": {"per": "token"}, "weight": 0.5}}
-    ).terms
-    assert found == {
-        "careful_dpo.text": Pair(beta=0.4, weight=0.5),
-        "careful_dpo.nll": Nll(per="token", weight=0.25),
-        "careful_dpo.views.dpo": Pair(beta=0.4, weight=1.0),
-        "careful_dpo.views.visual": Pair(beta=0.4, worse="chosen/blur", weight=1.0),
-        "careful_dpo.third": Pair(worse="2/blur", plus={"chosen/blur": -0.25}, weight=0.5),
-    }
-    of = table([Answer(0, "chosen", [-1.0, -2.0], [-1.5, -3.0]), Answer(0, "rejected", [-2.0], [-1.0])])
-    alone = {"careful": {"views": None, "third": None}}
-    by_hand = {"dpo": {"beta": 0.3}, "nll": {"weight": 0.5}}
-    assert loss_of(make_objective(alone), of).item() == loss_of(make_objective(by_hand), of).item()
-
-
-@pytest.mark.usefixtures("names")
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("[1, 2]", "is not a file of presets"),
-        ("", "is not a file of presets"),
-        ("a: {terms: {", "is not a file of presets"),
-        ("a: {formulas: x, terms: {}}", "is not a file of presets"),
-        ("a: {terms: {it: {beta: 1.0}}}", "does not say what its term 'it' is"),
-        ("a: {terms: {it: {term: pair, beta: $beta}}}", "not those that its terms use: beta"),
-        ("a: {parameters: {tau: 1}, terms: {it: {term: pair}}}", "not those that its terms use: tau"),
-        ("dpo: {terms: {it: {term: pair}}}", "registered twice"),
-    ],
-)
-def test_mistakes_in_a_file_of_presets(text: str, message: str, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=message) as raised:
-        loaded(tmp_path, text)
-    assert raised.value.why and raised.value.fix
-
-
-@pytest.mark.usefixtures("names")
-def test_presets_of_nothing_and_of_themselves(tmp_path: Path) -> None:
-    loaded(
-        tmp_path,
-        """
-nowhere: {terms: {it: {term: nothing}}}
-itself: {terms: {it: {term: itself}, other: {term: dpo}}}
-circle: {terms: {it: {term: round}}}
-round: {aliases: [ring], terms: {it: {term: circle}}}
-""",
-    )
-    for name, message in [
-        ("nowhere", "unknown name 'nothing'"),
-        ("itself", "made of itself: itself > itself"),
-        ("circle", "made of itself: circle > round > circle"),
-        ("ring", "made of itself: round > circle > round"),
-    ]:
-        with pytest.raises(ConfigError, match=message):
-            make_objective(name)
 
 
 # --- what ships -------------------------------------------------------------------------------------------------------

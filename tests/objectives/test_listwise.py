@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -121,3 +122,48 @@ def test_a_ranking_of_views_ignores_ratings() -> None:
     found = loss({"term": "ranking", "order": ["chosen/crop", "chosen"]}, *answers)
     assert found == pytest.approx(math.log1p(math.exp(1.0)), rel=1e-12)
     assert Ranking(order=("chosen/crop", "chosen")).views() == (View(0, "crop"), View(0))
+
+
+def test_records_that_a_list_term_is_taken_of_are_those_with_a_list() -> None:
+    """Short lists are filled with row 0, which is the record of one candidate here."""
+    of = table([*candidates([0.5], [2.0]), *candidates([1.0, 0.5, 0.0], example=1), *candidates([1.0, 0.0], example=2)])
+    (term,) = make_objective("plackett_luce").terms.values()
+    assert term.rows(of)[2].tolist() == [3, 0]
+    assert term.examples(of).tolist() == [1, 2]
+    assert term.examples(of.select(of.example < 0)).tolist() == []
+
+
+def marked(answers: list[Answer], *which: int) -> list[Answer]:
+    return [replace(a, marks=[k in which] + [False] * (len(a.logp) - 1)) for k, a in enumerate(answers)]
+
+
+@pytest.mark.parametrize("name", ["plackett_luce", "pairwise_all"])
+def test_lists_without_a_mark_are_left_out_where_marked_tokens_alone_count(name: str) -> None:
+    with_marks = marked(candidates([1.0, 0.5, 0.0]), 1)
+    of = table([*with_marks, *candidates([1.0, 0.0], example=1)])
+    objective = make_objective({name: {"beta": 1.0, "unmarked": 0}})
+    assert objective.counts(of).tolist() == [1] and next(iter(objective.terms.values())).examples(of).tolist() == [0]
+    assert loss_of(objective, of).item() == loss_of(objective, table(with_marks)).item()
+
+
+@pytest.mark.parametrize("per", ["answer", "record"])
+def test_answers_without_a_mark_are_left_out_where_marked_tokens_alone_count(per: str) -> None:
+    """Of three answers one has a mark, on its first token: log-ratio 0.1 of it; the others would give log 2 each."""
+    answers = [
+        Answer(n, view, [-1.0, -1.0], [-1.1, -3.0], marks=[n == 0 and view == "chosen", False], label=label)
+        for n, view, label in [(0, "chosen", 1), (0, "rejected", -1), (1, "chosen", 1)]
+    ]
+    objective = make_objective({"feedback": {"beta": 1.0, "link": "sigmoid", "unmarked": 0, "per": per}})
+    assert objective.counts(table(answers)).tolist() == [1]
+    assert loss_of(objective, table(answers)).item() == pytest.approx(math.log1p(math.exp(-0.1)), rel=1e-12)
+
+
+def test_the_reference_point_is_that_of_marked_tokens_too() -> None:
+    """z0 = 0.5, the marked token of one mismatched answer; the other, without a mark, is not one of log-ratio 0."""
+    answers = [
+        Answer(0, "chosen", [-1.0, -1.0], [-1.1, -3.0], marks=[True, False], label=1),
+        Answer(0, "mismatched", [-1.0, -1.0], [-1.5, -3.0], marks=[True, False]),
+        Answer(1, "mismatched", [-1.0, -1.0], [-1.7, -3.0]),
+    ]
+    found = loss_of(make_objective({"kto": {"beta": 1.0, "unmarked": 0}}), table(answers)).item()
+    assert found == pytest.approx(1 - 1 / (1 + math.exp(-(0.1 - 0.5))), rel=1e-12)

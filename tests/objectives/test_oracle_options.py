@@ -19,6 +19,7 @@ from objectives.oracle import (
     Record,
     S,
     Text,
+    any_marked,
     disco,
     exo,
     exp,
@@ -97,7 +98,7 @@ PAIRS: dict[str, tuple[dict[str, Any], Callable[[Record], Number]]] = {
     ),
     "marked alone, mean": (
         {"unmarked": 0.0, "reduction": "mean"},
-        lambda e: -ls((part(e["chosen"], 1, 0) - part(e["rejected"], 1, 0)) / 2),
+        lambda e: -ls((part(any_marked(e)["chosen"], 1, 0) - part(e["rejected"], 1, 0)) / 2),
     ),
     "rows": (
         {"better": "2", "worse": "chosen/blank", "media": "crop"},

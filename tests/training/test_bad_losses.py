@@ -89,7 +89,7 @@ REFUSED: dict[str, tuple[Loss, list[Record], str]] = {
         PAIRS,
         r"loss\.dpo\.beta is -0\.1\n.*the rejected answer is preferred",
     ),
-    "a beta of zero": ({"mdpo": {"beta": 0}}, PAIRS, r"loss\.mdpo\.dpo\.beta is 0"),
+    "a beta of zero": ({"mdpo": {"beta": 0}}, PAIRS, r"loss\.mdpo\.beta is 0"),
     "an unknown candidate": ({"pair": {"worse": "wrong"}}, PAIRS, r"loss\.pair: 'wrong' names no candidate"),
 }
 

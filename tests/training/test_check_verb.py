@@ -45,11 +45,9 @@ def test_terms_with_their_weights_and_what_they_are_taken_of(tmp_path: Path) -> 
         "nll": {"weight": {"name": "linear", "start": 1, "end": 0.25, "share": 0.5}},
     }
     said = checked(tmp_path, pairs(without_media=2), loss)
-    assert "mdpo.dpo 1 sigmoid_loss(beta (R(chosen) - R(rejected)) - margin) 6 of 6 0 of 0" in said
-    assert (
-        "mdpo.visual 0 to 1 over 10% of the run sigmoid_loss(beta (R(chosen) - R(chosen/crop)) - margin) 4 of 6" in said
-    )
-    assert "nll 1 to 0.25 over 50% of the run -mean_t log p(token) 6 of 6" in said
+    assert "mdpo.dpo 1 sigmoid_loss(beta (R(chosen) - R(rejected))) 6 of 6 0 of 0" in said
+    assert "mdpo.visual 0 to 1 over 10% of the run sigmoid_loss(beta (R(chosen) - R(chosen/crop))) 4 of 6" in said
+    assert "nll 1 to 0.25 over 50% of the run -mean_t log p(token), tokens of chosen 6 of 6" in said
     assert "mdpo.visual leaves out 2 of the records: it needs chosen, chosen with crop media" in said
     assert "nll leaves out" not in said
     assert "media variants crop; drawn once for the whole run" in said
@@ -59,7 +57,7 @@ def test_fresh_variants_and_other_records(tmp_path: Path) -> None:
     said = checked(tmp_path, pairs(), "symmpo", variants="fresh")
     assert "media variants swap; drawn anew in every epoch" in said
     assert "scored answers the partner's answer, the partner's answer with swap media, chosen," in said
-    assert "symmpo.second 0.5 sigmoid_loss(beta (R(partner/swap) - R(chosen/swap)) - margin) 6 of 6" in said
+    assert "symmpo.second 0.5 sigmoid_loss(beta (R(partner/swap) - R(chosen/swap))) 6 of 6" in said
 
 
 def test_what_a_rated_term_leaves_out(tmp_path: Path) -> None:
@@ -79,7 +77,7 @@ def test_the_share_of_marked_words(tmp_path: Path) -> None:
 
 
 def test_answers_are_named_by_their_ratings_where_the_loss_reads_those(tmp_path: Path) -> None:
-    texts = ("bad", "best", "middle")
+    texts = ("A red star.", ANSWERS[0], ANSWERS[1])
     rated = [
         replace(of, candidates=tuple(Candidate(t, score=s) for t, s in zip(texts, (1.0, 3.0, 2.0), strict=True)))
         for of in pairs()[:2]
@@ -89,10 +87,11 @@ def test_answers_are_named_by_their_ratings_where_the_loss_reads_those(tmp_path:
     assert "chosen" not in said and "rejected" not in said
     for number, (text, score) in enumerate(zip(texts, "132", strict=True)):
         assert f"candidate {number}, score {score}:{text}" in said
-    labels = [replace(of, candidates=(Candidate("bad", label=False), Candidate("good", label=True))) for of in pairs()]
-    said = checked(tmp_path / "labels", labels, "apo_zero_unpaired")
-    assert "candidate 0, undesirable:bad" in said
-    assert "candidate 1, desirable:good" in said
+    labels = tuple(Candidate(t, label=good) for t, good in zip(texts, (False, False, True), strict=True))
+    labelled = [replace(of, candidates=labels) for of in pairs()]
+    said = checked(tmp_path / "labels", labelled, "apo_zero_unpaired")
+    assert f"candidate 0, undesirable:{texts[0]}" in said
+    assert f"candidate 2, desirable:{texts[2]}" in said
     said = checked(tmp_path / "places", pairs(), "dpo")
     assert f"chosen:{ANSWERS[0]}" in said and f"rejected:{ANSWERS[1]}" in said
 

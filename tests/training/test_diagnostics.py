@@ -319,6 +319,19 @@ def test_off_policy_answers_are_counted() -> None:
     assert found["eval_diagnostics/surprising_chosen"] == 0.5
 
 
+def test_of_single_answers_the_desirable_ones_are_looked_at() -> None:
+    rows = [
+        Answer(n, "chosen", [-9.0], [nll], label=label, ref_statistics={"entropy": [1.0]})
+        for n, (nll, label) in enumerate([(-2.5, 1), (-1.0, 1), (-8.0, -1)])
+    ]
+    values = validation_columns(table(rows), torch.arange(3), reward_of(make_objective("kto"))).double().numpy()
+    found = validation_metrics(values, [])
+    assert found["eval_diagnostics/off_policy_gap"] == pytest.approx((1.5 + 0.0) / 2)
+    assert found["eval_diagnostics/surprising_chosen"] == 0.5
+    assert found["eval_pairs"] == 0
+    assert "eval_rewards/margins" not in found
+
+
 def test_held_out_pairs_of_a_loss_without_a_reference() -> None:
     found = held_out(HAND, reference=False, variants=("crop",))
     assert found["eval_diagnostics/media_gain"] == pytest.approx(0.6, rel=1e-6)

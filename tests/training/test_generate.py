@@ -80,6 +80,23 @@ def test_generating_keeps_the_mode_of_the_model() -> None:
     assert tiny.model.training
 
 
+def test_answers_are_told_as_they_come() -> None:
+    tiny, encoder = built("llava")
+    told: dict[int, Any] = {}
+    settings = GenerationSettings(max_new_tokens=2, batch_size=2)
+    answers = generate(tiny.model, encoder, RECORDS, settings, on_answer=told.__setitem__)
+    assert [told[n] for n in range(len(RECORDS))] == answers
+    seen: list[int] = []
+
+    def stop(place: int, answer: Any) -> None:
+        seen.append(place)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        generate(tiny.model, encoder, RECORDS, settings, on_answer=stop)
+    assert len(seen) == 1
+
+
 def test_no_records_give_no_answers() -> None:
     tiny, encoder = built("llava")
     assert generate(tiny.model, encoder, []) == []
