@@ -21,7 +21,7 @@ from mmdpo.jsonfiles import append_json_line, read_json, read_json_lines, write_
 from mmdpo.media import Media, frame_paths, resolve_path
 
 ANSWERS_FILE, GENERATION_FILE = "answers.jsonl", "generation.json"
-FREE = ("batch_size", "media_root", "data")
+FREE = ("batch_size", "processes", "media_root", "data")
 """Settings that may change before an evaluation goes on: they do not decide what is asked or how."""
 PROBES = 64
 """Weights of each tensor that enter a model's fingerprint."""
@@ -44,7 +44,7 @@ class Shard:
         """What ``accelerate launch``, ``torchrun`` or ``--processes`` says."""
         from accelerate import PartialState
 
-        state = PartialState()
+        state = PartialState(cpu=not torch.cuda.is_available())  # on CPUs it looks for no others unless told
         return cls(state.process_index, state.num_processes)
 
     @property
@@ -80,7 +80,7 @@ class AnswerFile:
             folder.mkdir(parents=True, exist_ok=True)
             if (folder / GENERATION_FILE).is_file():
                 _require_same(read_json(folder / GENERATION_FILE), settings, folder)
-            write_json(folder / GENERATION_FILE, settings)
+            write_json(folder / GENERATION_FILE, {**settings, "processes": self.shard.count})
             self._gather(self.own)
         self.shard.wait()
         self.done = {str(row[key]) for row in self._rows()}

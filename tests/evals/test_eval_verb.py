@@ -238,6 +238,8 @@ def test_two_processes_give_the_answers_of_one(playground: tuple[Any, Any], data
     words = ["eval", "playground", "pope", "--data", f"pope={data / 'questions.jsonl'}", "--answer-by", "both"]
     assert launch([*words, "--out", str(tmp_path / "two")], 2) == 0
     run(*words, "--out", str(tmp_path / "one"))
+    told = json.loads((tmp_path / "two/eval/pope/generation.json").read_text(encoding="utf-8"))
+    assert told["processes"] == 2
     one, two = (lines(tmp_path / name / "eval/pope/answers.jsonl") for name in ("one", "two"))
     for first, second in zip(one, two, strict=True):
         assert first.pop("p_yes") == pytest.approx(second.pop("p_yes"), abs=1e-5)
