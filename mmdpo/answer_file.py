@@ -78,8 +78,11 @@ class AnswerFile:
         self.own = folder / f"answers.part-{self.shard.index}.jsonl"
         if self.shard.is_main:
             folder.mkdir(parents=True, exist_ok=True)
-            if (folder / GENERATION_FILE).is_file():
-                _require_same(read_json(folder / GENERATION_FILE), settings, folder)
+            before = read_json(folder / GENERATION_FILE) if (folder / GENERATION_FILE).is_file() else None
+            if before is not None and "model_fingerprint" in settings and "model_fingerprint" not in before:
+                (folder / ANSWERS_FILE).unlink(missing_ok=True)  # of an older version: whose answers, nobody knows
+            elif before is not None:
+                _require_same(before, settings, folder)
             write_json(folder / GENERATION_FILE, {**settings, "processes": self.shard.count})
             self._gather(self.own)
         self.shard.wait()

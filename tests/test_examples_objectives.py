@@ -71,10 +71,8 @@ def test_an_arm_can_use_its_records(name: str, example: SimpleNamespace, size: A
     objective, arguments = check_config(config, Path(), out / "run")
     train = read_sources(config, objective).train
     used = usage(objective, train, Companions(train, 0))
-    for (
-        term,
-        count,
-    ) in used.counts.items():  # every term uses every record, but for a question that no other scene was asked
+    for term, count in used.counts.items():
+        # every term uses every record, but for one whose question no other scene was asked
         reads_partner = any(view.candidate == PARTNER for view in objective.terms[term].views())
         assert 0 < count <= len(train) if reads_partner else count == len(train)
     assert (arguments.max_steps, arguments.learning_rate) == (2, 1e-3)

@@ -133,6 +133,12 @@ def test_answers_made_otherwise_are_refused(playground: tuple[Any, Any], data: P
     evaluated(playground, data, tmp_path, batch_size=9)
 
 
+def test_answers_of_unknown_origin_are_made_again(playground: tuple[Any, Any], data: Path, tmp_path: Path) -> None:
+    (tmp_path / "answers.jsonl").write_text('{"question_id": "0", "answer": "of whom?"}\n', encoding="utf-8")
+    (tmp_path / "generation.json").write_text('{"max_new_tokens": 3}', encoding="utf-8")
+    assert "of whom?" not in {item.raw for item in evaluated(playground, data, tmp_path).items}
+
+
 def test_the_logits_agree_with_a_model_that_writes_one_word(
     playground: tuple[Any, Any], data: Path, tmp_path: Path
 ) -> None:
