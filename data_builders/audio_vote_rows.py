@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
@@ -40,7 +40,7 @@ class VoteReader:
     config: AudioVotesConfig
     ledger: Ledger
 
-    def read(self, rows: list[Row]) -> list[Judgement]:
+    def read(self, rows: Iterable[Row]) -> list[Judgement]:
         """Every usable judgement."""
         judgements = []
         for row in rows:

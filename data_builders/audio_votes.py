@@ -12,8 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,10 +20,8 @@ from typing import Any
 from data_builders.agreement import rater_means
 from data_builders.audio_vote_rows import VoteReader
 from data_builders.audio_votes_config import AudioVotesConfig, VoteColumns
-from data_builders.base import Builder, BuildResult, Ledger
+from data_builders.base import Builder, Work
 from data_builders.fense import read_fense
-from data_builders.quality import measure
-from data_builders.splits import split_by_media
 from data_builders.tables import Row, read_table, require_columns
 from data_builders.votes import (
     FIRST,
@@ -39,15 +36,13 @@ from data_builders.votes import (
     pool,
     vote_agreement,
 )
-from mmdpo.media import Media, MediaError, read_bytes
+from mmdpo.media import Media
 from mmdpo.media_audio import open_audio
-from mmdpo.records import Candidate, Record, Records, user_message
+from mmdpo.records import Candidate, Record, user_message
 from mmdpo.registry import builders
 
 FENSE_COLUMNS = VoteColumns(source_a="source_a", source_b="source_b", kind="kind")
 """What `read_fense` makes of a document."""
-
-_DECODING_THREADS = 4
 
 
 @builders.register("audio_votes")
@@ -55,23 +50,24 @@ class AudioVotes(Builder[AudioVotesConfig]):
     """Preference pairs from listeners' votes on two captions of a clip."""
 
     Config = AudioVotesConfig
+    sound_reasons = SOUND_REASONS
 
-    def build(self, config: AudioVotesConfig) -> BuildResult:
-        """See `Builder.build`."""
-        ledger = Ledger(SOUND_REASONS)
+    def media_root(self, config: AudioVotesConfig) -> Path:
+        """Folder that the records' media paths are relative to."""
+        return config.audio or config.source.parent
+
+    def records(self, config: AudioVotesConfig, work: Work) -> Iterator[Record]:
+        """See `Builder.records`."""
+        ledger = work.ledger
         rows, columns = _table(config)
         judgements = VoteReader(columns, config, ledger).read(rows)
-        audio = config.audio or config.source.parent
-        judgements = _with_media(judgements, audio, config, ledger)
+        judgements = _with_media(judgements, self.media_root(config), config, work)
         contests = pool(judgements, ledger)
         decided, tally = decide(contests, config, ledger)
-        records = Records([_record(contest) for contest in decided], audio)
-        splits = split_by_media(records, config.validation, config.seed)
         votes = Counter(vote.value for judgement in judgements for vote in judgement.votes)
-        quality = {
+        work.notes += _absent(contest.judgements[0].media for contest in decided)
+        work.quality |= {
             "source": str(config.source),
-            **ledger.account(),
-            "notes": _notes(records),
             "votes": {
                 "n": votes.total(),
                 "a": votes[FIRST],
@@ -83,13 +79,12 @@ class AudioVotes(Builder[AudioVotesConfig]):
             "raters": rater_means([rating for judgement in judgements for rating in as_ratings(judgement)]),
             "agreement": vote_agreement(contests),
             "possible_pairs": vars(tally),
-            "splits": {name: len(part) for name, part in splits.items()},
-            "records": measure(records, seed=config.seed),
         }
-        return BuildResult(splits, quality, ledger)
+        for contest in decided:
+            yield _record(contest)
 
 
-def _table(config: AudioVotesConfig) -> tuple[list[Row], VoteColumns]:
+def _table(config: AudioVotesConfig) -> tuple[Iterable[Row], VoteColumns]:
     if config.form == "fense":
         return read_fense(config.source, rows=config.rows, file_names=config.file_names), FENSE_COLUMNS
     rows = read_table(config.source, kind=config.format, rows=config.rows)
@@ -97,41 +92,32 @@ def _table(config: AudioVotesConfig) -> tuple[list[Row], VoteColumns]:
     return rows, config.columns
 
 
-def _with_media(
-    judgements: Sequence[Judgement], root: Path, config: AudioVotesConfig, ledger: Ledger
-) -> list[Judgement]:
+def _with_media(judgements: Sequence[Judgement], root: Path, config: AudioVotesConfig, work: Work) -> list[Judgement]:
     """The judgements whose clip is there and whole, with its content hash; with `optional`, also where it is absent."""
-    distinct = list(dict.fromkeys(judgement.media for judgement in judgements))
-    with ThreadPoolExecutor(_DECODING_THREADS) as pool_of_threads:
-        found = pool_of_threads.map(lambda media: _check(media, root, config), distinct)
-        checked = dict(zip(distinct, found, strict=True))
+    checked = work.checked_media(
+        (judgement.media for judgement in judgements),
+        root,
+        decode=lambda media: open_audio(media, None, max_seconds=config.max_seconds),
+        optional=config.media == "optional",
+    )
     kept = []
     for judgement in judgements:
         result = checked[judgement.media]
         if isinstance(result, Media):
             kept.append(replace(judgement, media=result))
         else:
-            ledger.set_aside(result.kind, judgement.row, judgement.media.name, message=result.what)
+            work.ledger.set_aside(result.kind, judgement.row, judgement.media.name, message=result.what)
     return kept
 
 
-def _check(media: Media, root: Path, config: AudioVotesConfig) -> Media | MediaError:
-    try:
-        data = read_bytes(media, root)
-        open_audio(Media(media.path, data=data), None, max_seconds=config.max_seconds)
-    except MediaError as error:
-        return media if error.kind == "missing_media" and config.media == "optional" else error
-    return replace(media, sha256=Media(data=data).identity)
-
-
-def _notes(records: Records) -> list[str]:
+def _absent(clips: Iterable[Media]) -> list[str]:
     """What a person should know beside the counts."""
-    clips = {item.identity: item.sha256 is None for record in records for _, item in record.media_items()}
-    absent = sum(clips.values())
+    found = {item.identity: item.sha256 is None for item in clips}
+    absent = sum(found.values())
     if not absent:
         return []
     return [
-        f"{absent} of {len(clips)} clips are absent (media: optional): their pairs are text and path alone, "
+        f"{absent} of {len(found)} clips are absent (media: optional): their pairs are text and path alone, "
         "and training sets them aside until the clips are there"
     ]
 

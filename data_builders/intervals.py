@@ -18,10 +18,17 @@ class Sums(NamedTuple):
 
 def estimate(items: Sequence[Sums], metric: Metric) -> dict[str, Any]:
     """`{"value", "low", "high", "n"}` of a metric; None where the number does not exist."""
-    if not items:
-        return {"value": None, "low": None, "high": None, "n": 0}
-    table = Table.of(items)
+    return dict(_NOTHING) if not items else estimate_of_table(Table.of(items), metric)
+
+
+def estimate_of_table(table: Table, metric: Metric) -> dict[str, Any]:
+    """The same from sums over groups."""
+    if not len(table.groups):
+        return dict(_NOTHING)
     if not math.isfinite(float(metric.value(table.sums()))):
         return {"value": None, "low": None, "high": None, "n": round(float(metric.count(table.sums())))}
     result = interval(table, metric).to_json()
     return {key: value if value is not None and math.isfinite(value) else None for key, value in result.items()}
+
+
+_NOTHING = {"value": None, "low": None, "high": None, "n": 0}

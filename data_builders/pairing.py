@@ -1,14 +1,14 @@
-"""Which captions of a picture become pairs."""
+"""Which captions of a picture become pairs or lists."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations, pairwise
-from typing import Literal, NamedTuple
+from typing import Literal
 
 from pydantic import Field
 
@@ -18,25 +18,29 @@ from mmdpo.media import Media
 
 
 class PairingConfig(BuilderConfig):
-    """What decides which candidates become pairs, in every builder that has scores.
+    """What decides which candidates become records, in every builder that has scores.
 
     Args:
         higher_is_better: Direction of the scores; never guessed.
-        pairing: `best_worst` makes one pair, `adjacent` pairs neighbours in the order, `all` every two.
-        min_margin: Smallest distance of the two scores. Ties are never paired.
+        pairing: `best_worst` makes one pair, `adjacent` pairs neighbours in the order, `all` every two; `list` makes
+            one record of all candidates, best first.
+        min_margin: Smallest distance of the two scores, of a list of its first and last. Ties are never paired.
         max_pairs_per_image: Cap over all prompts of a picture; the pairs with the largest margin stay.
+        balance_length: Leave out pairs, those with the smallest margins first, until the longer answer is chosen as
+            often as the shorter one.
     """
 
     higher_is_better: bool
-    pairing: Literal["best_worst", "all", "adjacent"] = "best_worst"
+    pairing: Literal["best_worst", "all", "adjacent", "list"] = "best_worst"
     min_margin: float = Field(0.0, ge=0.0)
     max_pairs_per_image: int | None = Field(None, ge=1)
+    balance_length: bool = False
 
 
 _TOLERANCE = 1e-9  # means of the same ratings in another order differ in the last bits
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Rating:
     """One person's rating of one caption of one picture.
 
@@ -50,6 +54,8 @@ class Rating:
         rater_is_named: Whether the table says who rated; a place is no person, since lists are often sorted.
         value: The rating.
         source: Who wrote the caption.
+        weight: How much it counts.
+        aspect: What was rated, where there are several aspects.
     """
 
     row: int
@@ -61,14 +67,17 @@ class Rating:
     rater_is_named: bool
     value: float
     source: str | None
+    weight: float = 1.0
+    aspect: str | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Caption:
     """A caption of one picture with all its ratings and their aggregate."""
 
     ratings: tuple[Rating, ...]
     score: float
+    aspects: tuple[tuple[str, float], ...] = ()
 
     @property
     def text(self) -> str:
@@ -91,22 +100,29 @@ class Caption:
         return self.ratings[0].source
 
 
-class Pair(NamedTuple):
-    """A better and a worse caption of one picture."""
+@dataclass(frozen=True, slots=True)
+class Ranking:
+    """Two or more captions of one picture that become a record, best first.
 
-    chosen: Caption
-    rejected: Caption
+    Args:
+        captions: The captions; of two, the chosen and the rejected one.
+        id: A name made from the content, so that it is the same in every build.
+    """
+
+    captions: tuple[Caption, ...]
+    id: str
+
+    @classmethod
+    def of(cls, captions: Sequence[Caption]) -> Ranking:
+        """The ranking of some captions in their order."""
+        first = captions[0]
+        content = [first.media.identity, first.prompt, *(caption.text for caption in captions)]
+        return cls(tuple(captions), hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16])
 
     @property
     def margin(self) -> float:
-        """Distance of the scores, in rating units."""
-        return abs(self.chosen.score - self.rejected.score)
-
-    @property
-    def id(self) -> str:
-        """A name made from the content, so that it is the same in every build."""
-        content = [self.chosen.media.identity, self.chosen.prompt, self.chosen.text, self.rejected.text]
-        return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
+        """Distance of the first and the last score, in rating units."""
+        return abs(self.captions[0].score - self.captions[-1].score)
 
 
 @dataclass
@@ -119,7 +135,8 @@ class PairTally:
         below_margin: Closer than `min_margin`.
         equal_captions: The same words apart from case and white space.
         not_selected: Left out by `pairing` or by `max_pairs_per_image`.
-        used: Pairs made.
+        length_balance: Left out by `balance_length`.
+        used: Pairs made; every two captions of a list.
     """
 
     n: int = 0
@@ -127,33 +144,43 @@ class PairTally:
     below_margin: int = 0
     equal_captions: int = 0
     not_selected: int = 0
+    length_balance: int = 0
     used: int = 0
 
 
-def make_pairs(captions: Sequence[Caption], rules: PairingConfig, ledger: Ledger) -> tuple[list[Pair], PairTally]:
-    """The pairs of every picture; captions that are in none go to the ledger.
+def make_records(captions: Sequence[Caption], rules: PairingConfig, ledger: Ledger, tally: PairTally) -> list[Ranking]:
+    """The pairs or lists of every picture; captions that are in none go to the ledger.
 
     Of tied captions, a hash of the seed and the text decides which one stands for the others. When a picture has more
     pairs than its cap, those with the largest margin stay.
+
+    Args:
+        captions: The captions of some pictures, each picture whole.
+        rules: What becomes a record.
+        ledger: Gets every rating.
+        tally: Counts every two captions.
     """
     images: dict[str, dict[str, list[Caption]]] = defaultdict(lambda: defaultdict(list))
     for caption in captions:
         images[caption.media.identity][caption.prompt].append(caption)
-    tally = PairTally()
-    pairs: list[Pair] = []
+    made: list[Ranking] = []
+    usable: set[tuple[int, int]] = set()
     for prompts in images.values():
         groups = list(prompts.values())
-        usable = {(id(better), id(worse)) for group in groups for better, worse in _usable(group, rules, tally)}
-        proposed = [pair for group in groups for pair in _proposed(group, rules)]
-        made = [pair for pair in proposed if (id(pair.chosen), id(pair.rejected)) in usable]
-        made.sort(key=lambda pair: (-round(pair.margin, 9), seeded_order(rules.seed, pair.id)))
-        made = made[: rules.max_pairs_per_image]
-        tally.used += len(made)
-        tally.not_selected += len(usable) - len(made)
-        pairs += made
-        for group in groups:
-            _account(group, made, usable, ledger)
-    return pairs, tally
+        possible = {pair for group in groups for pair in _usable(group, rules, tally)}
+        proposed = [ranking for group in groups for ranking in _proposed(group, rules, possible)]
+        proposed.sort(key=lambda ranking: (-round(ranking.margin, 9), seeded_order(rules.seed, ranking.id)))
+        taken = proposed[: rules.max_pairs_per_image]
+        tally.not_selected += len(possible) - sum(_pairs_in(ranking, possible) for ranking in taken)
+        made += taken
+        usable |= possible
+    kept = _balanced(made, rules.seed) if rules.balance_length else made
+    tally.length_balance += sum(_pairs_in(ranking, usable) for ranking in made)
+    for ranking in kept:
+        tally.used += _pairs_in(ranking, usable)
+        tally.length_balance -= _pairs_in(ranking, usable)
+    _account(images, made, kept, usable, ledger)
+    return kept
 
 
 def _ordered(group: Sequence[Caption], rules: PairingConfig) -> list[Caption]:
@@ -162,44 +189,79 @@ def _ordered(group: Sequence[Caption], rules: PairingConfig) -> list[Caption]:
     return sorted(group, key=lambda caption: (round(sign * caption.score, 9), seeded_order(rules.seed, caption.text)))
 
 
-def _proposed(group: Sequence[Caption], rules: PairingConfig) -> list[Pair]:
+def _proposed(group: Sequence[Caption], rules: PairingConfig, usable: set[tuple[int, int]]) -> list[Ranking]:
     order = _ordered(group, rules)
     if len(order) < 2:
         return []
+    if rules.pairing == "list":
+        distinct: dict[str, Caption] = {}
+        for caption in order:
+            distinct.setdefault(_plain(caption.text), caption)
+        ranked = list(distinct.values())
+        return [Ranking.of(ranked)] if (id(ranked[0]), id(ranked[-1])) in usable else []
     if rules.pairing == "best_worst":
-        return [Pair(order[0], order[-1])]
-    proposed = pairwise(order) if rules.pairing == "adjacent" else combinations(order, 2)
-    return [Pair(better, worse) for better, worse in proposed]
+        pairs = [(order[0], order[-1])]
+    else:
+        pairs = list(pairwise(order) if rules.pairing == "adjacent" else combinations(order, 2))
+    return [Ranking.of(pair) for pair in pairs if (id(pair[0]), id(pair[1])) in usable]
 
 
-def _usable(group: Sequence[Caption], rules: PairingConfig, tally: PairTally) -> Iterator[Pair]:
+def _usable(group: Sequence[Caption], rules: PairingConfig, tally: PairTally) -> Iterator[tuple[int, int]]:
     """Every two captions that may become a pair, the better one first; the others are counted."""
     for better, worse in combinations(_ordered(group, rules), 2):
-        pair = Pair(better, worse)
+        margin = abs(better.score - worse.score)
         tally.n += 1
-        if pair.margin <= _TOLERANCE:
+        if margin <= _TOLERANCE:
             tally.ties += 1
-        elif pair.margin < rules.min_margin - _TOLERANCE:
+        elif margin < rules.min_margin - _TOLERANCE:
             tally.below_margin += 1
         elif _plain(better.text) == _plain(worse.text):
             tally.equal_captions += 1
         else:
-            yield pair
+            yield id(better), id(worse)
+
+
+def _pairs_in(ranking: Ranking, usable: set[tuple[int, int]]) -> int:
+    return sum((id(a), id(b)) in usable for a, b in combinations(ranking.captions, 2))
+
+
+def _balanced(rankings: Sequence[Ranking], seed: int) -> list[Ranking]:
+    """As many rankings whose first caption is longer than the last one as whose first is shorter, in words."""
+    longer = [ranking for ranking in rankings if _length(ranking, 0) > _length(ranking, -1)]
+    shorter = [ranking for ranking in rankings if _length(ranking, 0) < _length(ranking, -1)]
+    more, fewer = (longer, shorter) if len(longer) > len(shorter) else (shorter, longer)
+    more.sort(key=lambda ranking: (-round(ranking.margin, 9), seeded_order(seed, ranking.id)))
+    left_out = {ranking.id for ranking in more[len(fewer) :]}
+    return [ranking for ranking in rankings if ranking.id not in left_out]
+
+
+def _length(ranking: Ranking, place: int) -> int:
+    return len(ranking.captions[place].text.split())
 
 
 def _plain(text: str) -> str:
     return " ".join(text.casefold().split())
 
 
-def _account(group: Sequence[Caption], made: Sequence[Pair], usable: set[tuple[int, int]], ledger: Ledger) -> None:
-    used = {id(caption) for pair in made for caption in pair}
+def _account(
+    images: Mapping[str, Mapping[str, Sequence[Caption]]],
+    made: Sequence[Ranking],
+    kept: Sequence[Ranking],
+    usable: set[tuple[int, int]],
+    ledger: Ledger,
+) -> None:
+    used = {id(caption) for ranking in kept for caption in ranking.captions}
+    unbalanced = {id(caption) for ranking in made for caption in ranking.captions}
     could = {key for pair in usable for key in pair}
-    for caption in group:
-        for rating in caption.ratings:
-            if id(caption) in used:
-                ledger.use(rating.row)
-            elif len(group) == 1:
-                ledger.set_aside("single_caption", rating.row, caption.text, column=rating.column)
-            else:
-                reason = "not_selected" if id(caption) in could else "no_margin"
-                ledger.set_aside(reason, rating.row, caption.score, column=rating.column)
+    for group in (group for prompts in images.values() for group in prompts.values()):
+        for caption in group:
+            for rating in caption.ratings:
+                if id(caption) in used:
+                    ledger.use(rating.row)
+                elif len(group) == 1:
+                    ledger.set_aside("single_caption", rating.row, caption.text, column=rating.column)
+                elif id(caption) in unbalanced:
+                    ledger.set_aside("length_balance", rating.row, caption.score, column=rating.column)
+                else:
+                    reason = "not_selected" if id(caption) in could else "no_margin"
+                    ledger.set_aside(reason, rating.row, caption.score, column=rating.column)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import base64
 import math
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import PurePosixPath
@@ -17,53 +17,74 @@ from mmdpo.media import Media
 from mmdpo.record_checks import is_unicode
 
 
-@dataclass(frozen=True)
-class _Unusable:
+class _UnusableError(Exception):
     """Why a row or a value cannot be used."""
 
-    reason: str
-    value: Any = None
-    message: str = ""
+    def __init__(self, reason: str, value: Any = None, message: str = "") -> None:
+        super().__init__(reason)
+        self.reason, self.value, self.message = reason, value, message
 
 
-def read_ratings(rows: list[Row], config: RatingsConfig, ledger: Ledger) -> list[Rating]:
-    """Every usable rating; what is not usable goes to the ledger, with the row and the reason.
+@dataclass(frozen=True)
+class RatingReader:
+    """Reads ratings from rows; what is not usable goes to the ledger, with the row and the reason.
 
-    Without a rater column, the raters are the rating columns where there are several; otherwise every item of a
-    list and every row of the same picture, prompt and caption is taken for another, unnamed rater.
+    Without a rater column, the raters are the rating columns where there are several; otherwise every item of a list
+    and every row of the same picture, prompt and caption is another, unnamed rater, with an empty name here.
+
+    Args:
+        config: What the columns mean.
+        ledger: The account of the rows.
     """
-    ratings = []
-    place: Counter[tuple[str, str, str]] = Counter()
-    for row in rows:
-        ledger.read(row.number)
-        about = _read_row(row, config)
-        if isinstance(about, _Unusable):
-            ledger.set_aside(about.reason, row.number, about.value, message=about.message)
-            continue
-        cells = list(_rating_cells(row.cells, config))
+
+    config: RatingsConfig
+    ledger: Ledger
+
+    def read(self, row: Row) -> Iterator[Rating]:
+        """The usable ratings of a row."""
+        self.ledger.read(row.number)
+        try:
+            about = _read_row(row, self.config)
+        except _UnusableError as problem:
+            self.ledger.set_aside(problem.reason, row.number, problem.value, message=problem.message)
+            return
+        cells = list(_rating_cells(row.cells, self.config))
         if not cells:
-            ledger.set_aside("no_rating", row.number)
-        place[about.media.identity, about.prompt, about.caption] += 1
-        nth = place[about.media.identity, about.prompt, about.caption]
-        for column, cell in cells:
-            value = _read_value(cell, config)
-            if isinstance(value, _Unusable):
-                ledger.set_aside(value.reason, row.number, value.value, column=column, message=value.message)
+            self.ledger.set_aside("no_rating", row.number)
+        for cell in cells:
+            try:
+                value = _read_value(cell.value, self.config)
+            except _UnusableError as problem:
+                name = cell.column or cell.aspect
+                self.ledger.set_aside(problem.reason, row.number, problem.value, column=name, message=problem.message)
                 continue
-            ratings.append(
-                Rating(
-                    row=row.number,
-                    column=column,
-                    media=about.media,
-                    prompt=about.prompt,
-                    caption=about.caption,
-                    rater=_rater_name(about.rater, column, nth, config),
-                    rater_is_named=about.rater is not None or config.columns.is_wide,
-                    value=value,
-                    source=about.source,
-                )
+            yield Rating(
+                row=row.number,
+                column=cell.column,
+                media=about.media,
+                prompt=about.prompt,
+                caption=about.caption,
+                rater=_rater_name(about.rater, cell.column, self.config),
+                rater_is_named=about.rater is not None or self.config.columns.is_wide,
+                value=value,
+                source=about.source,
+                weight=about.weight,
+                aspect=cell.aspect,
             )
-    return ratings
+
+
+def to_json(rating: Rating) -> list[Any]:
+    """A rating as JSON can hold it."""
+    media = rating.media
+    data = None if media.data is None else base64.b64encode(media.data).decode("ascii")
+    about = [rating.prompt, rating.caption, rating.rater, rating.rater_is_named, rating.value, rating.source]
+    return [rating.row, rating.column, media.path, media.sha256, data, *about, rating.weight, rating.aspect]
+
+
+def from_json(values: list[Any]) -> Rating:
+    """The rating of `to_json`."""
+    row, column, path, sha256, data, *rest = values
+    return Rating(row, column, Media(path, sha256, None if data is None else base64.b64decode(data)), *rest)
 
 
 @dataclass(frozen=True)
@@ -75,34 +96,52 @@ class _About:
     caption: str
     rater: str | None
     source: str | None
+    weight: float
 
 
-def _read_row(row: Row, config: RatingsConfig) -> _About | _Unusable:
+def _read_row(row: Row, config: RatingsConfig) -> _About:
     columns = config.columns
     if row.problem is not None:
-        return _Unusable("unreadable_row", dict(row.cells), row.problem)
+        raise _UnusableError("unreadable_row", dict(row.cells), row.problem)
     media = _read_media(row.cells.get(columns.image), config)
     if media is None:
-        return _Unusable("no_image", row.cells.get(columns.image))
+        raise _UnusableError("no_image", row.cells.get(columns.image))
     caption = row.cells.get(columns.caption)
     if caption is None or (isinstance(caption, str) and not caption.strip()):
-        return _Unusable("empty_caption", caption)
+        raise _UnusableError("empty_caption", caption)
     if not isinstance(caption, str):
-        return _Unusable("not_text", caption, f"the caption is a {type(caption).__name__}")
+        raise _UnusableError("not_text", caption, f"the caption is a {type(caption).__name__}")
     prompt = _text(row.cells.get(columns.prompt)) if columns.prompt else None
     rater = _text(row.cells.get(columns.rater)) if columns.rater else None
     if columns.rater and rater is None:
-        return _Unusable("no_rater", None, "duplicates cannot be found without a name; see columns.rater")
+        raise _UnusableError("no_rater", None, "duplicates cannot be found without a name; see columns.rater")
     about = _About(
         media=media,
         prompt=prompt or config.prompt,
         caption=caption.strip(),
         rater=rater,
         source=_text(row.cells.get(columns.source)) if columns.source else None,
+        weight=_weight(row.cells, rater, config),
     )
     if not all(is_unicode(text) for text in (about.caption, about.prompt, rater or "", media.path or "")):
-        return _Unusable("bad_text", ascii(about.caption), "it is not valid UTF-8")
+        raise _UnusableError(
+            "bad_text", ascii(about.caption), "it is not valid UTF-8; if the whole table is not, say encoding=latin-1"
+        )
     return about
+
+
+def _weight(cells: Mapping[str, Any], rater: str | None, config: RatingsConfig) -> float:
+    weight = config.weights.get(rater, 1.0) if rater is not None else 1.0
+    if config.columns.weight is None:
+        return weight
+    cell = cells.get(config.columns.weight)
+    try:
+        given = math.nan if isinstance(cell, bool) or cell is None else float(cell)
+    except (TypeError, ValueError):
+        given = math.nan
+    if not (math.isfinite(given) and given >= 0):
+        raise _UnusableError("bad_weight", str(cell), "a weight is a number from 0 on")
+    return weight * given
 
 
 def _read_media(cell: Any, config: RatingsConfig) -> Media | None:
@@ -113,39 +152,59 @@ def _read_media(cell: Any, config: RatingsConfig) -> Media | None:
     image = _text(cell)
     if image is None:
         return None
+    if config.media_path == "{image}":
+        return Media(path=image)
     pure = PurePosixPath(image)
     path = config.media_path.replace("{image}", image).replace("{name}", pure.name).replace("{stem}", pure.stem)
     return Media(path=path)
 
 
-def _rating_cells(cells: Mapping[str, Any], config: RatingsConfig) -> Iterator[tuple[str | None, Any]]:
-    """(column, value) of every rating of a row that is not blank; the column is None where there is only one."""
-    columns = config.columns.rating_columns
-    for name in columns:
+@dataclass(frozen=True)
+class _Cell:
+    """One rating as the table gives it; the column is None where there is only one."""
+
+    column: str | None
+    value: Any
+    aspect: str | None = None
+
+
+def _rating_cells(cells: Mapping[str, Any], config: RatingsConfig) -> Iterator[_Cell]:
+    """Every rating of a row that is not blank."""
+    columns = config.columns
+    if columns.aspects:
+        for aspect, name in columns.aspects.items():
+            yield from (_Cell(name, value, aspect) for _, value in _values(name, cells.get(name)))
+        return
+    names = columns.rating_columns
+    for name in names:
         cell = cells.get(name)
-        if isinstance(cell, list | tuple):
-            yield from ((f"{name}[{index}]", item) for index, item in enumerate(cell) if not _is_blank(item))
-        elif not _is_blank(cell):
-            yield (name if len(columns) > 1 else None), cell
+        several = isinstance(cell, list | tuple)
+        for place, value in _values(name, cell):
+            yield _Cell(place if several else name if len(names) > 1 else None, value)
 
 
-def _rater_name(named: str | None, column: str | None, nth: int, config: RatingsConfig) -> str:
+def _values(name: str, cell: Any) -> Iterator[tuple[str, Any]]:
+    if isinstance(cell, list | tuple):
+        yield from ((f"{name}[{index}]", item) for index, item in enumerate(cell) if not _is_blank(item))
+    elif not _is_blank(cell):
+        yield name, cell
+
+
+def _rater_name(named: str | None, column: str | None, config: RatingsConfig) -> str:
     if named is not None:
-        return named if column is None else f"{named} {column}"
-    if column is not None and config.columns.is_wide:
-        return column
-    return f"{column or 'rating'} of row {nth}"
+        return named if column is None or config.columns.aspects else f"{named} {column}"
+    return column if column is not None and config.columns.is_wide else ""
 
 
-def _read_value(cell: Any, config: RatingsConfig) -> float | _Unusable:
+def _read_value(cell: Any, config: RatingsConfig) -> float:
     try:
         value = math.nan if isinstance(cell, bool) else float(cell)
     except (TypeError, ValueError):
         value = math.nan
     if not math.isfinite(value):
-        return _Unusable("not_a_number", str(cell))
+        raise _UnusableError("not_a_number", str(cell))
     if not config.scale.min <= value <= config.scale.max:
-        return _Unusable("out_of_scale", value, f"the scale is {config.scale.min:g} to {config.scale.max:g}")
+        raise _UnusableError("out_of_scale", value, f"the scale is {config.scale.min:g} to {config.scale.max:g}")
     return value
 
 

@@ -1,147 +1,179 @@
-"""Ratings of captions become preference pairs: `mmdpo build ratings`.
+"""Ratings of captions become preference records: `mmdpo build ratings`.
 
-    table --read--> ratings --check--> one score per caption --pair--> records
-                       |                      |                  |
-                       `---- set aside, with the row and the reason
+    tables --read--> ratings --media, repeats--> one score per caption --pair--> records
+                        |                              |                  |
+                        `---- set aside, with the row and the reason -----'
 
-Every row ends in one of two places: in the records, or in the ledger.
+Every row ends in one of two places: in the records, or in the ledger. Ratings are read one by one and then taken a part
+of the pictures at a time, so that memory does not grow with the tables.
 """
 
 from __future__ import annotations
 
 import statistics
-from collections import defaultdict
-from collections.abc import Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from data_builders.agreement import agreement, rater_means
-from data_builders.base import Builder, BuildResult, Ledger
-from data_builders.pairing import Caption, Pair, Rating, make_pairs
-from data_builders.quality import measure
-from data_builders.rating_rows import read_ratings
+from data_builders.agreement import RatingArrays, agreement, rater_means
+from data_builders.base import Builder, Ledger, Work
+from data_builders.pairing import Caption, PairTally, Ranking, Rating, make_records
+from data_builders.rater_scales import RaterScales
+from data_builders.rating_rows import RatingReader, from_json, to_json
 from data_builders.ratings_config import RatingsConfig
-from data_builders.splits import split_by_media
-from data_builders.tables import matches, read_table, require_columns
-from mmdpo.media import Media, MediaError, open_image, read_bytes
-from mmdpo.modalities.base import modality_of
-from mmdpo.records import Candidate, Record, Records, media_field, user_message
+from data_builders.spool import Spool
+from data_builders.tables import Row, matches, read_table, require_columns
+from mmdpo.media import Media, MediaError
+from mmdpo.records import Candidate, Record, media_field, user_message
 from mmdpo.registry import builders
 
-SOUND_REASONS = ("too_few_raters", "single_caption", "no_margin", "not_selected")
-"""Reasons that say nothing bad of a row; `--strict` allows them."""
-
-_DECODING_THREADS = 4
+Checked = Mapping[Media, Media | MediaError]
 
 
 @builders.register("ratings")
 class Ratings(Builder[RatingsConfig]):
-    """Preference pairs from a table of image, caption, rating and rater."""
+    """Preference pairs or lists from a table of image, caption, rating and rater."""
 
     Config = RatingsConfig
+    sound_reasons = ("too_few_raters", "single_caption", "no_margin", "not_selected", "length_balance")
 
-    def build(self, config: RatingsConfig) -> BuildResult:
-        """See `Builder.build`."""
-        ledger = Ledger(SOUND_REASONS)
-        table = read_table(config.data, kind=config.format, rows=config.rows)
-        require_columns(table, [*config.columns.settings(), *(("where", column) for column in config.where)])
-        rows = [row for row in table if row.problem or matches(row, config.where)]
-        ratings = read_ratings(rows, config, ledger)
-        media_root = config.media_root or config.data.parent
-        ratings = _with_media(ratings, media_root, config, ledger)
-        ratings, repeated = _without_repeats(ratings, ledger)
-        captions = _captions(ratings, config, ledger)
-        pairs, tally = make_pairs(captions, config, ledger)
-        records = Records([_record(pair, config) for pair in pairs], media_root)
-        splits = split_by_media(records, config.validation, config.seed)
-        quality = {
-            "source": str(config.data),
-            **ledger.account(),
-            "rows_filtered_out": len(table) - len(rows),
-            "repeated_rows": repeated,
-            "notes": _notes(len(table) - len(rows), records),
+    def media_root(self, config: RatingsConfig) -> Path:
+        """Folder that the records' media paths are relative to."""
+        return config.media_root or config.tables[0].parent
+
+    def records(self, config: RatingsConfig, work: Work) -> Iterator[Record]:
+        """See `Builder.records`."""
+        spool = Spool(work.scratch / "ratings.jsonl", to_json, from_json)
+        filtered_out = _read(config, work, spool)
+        checked = work.checked_media(
+            (rating.media for rating in spool),
+            self.media_root(config),
+            modality=config.modality,
+            optional=config.media == "optional",
+            max_pixels=config.max_pixels,
+        )
+        scales = RaterScales.of(spool) if config.standardise == "rater" else None
+        arrays = {aspect: RatingArrays() for aspect in (*config.columns.aspects, None)}
+        tally, repeated, ratings, captions = PairTally(), set[int](), 0, 0
+        images, paired = set[str](), dict[str, bool]()
+        for part in spool.parts(lambda rating: _identity(rating, checked)):
+            usable = list(_named(_with_media(part, checked, work.ledger)))
+            usable = _without_repeats(usable, work.ledger, repeated)
+            ratings += len(usable)
+            images.update(rating.media.identity for rating in usable)
+            groups = _by_caption(usable)
+            for group in groups:
+                for aspect, given in _by_aspect(group).items():
+                    arrays[aspect].add(given)
+            scored = [caption for group in groups if (caption := _caption(group, config, scales, work.ledger))]
+            captions += len(scored)
+            for ranking in make_records(scored, config, work.ledger, tally):
+                media = ranking.captions[0].media
+                paired[media.identity] = media.sha256 is None
+                yield _record(ranking, config)
+        work.notes += [f"{filtered_out} further rows did not match `where`"] if filtered_out else []
+        work.notes += _absent(paired) + ([] if scales is None else scales.notes())
+        work.quality |= {
+            "source": str(config.data) if isinstance(config.data, Path) else [str(path) for path in config.tables],
+            "rows_filtered_out": filtered_out,
+            "repeated_rows": len(repeated),
             "ratings": {
-                "n": len(ratings),
-                "captions": len(captions),
-                "images": len({rating.media.identity for rating in ratings}),
+                "n": ratings,
+                "captions": captions,
+                "images": len(images),
                 "scale": [config.scale.min, config.scale.max],
                 "higher_is_better": config.higher_is_better,
             },
-            "raters": rater_means(ratings),
-            "agreement": agreement(ratings),
             "possible_pairs": vars(tally),
-            "splits": {name: len(part) for name, part in splits.items()},
-            "records": measure(records, seed=config.seed),
+            **_agreement(arrays),
         }
-        return BuildResult(splits, quality, ledger)
 
 
-def _notes(filtered_out: int, records: Records) -> list[str]:
-    """What a person should know beside the counts."""
-    photos = {item.identity: item.sha256 is None for record in records for _, item in record.media_items()}
-    absent = sum(photos.values())
-    notes = []
-    if filtered_out:
-        notes.append(f"{filtered_out} further rows did not match `where`")
-    if absent:
-        notes.append(
-            f"{absent} of {len(photos)} images are absent (media: optional): their pairs are text and path alone, "
-            "and training sets them aside until the images are there"
-        )
-    return notes
+def _read(config: RatingsConfig, work: Work, spool: Spool[Rating]) -> int:
+    """Reads all tables into the spool; how many rows did not match `where`. Row numbers go on from table to table."""
+    reader, filtered_out, before = RatingReader(config, work.ledger), 0, 0
+    for path in config.tables:
+        table = read_table(path, kind=config.format, rows=config.rows, encoding=config.encoding)
+        require_columns(table, [*config.columns.settings(), *(("where", column) for column in config.where)])
+        number = 0
+        for row in work.progress(table):
+            number = row.number
+            if row.problem or matches(row, config.where):
+                spool.extend(reader.read(Row(before + row.number, row.cells, row.problem)))
+            else:
+                filtered_out += 1
+        before += number
+    return filtered_out
 
 
-def _with_media(ratings: list[Rating], root: Path, config: RatingsConfig, ledger: Ledger) -> list[Rating]:
+def _agreement(arrays: Mapping[str | None, RatingArrays]) -> dict[str, Any]:
+    """Agreement over all ratings, or of each aspect and that of the first for all."""
+    used = {aspect: some for aspect, some in arrays.items() if len(some.sizes)}
+    if not used:
+        return {"raters": [], "agreement": agreement([])}
+    found = {aspect: agreement(some) for aspect, some in used.items()}
+    first = next(iter(used))
+    if first is None:
+        return {"raters": rater_means(used[None]), "agreement": found[None]}
+    return {"raters": rater_means(used[first]), "agreement": {**found[first], "aspect": first, "by_aspect": found}}
+
+
+def _absent(paired: Mapping[str, bool]) -> list[str]:
+    absent = sum(paired.values())
+    if not absent:
+        return []
+    return [
+        f"{absent} of {len(paired)} images are absent (media: optional): their pairs are text and path alone, "
+        "and training sets them aside until the images are there"
+    ]
+
+
+def _identity(rating: Rating, checked: Checked) -> str:
+    found = checked[rating.media]
+    return found.identity if isinstance(found, Media) else rating.media.identity
+
+
+def _with_media(ratings: Iterable[Rating], checked: Checked, ledger: Ledger) -> Iterator[Rating]:
     """The ratings whose picture is there and whole, with its content hash; with `optional`, also where it is absent."""
-    distinct = list(dict.fromkeys(rating.media for rating in ratings))
-    with ThreadPoolExecutor(_DECODING_THREADS) as pool:
-        checked = dict(zip(distinct, pool.map(lambda media: _check(media, root, config), distinct), strict=True))
-    kept = []
     for rating in ratings:
         result = checked[rating.media]
         if isinstance(result, Media):
-            kept.append(replace(rating, media=result))
+            yield replace(rating, media=result)
         else:
             ledger.set_aside(result.kind, rating.row, rating.media.name, column=rating.column, message=result.what)
-    return kept
 
 
-def _check(media: Media, root: Path, config: RatingsConfig) -> Media | MediaError:
-    try:
-        data = read_bytes(media, root)
-        if config.modality == "image":
-            open_image(Media(media.path, data=data), None, max_pixels=config.max_pixels)
-        else:
-            modality_of(media_field(config.modality)).load(Media(media.path, data=data), None)
-    except MediaError as error:
-        return media if error.kind == "missing_media" and config.media == "optional" else error
-    return replace(media, sha256=Media(data=data).identity)
+def _named(ratings: Iterable[Rating]) -> Iterator[Rating]:
+    """Raters whom the table does not name are called by the place of their rating."""
+    place: Counter[tuple[str, str, str]] = Counter()
+    last: dict[tuple[str, str, str], int] = {}
+    for rating in ratings:
+        if rating.rater:
+            yield rating
+            continue
+        key = (rating.media.identity, rating.prompt, rating.caption)
+        place[key] += last.get(key) != rating.row
+        last[key] = rating.row
+        yield replace(rating, rater=f"{rating.column or 'rating'} of row {place[key]}")
 
 
-def _without_repeats(ratings: list[Rating], ledger: Ledger) -> tuple[list[Rating], int]:
-    """Each rater's first rating of each caption of each picture, and how many rows repeat an earlier one.
+def _without_repeats(ratings: Iterable[Rating], ledger: Ledger, repeated: set[int]) -> list[Rating]:
+    """Each rater's first rating of each caption of each picture; notes which rows repeat an earlier one.
 
     Without a rater column, rows that are alike cannot be told from raters who agree: they are counted and kept.
     """
-    first: dict[tuple[str, ...], Rating] = {}
+    first: dict[tuple[str | None, ...], Rating] = {}
     seen: set[tuple[object, ...]] = set()
-    repeated: set[int] = set()
     kept = []
     for rating in ratings:
-        content = (
-            rating.media.identity,
-            rating.prompt,
-            rating.caption,
-            rating.column,
-            rating.rater if rating.rater_is_named else None,
-            rating.value,
-        )
+        about = (rating.media.identity, rating.prompt, rating.caption)
+        content = (*about, rating.column, rating.rater if rating.rater_is_named else None, rating.value, rating.aspect)
         if content in seen:
             repeated.add(rating.row)
         seen.add(content)
-        earlier = first.setdefault((rating.media.identity, rating.prompt, rating.caption, rating.rater), rating)
+        earlier = first.setdefault((*about, rating.rater, rating.aspect), rating)
         if earlier is rating:
             kept.append(rating)
         else:
@@ -149,39 +181,67 @@ def _without_repeats(ratings: list[Rating], ledger: Ledger) -> tuple[list[Rating
             reason = "duplicate_row" if same else "conflicting_rating"
             message = f"{rating.rater!r} rated this caption in row {earlier.row} already, with {earlier.value:g}"
             ledger.set_aside(reason, rating.row, rating.value, column=rating.column, message=message)
-    return kept, len(repeated)
+    return kept
 
 
-def _captions(ratings: Iterable[Rating], config: RatingsConfig, ledger: Ledger) -> list[Caption]:
-    """One score per caption of a picture and prompt."""
+def _by_caption(ratings: Iterable[Rating]) -> list[list[Rating]]:
     groups: dict[tuple[str, str, str], list[Rating]] = defaultdict(list)
     for rating in ratings:
         groups[rating.media.identity, rating.prompt, rating.caption].append(rating)
-    aggregate = statistics.fmean if config.aggregate == "mean" else statistics.median
-    captions = []
-    for given in groups.values():
-        if len(given) < config.min_raters:
-            for rating in given:
-                ledger.set_aside("too_few_raters", rating.row, len(given), column=rating.column)
-        else:
-            captions.append(Caption(tuple(given), float(aggregate([rating.value for rating in given]))))
-    return captions
+    return list(groups.values())
 
 
-def _record(pair: Pair, config: RatingsConfig) -> Record:
-    meta: Mapping[str, Any] = {
+def _by_aspect(given: Iterable[Rating]) -> dict[str | None, list[Rating]]:
+    aspects: dict[str | None, list[Rating]] = defaultdict(list)
+    for rating in given:
+        aspects[rating.aspect].append(rating)
+    return aspects
+
+
+def _caption(
+    given: Sequence[Rating], config: RatingsConfig, scales: RaterScales | None, ledger: Ledger
+) -> Caption | None:
+    """The caption with one score; None where too few people rated one of its aspects."""
+    aspects = _by_aspect(given)
+    wanted: Sequence[str | None] = tuple(config.columns.aspects) or (None,)
+    fewest = min(len(aspects.get(aspect, ())) for aspect in wanted)
+    if fewest < config.min_raters or not any(rating.weight for rating in given):
+        for rating in given:
+            ledger.set_aside("too_few_raters", rating.row, fewest, column=rating.column)
+        return None
+    scores = {aspect: _aggregate(aspects[aspect], config, scales) for aspect in wanted}
+    if None in scores:
+        return Caption(tuple(given), scores[None])
+    weights = {aspect: config.aspects.get(aspect, 1.0) for aspect in config.columns.aspects}
+    total = sum(weights.values())
+    score = sum(weights[aspect] * scores[aspect] for aspect in weights) / total
+    return Caption(tuple(given), score, tuple((aspect, scores[aspect]) for aspect in weights))
+
+
+def _aggregate(given: Sequence[Rating], config: RatingsConfig, scales: RaterScales | None) -> float:
+    values = [rating.value if scales is None else scales.standardised(rating) for rating in given]
+    if config.aggregate == "median":
+        return float(statistics.median(values))
+    return statistics.fmean(values, [rating.weight for rating in given])
+
+
+def _record(ranking: Ranking, config: RatingsConfig) -> Record:
+    captions = ranking.captions
+    meta: dict[str, Any] = {
         "builder": "ratings",
-        "margin": pair.margin,
-        "ratings": [[rating.value for rating in caption.ratings] for caption in pair],
-        "raters": [[rating.rater for rating in caption.ratings] for caption in pair],
-        "rows": [[rating.row for rating in caption.ratings] for caption in pair],
+        "margin": ranking.margin,
+        "ratings": [[rating.value for rating in caption.ratings] for caption in captions],
+        "raters": [[rating.rater for rating in caption.ratings] for caption in captions],
+        "rows": [[rating.row for rating in caption.ratings] for caption in captions],
     }
+    if captions[0].aspects:
+        meta["aspects"] = [dict(caption.aspects) for caption in captions]
     plural = media_field(config.modality)
     return Record(
-        id=pair.id,
-        prompt=(user_message(pair.chosen.prompt, **{plural: 1}),),
-        candidates=tuple(Candidate(caption.text, score=caption.score, source=caption.source) for caption in pair),
-        media={plural: (pair.chosen.media,)},
+        id=ranking.id,
+        prompt=(user_message(captions[0].prompt, **{plural: 1}),),
+        candidates=tuple(Candidate(caption.text, score=caption.score, source=caption.source) for caption in captions),
+        media={plural: (captions[0].media,)},
         higher_is_better=config.higher_is_better,
         meta=meta,
     )

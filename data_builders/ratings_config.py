@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from data_builders.pairing import PairingConfig
 from data_builders.tables import Format
 from mmdpo.media import MAX_PIXELS
+
+Weight = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
 
 
 class Columns(BaseModel):
@@ -22,6 +24,8 @@ class Columns(BaseModel):
         rater: Who rated; null where each row, item or column is another rater's.
         prompt: What was asked; null where all captions answer `prompt`.
         source: Who wrote the caption; null where that is not known.
+        weight: How much the rating counts, a number from 0 on; null where all count the same.
+        aspects: In place of `rating`, the column of each aspect that was rated: `{helpful: q1, faithful: q2}`.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -32,6 +36,8 @@ class Columns(BaseModel):
     rater: str | None = "rater"
     prompt: str | None = None
     source: str | None = None
+    weight: str | None = None
+    aspects: dict[str, str] = Field(default_factory=dict)
 
     @property
     def rating_columns(self) -> tuple[str, ...]:
@@ -41,16 +47,18 @@ class Columns(BaseModel):
     @property
     def is_wide(self) -> bool:
         """Whether each rater has a column."""
-        return not isinstance(self.rating, str) and len(self.rating) > 1
+        return not self.aspects and not isinstance(self.rating, str) and len(self.rating) > 1
 
     def settings(self) -> list[tuple[str, str]]:
         """(setting, column) of every column that is asked for."""
         single = [
-            (f"columns.{name}", getattr(self, name)) for name in ("image", "caption", "rater", "prompt", "source")
+            (f"columns.{name}", getattr(self, name))
+            for name in ("image", "caption", "rater", "prompt", "source", "weight")
         ]
         return [
             *((setting, column) for setting, column in single if column is not None),
-            *(("columns.rating", column) for column in self.rating_columns),
+            *((f"columns.aspects.{name}", column) for name, column in self.aspects.items()),
+            *(("columns.rating", column) for column in self.rating_columns if not self.aspects),
         ]
 
 
@@ -72,8 +80,9 @@ class Scale(BaseModel):
 class RatingsConfig(PairingConfig):
     """Configuration of `mmdpo build ratings`; docs/data.md explains each key."""
 
-    data: Path
+    data: Path | tuple[Path, ...]
     format: Format | None = None
+    encoding: str | None = None
     rows: str | None = None
     where: dict[str, Any] = Field(default_factory=dict)
     columns: Columns = Columns()
@@ -85,7 +94,25 @@ class RatingsConfig(PairingConfig):
     max_pixels: int = Field(MAX_PIXELS, ge=1)
     prompt: str = Field("Describe the image.", min_length=1)
     aggregate: Literal["mean", "median"] = "mean"
+    standardise: Literal["none", "rater"] = "none"
+    weights: dict[str, Weight] = Field(default_factory=dict)
+    aspects: dict[str, Weight] = Field(default_factory=dict)
     min_raters: int = Field(1, ge=1)
+
+    @property
+    def tables(self) -> tuple[Path, ...]:
+        """The tables."""
+        return (self.data,) if isinstance(self.data, Path) else self.data
+
+    @model_validator(mode="after")
+    def _consistent(self) -> RatingsConfig:
+        if unknown := sorted(self.aspects.keys() - self.columns.aspects.keys()):
+            raise ValueError(f"aspects has a weight for {unknown[0]!r}, which columns.aspects does not name")
+        if self.aggregate == "median" and (self.weights or self.columns.weight):
+            raise ValueError("aggregate is median, which has no weights; use mean, or leave the weights out")
+        if not self.tables:
+            raise ValueError("data names no table")
+        return self
 
     @field_validator("media_path")
     @classmethod

@@ -9,6 +9,42 @@ from collections.abc import Iterable
 from mmdpo.records import Record, Records
 
 
+class MediaGroups:
+    """Which records share media, directly or through others; records without media are grouped by their prompt.
+
+    The smallest key names a group, whatever the order of the records.
+    """
+
+    def __init__(self) -> None:
+        self._parent: dict[str, str] = {}
+        self._first: list[str] = []
+
+    def add(self, record: Record) -> None:
+        """Takes the next record."""
+        first, *others = _keys(record)
+        for other in others:
+            self.join(first, other)
+        self._first.append(first)
+
+    def join(self, key: str, other: str) -> None:
+        """Makes one group of two."""
+        low, high = sorted((self._root(key), self._root(other)))
+        self._parent[high] = low
+
+    def names(self) -> list[str]:
+        """The name of the group of each record, in their order."""
+        return [self._root(key) for key in self._first]
+
+    def _root(self, key: str) -> str:
+        path = []
+        while (above := self._parent.setdefault(key, key)) != key:
+            path.append(key)
+            key = above
+        for below in path:  # so that long chains are walked once
+            self._parent[below] = key
+        return key
+
+
 def split_by_media(records: Records, share: float, seed: int = 0) -> dict[str, Records]:
     """Splits records into `train` and `validation` so that no media item is in both.
 
@@ -25,9 +61,7 @@ def split_by_media(records: Records, share: float, seed: int = 0) -> dict[str, R
         The splits that are not empty, records in their old order.
     """
     groups = media_groups(records)
-    names = sorted(set(groups), key=lambda group: seeded_order(seed, group))
-    count = min(max(1, round(share * len(names))), len(names) - 1) if share > 0 else 0
-    held_out = set(names[:count])
+    held_out = chosen_groups(groups, share, seed)
     splits = {
         "train": [record for record, group in zip(records, groups, strict=True) if group not in held_out],
         "validation": [record for record, group in zip(records, groups, strict=True) if group in held_out],
@@ -35,21 +69,19 @@ def split_by_media(records: Records, share: float, seed: int = 0) -> dict[str, R
     return {name: Records(part, records.media_root) for name, part in splits.items() if part}
 
 
+def chosen_groups(groups: Iterable[str], share: float, seed: int) -> set[str]:
+    """The groups of the validation split; see `split_by_media`."""
+    names = sorted(set(groups), key=lambda group: seeded_order(seed, group))
+    count = min(max(1, round(share * len(names))), len(names) - 1) if share > 0 else 0
+    return set(names[:count])
+
+
 def media_groups(records: Iterable[Record]) -> list[str]:
     """For each record the name of its group: records that share media, directly or through others."""
-    parent: dict[str, str] = {}
-
-    def root(key: str) -> str:
-        while parent.setdefault(key, key) != key:
-            key = parent[key]
-        return key
-
-    keys_of = [_keys(record) for record in records]
-    for first, *others in keys_of:
-        for other in others:
-            low, high = sorted((root(first), root(other)))
-            parent[high] = low  # the smallest key names the group, whatever the order of the records
-    return [root(keys[0]) for keys in keys_of]
+    groups = MediaGroups()
+    for record in records:
+        groups.add(record)
+    return groups.names()
 
 
 def seeded_order(seed: int, *key: str) -> str:

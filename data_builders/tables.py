@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
+import gzip
 import io
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, BinaryIO, Literal, NamedTuple, TextIO
 
 from mmdpo.errors import ConfigError, DataError, did_you_mean
 
@@ -21,6 +24,8 @@ _SUFFIXES: dict[str, Format] = {
     ".json": "json",
     ".parquet": "parquet",
 }
+_PARQUET_BATCH = 1000  # rows; they may hold pictures
+csv.field_size_limit(1 << 24)  # a field of 16 MiB: the default refuses long answers, no limit lets a lost quote eat all
 
 
 class Row(NamedTuple):
@@ -37,18 +42,40 @@ class Row(NamedTuple):
     problem: str | None = None
 
 
-def read_table(path: Path, *, kind: Format | None = None, rows: str | None = None) -> list[Row]:
-    """Reads a table.
+class Table(Iterable[Row]):
+    """A table that is read row by row, as often as it is iterated.
 
     Args:
-        path: The file.
+        path: Its file.
+        rows: Gives its rows from the first.
+        columns: Its columns where the file says them before the rows, else None.
+    """
+
+    def __init__(self, path: Path, rows: Callable[[], Iterator[Row]], columns: Sequence[str] | None = None) -> None:
+        self.path = path
+        self.columns = columns
+        self._rows = rows
+
+    def __iter__(self) -> Iterator[Row]:
+        return self._rows()
+
+
+def read_table(
+    path: Path, *, kind: Format | None = None, rows: str | None = None, encoding: str | None = None
+) -> Table:
+    """Opens a table; its rows are read as they are asked for, and a JSON document at once.
+
+    Args:
+        path: The file; with `.gz` after its name it is compressed.
         kind: Its format; by default what its suffix says.
         rows: Where the rows of a JSON document are: keys joined by dots, `*` for every item of a list or value of an
             object. `image.*` is the list under "image"; `*.human_judgement.*` the lists of all entries. By default
             the document itself is the list.
+        encoding: Of its text; by default UTF-8, or UTF-16 where the file begins with its mark. Bytes that are no text
+            in it make their row a bad one.
 
     Raises:
-        ConfigError: The file is missing, its format is not known, or `rows` leads nowhere.
+        ConfigError: The file is missing, its format or encoding is not known, or `rows` leads nowhere.
         DataError: The file as a whole cannot be read.
     """
     if not path.is_file():
@@ -57,24 +84,49 @@ def read_table(path: Path, *, kind: Format | None = None, rows: str | None = Non
             why="It is what the records are made from.",
             fix="Give the path with data=FILE; it is relative to the current folder.",
         )
-    kind = kind or _SUFFIXES.get(path.suffix.lower())
+    suffix = Path(path.stem).suffix if path.suffix == ".gz" else path.suffix
+    kind = kind or _SUFFIXES.get(suffix.lower())
     if kind is None:
         raise ConfigError(
-            f"the format of {path.name!r} is not known from its suffix {path.suffix!r}",
+            f"the format of {path.name!r} is not known from its suffix {suffix!r}",
             why=f"Known are {', '.join(_SUFFIXES)}.",
             fix="Say it: format=csv (or tsv, jsonl, json, parquet).",
         )
     if rows is not None and kind != "json":
         raise ConfigError(f"rows={rows!r} is only for JSON documents, not for {kind}", fix="Leave it out.")
     if kind == "parquet":
-        return list(_parquet_rows(path))
-    # Bytes that are no UTF-8 become half surrogates, so that the rows that hold them can be set aside by themselves.
-    text = path.read_bytes().decode("utf-8-sig", errors="surrogateescape")
+        return Table(path, lambda: _parquet_rows(path), _parquet_columns(path))
+    text = _Text(path, encoding)
     if kind == "json":
-        return list(_json_rows(path, text, rows))
+        found = list(_json_rows(path, text, rows))
+        return Table(path, lambda: iter(found))
     if kind == "jsonl":
-        return list(_json_line_rows(text))
-    return list(_delimited_rows(path, text, "\t" if kind == "tsv" else ","))
+        return Table(path, lambda: _json_line_rows(text))
+    delimiter = "\t" if kind == "tsv" else ","
+    return Table(path, lambda: _delimited_rows(text, delimiter), _header(text, delimiter))
+
+
+class _Text:
+    """A text file, opened anew for each pass. Bytes that are no text become half surrogates, which mark their row."""
+
+    def __init__(self, path: Path, encoding: str | None) -> None:
+        self.path = path
+        with self._open_bytes() as file:
+            mark = file.read(2)
+        self.encoding = encoding or ("utf-16" if mark in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else "utf-8-sig")
+        try:
+            codecs.lookup(self.encoding)
+        except LookupError as error:
+            raise ConfigError(
+                f"there is no encoding {encoding!r}", fix="Usual ones are utf-8, utf-16, latin-1 and cp1252."
+            ) from error
+
+    def open(self) -> TextIO:
+        """The file as text with its line ends as they are."""
+        return io.TextIOWrapper(self._open_bytes(), encoding=self.encoding, errors="surrogateescape", newline="")
+
+    def _open_bytes(self) -> BinaryIO:
+        return gzip.open(self.path) if self.path.suffix == ".gz" else self.path.open("rb")  # type: ignore[return-value]
 
 
 def matches(row: Row, where: Mapping[str, Any]) -> bool:
@@ -86,19 +138,28 @@ def matches(row: Row, where: Mapping[str, Any]) -> bool:
     return True
 
 
-def require_columns(rows: Sequence[Row], columns: Iterable[tuple[str, str]]) -> None:
+def require_columns(table: Table, columns: Iterable[tuple[str, str]]) -> None:
     """Refuses a table that lacks columns.
 
     Args:
-        rows: Its rows.
+        table: The table. Where its file does not say its columns, its rows are read until all are found.
         columns: (setting, column) pairs: which setting asks for which column.
 
     Raises:
         ConfigError: It names every missing column, the setting, and near names.
     """
-    known = {name for row in rows for name in row.cells}
-    missing = [(setting, column) for setting, column in columns if column not in known]
-    if missing and rows:
+    wanted = list(columns)
+    known: set[str] = set(table.columns or ())
+    empty = False
+    if table.columns is None:
+        left, empty = {column for _, column in wanted}, True
+        for row in table:
+            empty = False
+            known.update(row.cells)
+            if left <= known:
+                break
+    missing = [(setting, column) for setting, column in wanted if column not in known]
+    if missing and not empty:
         raise ConfigError(
             "the table has no column " + ", ".join(f"{column!r} ({setting})" for setting, column in missing),
             why=" ".join(dict.fromkeys(did_you_mean(column, known) for _, column in missing)),
@@ -108,17 +169,23 @@ def require_columns(rows: Sequence[Row], columns: Iterable[tuple[str, str]]) -> 
         )
 
 
-def _delimited_rows(path: Path, text: str, delimiter: str) -> Iterator[Row]:
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
-    try:
-        header = next(reader, [])
-        repeated = {name for name in header if header.count(name) > 1}
-        if repeated:
-            raise DataError(
-                f"the table {str(path)!r} has two columns {min(repeated)!r}",
-                why="Which of them is meant cannot be known.",
-                fix="Rename one of them.",
-            )
+def _header(text: _Text, delimiter: str) -> list[str] | None:
+    """The columns of a delimited file; None where it is empty."""
+    with text.open() as lines, _naming_place(text.path, csv.reader(lines, delimiter=delimiter, strict=True)) as reader:
+        header = next(reader, None)
+    repeated = {name for name in header or () if (header or []).count(name) > 1}
+    if repeated:
+        raise DataError(
+            f"the table {str(text.path)!r} has two columns {min(repeated)!r}",
+            why="Which of them is meant cannot be known.",
+            fix="Rename one of them.",
+        )
+    return header
+
+
+def _delimited_rows(text: _Text, delimiter: str) -> Iterator[Row]:
+    with text.open() as lines, _naming_place(text.path, csv.reader(lines, delimiter=delimiter, strict=True)) as reader:
+        header: list[str] = next(reader, [])
         number = 0
         for cells in reader:
             if not cells:  # an empty line
@@ -127,7 +194,14 @@ def _delimited_rows(path: Path, text: str, delimiter: str) -> Iterator[Row]:
             is_whole = len(cells) == len(header)
             problem = None if is_whole else f"{len(cells)} cells under {len(header)} columns"
             yield Row(number, dict(zip(header, cells, strict=False)), problem)
-    except csv.Error as error:
+
+
+@contextmanager
+def _naming_place(path: Path, reader: Any) -> Iterator[Any]:
+    """Errors of the reader say where in the file they are."""
+    try:
+        yield reader
+    except (csv.Error, UnicodeError) as error:
         raise DataError(
             f"the table {str(path)!r} cannot be read near line {reader.line_num}: {error}",
             why="After a broken quote no later row can be told from another.",
@@ -135,20 +209,22 @@ def _delimited_rows(path: Path, text: str, delimiter: str) -> Iterator[Row]:
         ) from error
 
 
-def _json_line_rows(text: str) -> Iterator[Row]:
-    lines = (line for line in text.split("\n") if line.strip())
-    for number, line in enumerate(lines, start=1):
-        try:
-            value = json.loads(line)
-        except ValueError as error:
-            yield Row(number, {}, f"no JSON: {error}")
-            continue
-        yield _object_row(number, value)
+def _json_line_rows(text: _Text) -> Iterator[Row]:
+    with text.open() as file:
+        lines = (line for line in file if line.strip())
+        for number, line in enumerate(lines, start=1):
+            try:
+                value = json.loads(line)
+            except ValueError as error:
+                yield Row(number, {}, f"no JSON: {error}")
+                continue
+            yield _object_row(number, value)
 
 
-def _json_rows(path: Path, text: str, rows: str | None) -> Iterator[Row]:
+def _json_rows(path: Path, text: _Text, rows: str | None) -> Iterator[Row]:
     try:
-        document = json.loads(text)
+        with text.open() as file:
+            document = json.load(file)
     except ValueError as error:
         raise DataError(
             f"{str(path)!r} is no JSON: {error}",
@@ -180,16 +256,30 @@ def _descend(value: Any, keys: list[str]) -> Iterator[Any]:
         yield from _descend(child, keys[1:])
 
 
-def _parquet_rows(path: Path) -> Iterator[Row]:
-    import pyarrow
+def _parquet_columns(path: Path) -> list[str]:
     import pyarrow.parquet
 
-    try:
+    with _reading_parquet(path):
+        return list(pyarrow.parquet.read_schema(path).names)
+
+
+def _parquet_rows(path: Path) -> Iterator[Row]:
+    import pyarrow.parquet
+
+    with _reading_parquet(path):
         number = 0
-        for batch in pyarrow.parquet.ParquetFile(path).iter_batches():
+        for batch in pyarrow.parquet.ParquetFile(path).iter_batches(batch_size=_PARQUET_BATCH):
             for value in batch.to_pylist():
                 number += 1
                 yield Row(number, value)
+
+
+@contextmanager
+def _reading_parquet(path: Path) -> Iterator[None]:
+    import pyarrow
+
+    try:
+        yield
     except (pyarrow.ArrowException, OSError) as error:
         raise DataError(
             f"{str(path)!r} cannot be read as Parquet: {error}",

@@ -10,7 +10,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from data_builders.base import build as build
+    from data_builders.building import build as build
     from mmdpo.errors import MMDPOError as MMDPOError
     from mmdpo.evals.base import Benchmark as Benchmark
     from mmdpo.modalities.base import Modality as Modality
@@ -38,7 +38,7 @@ _WHERE = {
     "Records": "mmdpo.records",
     "Term": "mmdpo.objectives",
     "View": "mmdpo.views",
-    "build": "data_builders.base",
+    "build": "data_builders.building",
     "compare": "mmdpo.python_api",
     "evaluate": "mmdpo.python_api",
     "load": "mmdpo.python_api",

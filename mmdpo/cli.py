@@ -8,13 +8,13 @@ import os
 import sys
 import warnings
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.logging import RichHandler
 
-from mmdpo import eval_verb, helper_verbs, preference_verbs, winrate_verb
-from mmdpo.commandline import free_to_write, merged, options, relaunch, run_config, use_plugins
+from mmdpo import eval_verb, helper_verbs, preference_verbs, score_verb, winrate_verb
+from mmdpo.commandline import merged, relaunch, run_config, use_plugins
 from mmdpo.errors import MMDPOError
 from mmdpo.terminal import (
     closing,
@@ -37,7 +37,14 @@ app = typer.Typer(
 )
 PIPELINE, HELPERS = "Pipeline", "Helpers"
 
-Overrides = Annotated[list[str] | None, typer.Argument(help="Settings as `section.key=value`.", show_default=False)]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(
+        help="Settings as `section.key=value`. `loss=NAME` and `loss={...}` replace the file's loss, "
+        "`loss.NAME.key=value` changes it.",
+        show_default=False,
+    ),
+]
 Out = Annotated[Path, typer.Option("--out", help="Folder to make; nothing is overwritten.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Plugins = helper_verbs.Plugins
@@ -92,20 +99,22 @@ def build(
     out: Out = Path("runs/pairs"),
     strict: Annotated[bool, typer.Option(help="Fail when any row is bad.")] = False,
     embed: Annotated[bool, typer.Option(help="Store the media's bytes in the records.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted build in that folder.")] = False,
 ) -> None:
     """Turn ratings, votes or corrections into preference records.
 
     Example: `mmdpo build ratings data=ratings.csv media_root=photos scale.min=1 scale.max=5 higher_is_better=true
     --out runs/pairs`
     """
-    from data_builders.base import SET_ASIDE_FILE
-    from data_builders.base import build as run_builder
+    from data_builders.building import SET_ASIDE_FILE
+    from data_builders.building import build as run_builder
     from mmdpo.report import write_quality_page
 
     values, folder = merged(config or [])
-    result = run_builder(builder, values, out, strict=strict, embed=embed, folder=folder)
+    how: dict[str, Any] = {"strict": strict, "embed": embed, "resume": resume, "folder": folder}
+    result = run_builder(builder, values, out, progress=progress, **how)
     page = write_quality_page(result.quality, out / "quality.html", media_root=result.records.media_root)
-    account = result.ledger.account()
+    account = result.quality
     rows = account["rows"]
     results.print(f"{rows['read']} rows read: {rows['used']} used, {rows['set_aside']} set aside")
     for reason, count in account["set_aside"].items():
@@ -170,32 +179,7 @@ def train(
 
 
 eval_verb.add_to(app)
-
-
-@app.command(rich_help_panel=PIPELINE, context_settings=eval_verb.OWN_OPTIONS)
-def score(
-    context: typer.Context,
-    benchmark: Annotated[str, typer.Argument(help="Name of a benchmark: mmdpo ls benchmarks")],
-    data: Annotated[Path, typer.Option("--data", help="The benchmark's official data.")],
-    answers: Annotated[Path, typer.Option("--answers", help="Existing answers in the official form.")],
-    out: Annotated[Path | None, typer.Option("--out", help="Also write the JSON, and items.jsonl beside it.")] = None,
-    plugin: Plugins = None,
-) -> None:
-    """Score existing answers without a model; JSON on stdout. Further options are the benchmark's own.
-
-    Example: `mmdpo score pope --data questions.jsonl --answers answers.jsonl --parser official`
-    """
-    from mmdpo.evals.runner import score as run_score
-    from mmdpo.jsonfiles import write_json
-
-    use_plugins(plugin)
-    items = None if out is None else free_to_write(out, out.parent / "items.jsonl")
-    result = run_score(benchmark, data, answers, **options(context.args))
-    if out is not None and items is not None:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        result.save_items(items)
-        write_json(out, result.to_json())
-    typer.echo(json.dumps(result.to_json(), indent=2))
+score_verb.add_to(app)
 
 
 @app.command(rich_help_panel=PIPELINE)

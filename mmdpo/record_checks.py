@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -40,24 +41,63 @@ class Problem:
     message: str
 
 
-def validate_records(records: Records, *, check_media: bool = False) -> list[Problem]:
-    """Every problem of every record, in their order.
+class RecordCheck:
+    """Checks records one after the other; what is wrong is counted, and the first problems are kept."""
 
-    Args:
-        records: The records.
-        check_media: Also read every media item, compare its content hash, and decode images, sounds and videos.
-    """
-    problems: list[Problem] = []
-    seen: dict[str, int] = {}
-    for row, record in enumerate(records):
-        first = seen.setdefault(record.id, row)
+    def __init__(self) -> None:
+        self.kinds: Counter[str] = Counter()
+        self.first: list[Problem] = []
+        self._rows = 0
+        self._seen: dict[bytes, int] = {}  # short digests: a million ids would fill memory
+
+    def problems_of(
+        self, record: Record, media_root: Path | None = None, *, check_media: bool = False
+    ) -> list[Problem]:
+        """Every problem of the next record.
+
+        Args:
+            record: The record.
+            media_root: Folder of its media.
+            check_media: Also read every media item, compare its content hash, and decode images, sounds and videos.
+        """
+        row, self._rows = self._rows, self._rows + 1
+        first = self._seen.setdefault(_short_digest(record.id), row)
         found = [] if first == row else [("duplicate_id", f"row {first} has the same id")]
         found += _prompt_problems(record)
         found += _candidate_problems(record)
         if check_media:
-            found += media_problems(record, records.media_root)
-        problems += [Problem(row, record.id, kind, message) for kind, message in found]
-    return problems
+            found += media_problems(record, media_root)
+        problems = [Problem(row, record.id, kind, message) for kind, message in found]
+        self.kinds.update(problem.kind for problem in problems)
+        self.first += problems[: max(0, _SHOWN - len(self.first))]
+        return problems
+
+    def require_none(self, name: str) -> None:
+        """Refuses if there were problems.
+
+        Raises:
+            DataError: It counts the kinds and shows the first rows.
+        """
+        total = self.kinds.total()
+        if not total:
+            return
+        shown = "\n".join(f"  row {p.row} ({p.id}): {p.kind}: {p.message}" for p in self.first)
+        more = f"\n  and {total - len(self.first)} more" if total > len(self.first) else ""
+        raise DataError(
+            f"{name} has {total} problems: {', '.join(f'{count} {kind}' for kind, count in self.kinds.most_common())}",
+            why=f"Such records would crash training, or be trained on as something else.\n{shown}{more}",
+            fix="Correct these rows or leave them out.",
+        )
+
+
+def validate_records(records: Records, *, check_media: bool = False) -> list[Problem]:
+    """Every problem of every record, in their order; see `RecordCheck.problems_of`."""
+    check = RecordCheck()
+    return [
+        problem
+        for record in records
+        for problem in check.problems_of(record, records.media_root, check_media=check_media)
+    ]
 
 
 def require_valid(records: Records, name: str) -> None:
@@ -66,17 +106,14 @@ def require_valid(records: Records, name: str) -> None:
     Raises:
         DataError: It counts the kinds and shows the first rows.
     """
-    problems = validate_records(records)
-    if not problems:
-        return
-    kinds = Counter(problem.kind for problem in problems)
-    shown = "\n".join(f"  row {p.row} ({p.id}): {p.kind}: {p.message}" for p in problems[:_SHOWN])
-    more = f"\n  and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
-    raise DataError(
-        f"{name} has {len(problems)} problems: {', '.join(f'{count} {kind}' for kind, count in kinds.most_common())}",
-        why=f"Such records would crash training, or be trained on as something else.\n{shown}{more}",
-        fix="Correct these rows or leave them out.",
-    )
+    check = RecordCheck()
+    for record in records:
+        check.problems_of(record)
+    check.require_none(name)
+
+
+def _short_digest(text: str) -> bytes:
+    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
 
 
 def _prompt_problems(record: Record) -> Iterator[tuple[str, str]]:

@@ -176,12 +176,16 @@ class Records(Sequence[Record]):
         """
         digest = hashlib.sha256()
         for record in self._records:
-            media = {name: [item.identity for item in items] for name, items in sorted(record.media.items()) if items}
-            candidates = [_content(candidate) for candidate in record.candidates]
-            content = [record.id, record.prompt, candidates, media, record.higher_is_better]
-            digest.update(json.dumps(content, ensure_ascii=False, sort_keys=True).encode("utf-8", "surrogatepass"))
-            digest.update(b"\n")
+            digest.update(fingerprint_line(record).encode("utf-8", "surrogatepass") + b"\n")
         return digest.hexdigest()
+
+
+def fingerprint_line(record: Record) -> str:
+    """What `Records.fingerprint` reads of one record."""
+    media = {name: [item.identity for item in items] for name, items in sorted(record.media.items()) if items}
+    candidates = [_content(candidate) for candidate in record.candidates]
+    content = [record.id, record.prompt, candidates, media, record.higher_is_better]
+    return json.dumps(content, ensure_ascii=False, sort_keys=True)
 
 
 def _content(candidate: Candidate) -> list[tuple[str, Any]]:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
+import re
 import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import replace
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,16 +12,13 @@ import pyarrow
 import pyarrow.parquet
 
 from mmdpo.errors import DataError
-from mmdpo.jsonfiles import read_json, write_json
-from mmdpo.media import Media, MediaError, content_hash
+from mmdpo.jsonfiles import read_json
 from mmdpo.record_checks import require_valid
-from mmdpo.records import Form, Record, Records
-from mmdpo.records_rows import RESERVED_COLUMNS, features, from_row, to_row
+from mmdpo.records import Record, Records
+from mmdpo.records_rows import from_row
+from mmdpo.records_staging import DATA_FOLDER, INFO_FILE, ROWS_PER_GROUP, SCHEMA_VERSION, Staging, file_name
 
-SCHEMA_VERSION = 1
-INFO_FILE = "info.json"
-DATA_FOLDER = "data"
-ROWS_PER_GROUP = 500
+_PART = re.compile(r"-\d{5}-of-\d{5}$")
 
 
 def save(splits: Mapping[str, Records], out: Path, *, embed: bool, provenance: dict[str, Any]) -> Path:
@@ -34,43 +29,25 @@ def save(splits: Mapping[str, Records], out: Path, *, embed: bool, provenance: d
             why="Nothing is overwritten: a run may depend on it.",
             fix="Choose another folder, or remove this one first.",
         )
-    form, media_root = _common_form(splits), _common_root(splits)
+    if not any(len(records) for records in splits.values()):
+        raise DataError(
+            "there are no records to save",
+            why="An empty data set would only fail later.",
+            fix="See quality.json and set_aside.jsonl for what happened to the rows.",
+        )
+    media_root = _common_root(splits)
     for name, records in splits.items():
         require_valid(records, f"split {name!r}")
-    everything = [record for records in splits.values() for record in records]
-    media_fields = sorted({name for record in everything for name, items in record.media.items() if items})
-    if clash := RESERVED_COLUMNS.intersection(media_fields):
-        raise DataError(
-            f"the media name {min(clash)!r} is the name of another column",
-            fix=f"Rename the modality; taken are {', '.join(sorted(RESERVED_COLUMNS))}.",
-        )
-    embed = embed or any(item.data is not None for record in everything for _, item in record.media_items())
-    schema = features(form, media_fields, embed).arrow_schema
     out.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".saving-", dir=out) as staging:  # a save that fails leaves no data set
-        (Path(staging) / DATA_FOLDER).mkdir()
-        described = {}
+    with tempfile.TemporaryDirectory(prefix=".saving-", dir=out) as scratch:
+        staging = Staging(Path(scratch), media_root, embed=embed)
+        names = []
         for name, records in splits.items():
-            hashed = Records((_with_hashes(record, media_root) for record in records), media_root)
-            with pyarrow.parquet.ParquetWriter(Path(staging) / DATA_FOLDER / f"{name}.parquet", schema) as writer:
-                for start in range(0, len(hashed), ROWS_PER_GROUP):
-                    group = hashed[start : start + ROWS_PER_GROUP]
-                    rows = [_to_row(record, form, media_fields, media_root, embed) for record in group]
-                    writer.write_table(pyarrow.Table.from_pylist(rows, schema=schema))
-            described[name] = {"records": len(hashed), "fingerprint": hashed.fingerprint()}
-        info = {
-            "schema_version": SCHEMA_VERSION,
-            "form": form,
-            "embedded": embed,
-            "media_root": None if embed or media_root is None else _portable_root(media_root, out),
-            "folder": str(out.resolve()),
-            "media": media_fields,
-            "splits": described,
-            "provenance": provenance,
-        }
-        write_json(Path(staging) / INFO_FILE, info)
-        for name in (DATA_FOLDER, INFO_FILE):
-            (Path(staging) / name).rename(out / name)
+            staging.start_split()
+            for record in records:
+                staging.add(record)
+                names.append(name)
+        staging.finish(out, names, provenance)
     return out
 
 
@@ -83,10 +60,10 @@ def load(path: Path, split: str, media_root: Path | None) -> Records:
                 why="A file holds the rows of one split, whatever their name.",
                 fix="Give the data set's folder, or the file of that split.",
             )
-        file, folder = path, path.parent.parent
+        files, folder = [path], path.parent.parent
     else:
-        file, folder = path / DATA_FOLDER / f"{split}.parquet", path
-    if not file.is_file():
+        files, folder = split_files(path, split), path
+    if not files or not all(file.is_file() for file in files):
         raise _missing(path, split)
     info_path = folder / INFO_FILE
     info = read_json(info_path) if info_path.is_file() else {}
@@ -98,12 +75,36 @@ def load(path: Path, split: str, media_root: Path | None) -> Records:
         )
     if media_root is None and info.get("media_root") is not None:
         media_root = _trusted_root(folder.resolve(), info)
-    return Records(_read_rows(file), media_root)
+    return Records(_read_rows(files), media_root)
 
 
 def list_splits(path: Path) -> list[str]:
     """The names of the splits in a data set's folder."""
-    return sorted(file.stem for file in (path / DATA_FOLDER).glob("*.parquet"))
+    return sorted({_PART.sub("", file.stem) for file in (path / DATA_FOLDER).glob("*.parquet")})
+
+
+def split_files(path: Path, split: str) -> list[Path]:
+    """The files of one split, in their order; empty where there is no such split.
+
+    Raises:
+        DataError: One of several files is missing.
+    """
+    folder = path / DATA_FOLDER
+    if (folder / f"{split}.parquet").is_file():
+        return [folder / f"{split}.parquet"]
+    parts = sorted(file for file in folder.glob("*.parquet") if _PART.sub("", file.stem) == split)
+    if not parts:
+        return []
+    count = int(parts[0].stem.rpartition("-")[2])
+    files = [folder / file_name(split, number, count) for number in range(count)]
+    missing = [file.name for file in files if not file.is_file()]
+    if missing:
+        raise DataError(
+            f"of the {count} files of split {split!r} in {str(folder)!r}, {len(missing)} are missing: {missing[0]}",
+            why="A part of the records would be left out without a word.",
+            fix="Copy the whole folder again, or build the data set again.",
+        )
+    return files
 
 
 def _missing(path: Path, split: str) -> DataError:
@@ -121,17 +122,6 @@ def _missing(path: Path, split: str) -> DataError:
     )
 
 
-def _common_form(splits: Mapping[str, Records]) -> Form:
-    forms = {records.form for records in splits.values() if len(records)}
-    if not forms:
-        raise DataError(
-            "there are no records to save",
-            why="An empty data set would only fail later.",
-            fix="See quality.json and set_aside.jsonl for what happened to the rows.",
-        )
-    return forms.pop() if len(forms) == 1 else "list"
-
-
 def _common_root(splits: Mapping[str, Records]) -> Path | None:
     roots = {records.media_root.resolve() for records in splits.values() if records.media_root is not None}
     if len(roots) > 1:
@@ -141,13 +131,6 @@ def _common_root(splits: Mapping[str, Records]) -> Path | None:
             fix="Save them with embed=True, or move the media under one folder.",
         )
     return roots.pop() if roots else None
-
-
-def _portable_root(media_root: Path, out: Path) -> str:
-    """Relative for media inside the data set or next to it, which move along with it; absolute otherwise."""
-    home = out.resolve().parent
-    resolved = media_root.resolve()
-    return os.path.relpath(resolved, out.resolve()) if resolved.is_relative_to(home) else str(resolved)
 
 
 def _trusted_root(folder: Path, info: Mapping[str, Any]) -> Path:
@@ -170,54 +153,21 @@ def _trusted_root(folder: Path, info: Mapping[str, Any]) -> Path:
     )
 
 
-def _with_hashes(record: Record, media_root: Path | None) -> Record:
-    """The record with the content hash of every media file that is there."""
-    with _naming(record):
-        media = {name: tuple(_with_hash(item, media_root) for item in items) for name, items in record.media.items()}
-    return replace(record, media=media)
-
-
-def _to_row(
-    record: Record, form: Form, media_fields: list[str], media_root: Path | None, embed: bool
-) -> dict[str, Any]:
-    with _naming(record):
-        return to_row(record, form, media_fields, media_root, embed)
-
-
-@contextmanager
-def _naming(record: Record) -> Iterator[None]:
-    """Errors of media also say whose they are."""
-    try:
-        yield
-    except MediaError as error:
-        raise MediaError(error.kind, f"record {record.id!r}: {error.what}", why=error.why, fix=error.fix) from error
-
-
-def _with_hash(item: Media, media_root: Path | None) -> Media:
-    if item.sha256 is not None:
-        return item
-    try:
-        return replace(item, sha256=content_hash(item, media_root))
-    except MediaError as error:
-        if error.kind == "missing_media":  # allowed: text and paths alone, with the media somewhere else
-            return item
-        raise
-
-
-def _read_rows(file: Path) -> Iterator[Record]:
-    """The rows of a file, a batch at a time. Read through Arrow alone: `datasets` would decode and cache."""
+def _read_rows(files: Sequence[Path]) -> Iterator[Record]:
+    """The rows of some files, a batch at a time. Read through Arrow alone: `datasets` would decode and cache."""
     index = 0
-    for batch in _batches(file):
-        for row in batch.to_pylist():
-            try:
-                yield from_row(row, index)
-            except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
-                raise DataError(
-                    f"row {index} of {str(file)!r} is not a record: {type(error).__name__} {error}",
-                    why="It lacks a column, or a column has another shape than docs/data.md says.",
-                    fix="Bring the data through a builder: mmdpo ls builders",
-                ) from error
-            index += 1
+    for file in files:
+        for batch in _batches(file):
+            for row in batch.to_pylist():
+                try:
+                    yield from_row(row, index)
+                except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+                    raise DataError(
+                        f"row {index} of {str(file)!r} is not a record: {type(error).__name__} {error}",
+                        why="It lacks a column, or a column has another shape than docs/data.md says.",
+                        fix="Bring the data through a builder: mmdpo ls builders",
+                    ) from error
+                index += 1
 
 
 def _batches(file: Path) -> Iterator[pyarrow.RecordBatch]:

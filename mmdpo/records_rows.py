@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import asdict, fields
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -90,7 +90,8 @@ def _message_row(message: Message, record_id: str) -> dict[str, Any]:
 
 
 def _candidate_details(candidate: Candidate) -> dict[str, Any]:
-    return {name: value for name, value in asdict(candidate).items() if value != _DETAIL_DEFAULTS.get(name, value)}
+    values = ((name, getattr(candidate, name), default) for name, default in _DETAIL_DEFAULTS.items())
+    return {name: value for name, value, default in values if value != default}
 
 
 def _to_json(value: Any, record_id: str) -> str:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 
-from data_builders.base import build
+from data_builders.building import build
 from mmdpo.evals.pope_questions import write_questions
 from mmdpo.jsonfiles import write_json
 from mmdpo.playground.demo import Plan, ratings_config, sample_captions, shuffled

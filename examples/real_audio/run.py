@@ -24,7 +24,7 @@ import transformers
 from rich.console import Console
 from rich.table import Table as Printed
 
-from data_builders.base import build
+from data_builders.building import build
 from mmdpo.config import load_config, read_yaml
 from mmdpo.evals.stats import Table, interval
 from mmdpo.pipeline import train

@@ -25,7 +25,7 @@ from random_llava import save_random_llava
 from rich.console import Console
 from rich.table import Table as Printed
 
-from data_builders.base import build
+from data_builders.building import build
 from mmdpo.collate import Collator, table_of
 from mmdpo.config import RunConfig, load_config, read_yaml
 from mmdpo.diagnostics import pair_statistics, reward_of

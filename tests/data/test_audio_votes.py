@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from data_builders.audio_votes_config import AudioVotesConfig, VoteColumns, VoteCounts, VoteValues
-from data_builders.base import BuildResult, build
+from data_builders.building import BuildResult, build
 from data_builders.votes import Contest, Judgement, Vote, vote_agreement
 from mmdpo.config import read_yaml
 from mmdpo.errors import ConfigError, DataError

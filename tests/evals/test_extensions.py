@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from data_builders.base import build
+from data_builders.building import build
 from mmdpo import registry
 from mmdpo.cli import app
 from mmdpo.errors import ConfigError, MMDPOError
 
 BUILDER = '''
-from data_builders.base import Builder, BuilderConfig, BuildResult, Ledger
-from mmdpo.records import Candidate, Record, Records, user_message
+from data_builders.base import Builder, BuilderConfig
+from mmdpo.records import Candidate, Record, user_message
 from mmdpo.registry import builders
 
 
@@ -29,13 +29,11 @@ class One(Builder[OneConfig]):
 
     Config = OneConfig
 
-    def build(self, config):
-        ledger = Ledger()
-        ledger.read(1)
-        ledger.use(1)
+    def records(self, config, work):
+        work.ledger.read(1)
+        work.ledger.use(1)
         prompt = (user_message("Say a word."),)
-        record = Record(id="1", prompt=prompt, candidates=(Candidate(config.word), Candidate("no")), media={})
-        return BuildResult({"train": Records([record])}, quality={}, ledger=ledger)
+        yield Record(id="1", prompt=prompt, candidates=(Candidate(config.word), Candidate("no")), media={})
 '''
 BENCHMARK = '''
 from dataclasses import dataclass

@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from typer.testing import CliRunner
 
 import mmdpo
-from data_builders.base import build
+from data_builders.building import build
 from mmdpo.cli import app
 from mmdpo.clip_score import PROMPT, ClipScore
 from mmdpo.config import read_yaml

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from data_builders.base import build
+from data_builders.building import build
 from data_builders.quality import measure
 from mmdpo.records import load_records
 from mmdpo.report import write_quality_page, write_records_page
