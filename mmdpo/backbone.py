@@ -15,8 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from mmdpo.batch_rows import take_rows
 from mmdpo.branches import additive_mask, attention_rule
-from mmdpo.collate import Batch, take_rows
+from mmdpo.collate import Batch
 from mmdpo.features import Features, FeatureStore, outputs_of
 from mmdpo.models.families import Facts, backbone_of
 from mmdpo.models.load import part_of

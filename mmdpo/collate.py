@@ -9,6 +9,7 @@ A batch is a plain nested dictionary of tensors, so that accelerate can move it 
     weight, marks                             [N, A]      token weights, and which tokens are marked
     example, candidate, media_index           [N]         which record, candidate and media variant a row is
     score, label                              [N]         how it was rated (more is better, NaN), 1 / -1 / 0
+    identity                                  [N, 4]      digests of a row's place, prompt, answer and encoder inputs
     index                                     [E]         place of each record in its data set
     media                                     {modality: {units, ..., order, rows}}: distinct encoder inputs, which of
                                               them each placeholder group takes, and in which row, in reading order
@@ -17,6 +18,7 @@ A batch is a plain nested dictionary of tensors, so that accelerate can move it 
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -110,6 +112,7 @@ class Collator:
         """Builds one batch from (place in the data set, record) pairs."""
         trees: list[Tree] = []
         rows: list[Row] = []
+        identities: list[list[int]] = []
         uses: list[tuple[int, MediaUnit, str]] = []  # (tree, unit, record) in reading order
         for number, (_, record) in enumerate(examples):
             planned = plan(record, self.views, self.companions)
@@ -118,6 +121,7 @@ class Collator:
                 rows += own
                 answers = [row.answer for row in own]
                 prompt = self.encoder.prompt(record, variant, planned.partner)
+                identities += [_identity(record, row, prompt) for row in own]
                 for tree in self._tree(prompt, answers).split(self.branches or len(answers)):
                     uses += [(len(trees), unit, record.id) for unit in prompt.units]
                     trees.append(tree)
@@ -152,6 +156,7 @@ class Collator:
             "media_index": torch.tensor([self.media_names.index(row.planned.view.media) for row in rows]),
             "score": torch.tensor([row.planned.score for row in rows]),
             "label": torch.tensor([row.planned.label for row in rows]),
+            "identity": torch.tensor(identities),
             "index": torch.tensor([index for index, _ in examples]),
             "media": _media([(tree // per_row, unit, name) for tree, unit, name in uses]),
             "layout": self.layout,
@@ -211,58 +216,21 @@ def table_of(
     )
 
 
+def _identity(record: Record, row: Row, prompt: EncodedPrompt) -> list[int]:
+    """Short digests of whose row it is (record, view) and of what it is computed from (prompt, answer, media)."""
+    place = f"{record.id}\x1f{row.planned.view.candidate}\x1f{row.planned.view.media}"
+    media = "\x1f".join(f"{unit.modality.name} {unit.key}" for unit in prompt.units)
+    ids = (prompt.input_ids.numpy().tobytes(), row.answer.ids.numpy().tobytes())
+    parts = (place.encode("utf-8", "surrogatepass"), *ids, media.encode())
+    digests = (hashlib.blake2b(part, digest_size=8).digest() for part in parts)
+    return [int.from_bytes(digest, "little", signed=True) for digest in digests]
+
+
 def _on_tokens(values: Sequence[Tensor], mask: Tensor) -> Tensor:
     """[N, A] per-token values of all answers, 0 where there is no token."""
     filled = torch.zeros(mask.shape, dtype=values[0].dtype)
     filled[mask] = torch.cat(list(values))
     return filled
-
-
-def split_rows(batch: Batch, size: int) -> list[tuple[Batch, Tensor]]:
-    """Cuts a batch into batches of at most ``size`` rows of tokens.
-
-    Returns:
-        Each part, and which of the N scored answers it holds.
-    """
-    total = len(batch["input_ids"])
-    return [take_rows(batch, range(start, min(start + size, total))) for start in range(0, total, size)]
-
-
-def take_rows(batch: Batch, rows: Sequence[int]) -> tuple[Batch, Tensor]:
-    """The batch of some rows of tokens, in their order, and which of the N scored answers they hold."""
-    width = batch["input_ids"].shape[1]
-    device = batch["input_ids"].device
-    taken = torch.tensor(list(rows), device=device)
-    row_of = batch["hidden_index"][:, 0] // width
-    answers = torch.isin(row_of, taken).nonzero()[:, 0]
-    part = dict(batch)
-    for name in ("input_ids", "record", "segment", "depth", "block"):
-        part[name] = batch[name][taken]
-    part["position_ids"] = batch["position_ids"][..., taken, :]
-    part["fields"] = {name: values[taken] for name, values in batch["fields"].items()}
-    for name in ("targets", "mask", "weight", "marks", "example", "candidate", "media_index", "score", "label"):
-        part[name] = batch[name][answers]
-    place = torch.zeros(len(batch["input_ids"]), dtype=torch.long, device=device)
-    place[taken] = torch.arange(len(taken), device=device)
-    index = batch["hidden_index"][answers]
-    moved = place[row_of[answers]][:, None] * width + index % width
-    part["hidden_index"] = moved  # padding points anywhere inside its row
-    part["media"] = {name: _of_rows(entry, list(rows)) for name, entry in batch["media"].items()}
-    part["media"] = {name: entry for name, entry in part["media"].items() if entry["order"]}
-    return part, answers
-
-
-def _of_rows(entry: Mapping[str, Any], taken: Sequence[int]) -> dict[str, Any]:
-    """The units that some rows use, distinct again, row by row."""
-    uses = [
-        (place, unit)
-        for place, wanted in enumerate(taken)
-        for unit, row in zip(entry["order"], entry["rows"], strict=True)
-        if row == wanted
-    ]
-    kept = sorted({unit for _, unit in uses})
-    chosen = {name: [entry[name][unit] for unit in kept] for name in UNIT_FIELDS}
-    return {**chosen, "order": [kept.index(unit) for _, unit in uses], "rows": [place for place, _ in uses]}
 
 
 def _media(uses: Sequence[tuple[int, MediaUnit, str]]) -> dict[str, Any]:

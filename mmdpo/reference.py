@@ -3,6 +3,8 @@
 adapter_off   the base model, with a fresh adapter switched off
 adapter_copy  a frozen copy of an existing adapter, loaded beside the trainable one
 copy          a frozen copy of the trained parts; frozen parameters are shared with the policy
+live          the policy itself before its first step: only to fill a cache
+cached        numbers that one of the others gave before (`mmdpo.reference_cache`)
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ from mmdpo.models.load import POLICY, REFERENCE
 from mmdpo.policy import LoadedModel
 from mmdpo.scoring import ReferenceHidden, scores, scores_and_hidden
 
-Kind = Literal["adapter_off", "adapter_copy", "copy"]
+Kind = Literal["adapter_off", "adapter_copy", "copy", "live", "cached"]
 
 
 class ReferenceScores(NamedTuple):
@@ -99,6 +101,9 @@ class Reference:
     def _model(self, wrapped: nn.Module) -> Iterator[nn.Module]:
         if self.frozen is not None:
             yield self.frozen
+            return
+        if self.kind == "live":
+            yield wrapped
             return
         with self._switched():
             yield wrapped

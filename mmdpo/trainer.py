@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from transformers import PrinterCallback, ProgressCallback, TrainerCallback, TrainingArguments
 
 from mmdpo.advice import Guard
+from mmdpo.batch_rows import split_rows
 from mmdpo.callbacks import Bar, FreshVariants, ObjectiveState
-from mmdpo.collate import Batch, Collator, Layout, RecordDataset, split_rows, table_of
+from mmdpo.collate import Batch, Collator, Layout, RecordDataset, table_of
 from mmdpo.companions import Companions
 from mmdpo.diagnostics import reward_of, training_metrics
 from mmdpo.encoding import Encoder

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from core.oracle import varied_records
-from mmdpo.collate import Collator, split_rows
+from mmdpo.batch_rows import split_rows
+from mmdpo.collate import Collator
 from mmdpo.encoding import Encoder
 from mmdpo.models.families import facts_of
 from mmdpo.policy import encode_once
