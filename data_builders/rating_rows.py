@@ -3,26 +3,16 @@
 from __future__ import annotations
 
 import base64
-import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import PurePosixPath
 from typing import Any
 
 from data_builders.base import Ledger
 from data_builders.pairing import Rating
 from data_builders.ratings_config import RatingsConfig
+from data_builders.table_config import UnusableError, is_blank, read_answer, read_media, read_number, read_text
 from data_builders.tables import Row
 from mmdpo.media import Media
-from mmdpo.record_checks import is_unicode
-
-
-class _UnusableError(Exception):
-    """Why a row or a value cannot be used."""
-
-    def __init__(self, reason: str, value: Any = None, message: str = "") -> None:
-        super().__init__(reason)
-        self.reason, self.value, self.message = reason, value, message
 
 
 @dataclass(frozen=True)
@@ -42,10 +32,9 @@ class RatingReader:
 
     def read(self, row: Row) -> Iterator[Rating]:
         """The usable ratings of a row."""
-        self.ledger.read(row.number)
         try:
             about = _read_row(row, self.config)
-        except _UnusableError as problem:
+        except UnusableError as problem:
             self.ledger.set_aside(problem.reason, row.number, problem.value, message=problem.message)
             return
         cells = list(_rating_cells(row.cells, self.config))
@@ -54,7 +43,7 @@ class RatingReader:
         for cell in cells:
             try:
                 value = _read_value(cell.value, self.config)
-            except _UnusableError as problem:
+            except UnusableError as problem:
                 name = cell.column or cell.aspect
                 self.ledger.set_aside(problem.reason, row.number, problem.value, column=name, message=problem.message)
                 continue
@@ -101,62 +90,30 @@ class _About:
 
 def _read_row(row: Row, config: RatingsConfig) -> _About:
     columns = config.columns
-    if row.problem is not None:
-        raise _UnusableError("unreadable_row", dict(row.cells), row.problem)
-    media = _read_media(row.cells.get(columns.image), config)
-    if media is None:
-        raise _UnusableError("no_image", row.cells.get(columns.image))
-    caption = row.cells.get(columns.caption)
-    if caption is None or (isinstance(caption, str) and not caption.strip()):
-        raise _UnusableError("empty_caption", caption)
-    if not isinstance(caption, str):
-        raise _UnusableError("not_text", caption, f"the caption is a {type(caption).__name__}")
-    prompt = _text(row.cells.get(columns.prompt)) if columns.prompt else None
-    rater = _text(row.cells.get(columns.rater)) if columns.rater else None
+    rater = read_text(row.cells, columns.rater)
     if columns.rater and rater is None:
-        raise _UnusableError("no_rater", None, "duplicates cannot be found without a name; see columns.rater")
-    about = _About(
-        media=media,
-        prompt=prompt or config.prompt,
-        caption=caption.strip(),
+        raise UnusableError("no_rater", None, "duplicates cannot be found without a name; see columns.rater")
+    return _About(
+        media=read_media(row.cells.get(columns.image), config),
+        prompt=read_text(row.cells, columns.prompt) or config.prompt,
+        caption=read_answer(row.cells.get(columns.caption)),
         rater=rater,
-        source=_text(row.cells.get(columns.source)) if columns.source else None,
+        source=read_text(row.cells, columns.source),
         weight=_weight(row.cells, rater, config),
     )
-    if not all(is_unicode(text) for text in (about.caption, about.prompt, rater or "", media.path or "")):
-        raise _UnusableError(
-            "bad_text", ascii(about.caption), "it is not valid UTF-8; if the whole table is not, say encoding=latin-1"
-        )
-    return about
 
 
 def _weight(cells: Mapping[str, Any], rater: str | None, config: RatingsConfig) -> float:
     weight = config.weights.get(rater, 1.0) if rater is not None else 1.0
     if config.columns.weight is None:
         return weight
-    cell = cells.get(config.columns.weight)
     try:
-        given = math.nan if isinstance(cell, bool) or cell is None else float(cell)
-    except (TypeError, ValueError):
-        given = math.nan
-    if not (math.isfinite(given) and given >= 0):
-        raise _UnusableError("bad_weight", str(cell), "a weight is a number from 0 on")
+        given = read_number(cells.get(config.columns.weight))
+    except UnusableError as error:
+        raise UnusableError("bad_weight", error.value, "a weight is a number from 0 on") from error
+    if given < 0:
+        raise UnusableError("bad_weight", given, "a weight is a number from 0 on")
     return weight * given
-
-
-def _read_media(cell: Any, config: RatingsConfig) -> Media | None:
-    """The picture of a cell: a name, or an object with bytes as `datasets` stores embedded images."""
-    if isinstance(cell, Mapping):
-        data = cell.get("bytes")
-        return Media(path=cell.get("path"), data=bytes(data)) if data else _read_media(cell.get("path"), config)
-    image = _text(cell)
-    if image is None:
-        return None
-    if config.media_path == "{image}":
-        return Media(path=image)
-    pure = PurePosixPath(image)
-    path = config.media_path.replace("{image}", image).replace("{name}", pure.name).replace("{stem}", pure.stem)
-    return Media(path=path)
 
 
 @dataclass(frozen=True)
@@ -185,8 +142,8 @@ def _rating_cells(cells: Mapping[str, Any], config: RatingsConfig) -> Iterator[_
 
 def _values(name: str, cell: Any) -> Iterator[tuple[str, Any]]:
     if isinstance(cell, list | tuple):
-        yield from ((f"{name}[{index}]", item) for index, item in enumerate(cell) if not _is_blank(item))
-    elif not _is_blank(cell):
+        yield from ((f"{name}[{index}]", item) for index, item in enumerate(cell) if not is_blank(item))
+    elif not is_blank(cell):
         yield name, cell
 
 
@@ -197,21 +154,7 @@ def _rater_name(named: str | None, column: str | None, config: RatingsConfig) ->
 
 
 def _read_value(cell: Any, config: RatingsConfig) -> float:
-    try:
-        value = math.nan if isinstance(cell, bool) else float(cell)
-    except (TypeError, ValueError):
-        value = math.nan
-    if not math.isfinite(value):
-        raise _UnusableError("not_a_number", str(cell))
+    value = read_number(cell)
     if not config.scale.min <= value <= config.scale.max:
-        raise _UnusableError("out_of_scale", value, f"the scale is {config.scale.min:g} to {config.scale.max:g}")
+        raise UnusableError("out_of_scale", value, f"the scale is {config.scale.min:g} to {config.scale.max:g}")
     return value
-
-
-def _is_blank(cell: Any) -> bool:
-    return cell is None or (isinstance(cell, str) and not cell.strip())
-
-
-def _text(cell: Any) -> str | None:
-    """A cell as text without white space around it; None when it is blank."""
-    return None if _is_blank(cell) else str(cell).strip()

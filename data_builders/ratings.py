@@ -24,7 +24,7 @@ from data_builders.rater_scales import RaterScales
 from data_builders.rating_rows import RatingReader, from_json, to_json
 from data_builders.ratings_config import RatingsConfig
 from data_builders.spool import Spool
-from data_builders.tables import Row, matches, read_table, require_columns
+from data_builders.table_config import absence_note, checked_media, table_rows
 from mmdpo.media import Media, MediaError
 from mmdpo.records import Candidate, Record, media_field, user_message
 from mmdpo.registry import builders
@@ -41,19 +41,15 @@ class Ratings(Builder[RatingsConfig]):
 
     def media_root(self, config: RatingsConfig) -> Path:
         """Folder that the records' media paths are relative to."""
-        return config.media_root or config.tables[0].parent
+        return config.root
 
     def records(self, config: RatingsConfig, work: Work) -> Iterator[Record]:
         """See `Builder.records`."""
         spool = Spool(work.scratch / "ratings.jsonl", to_json, from_json)
-        filtered_out = _read(config, work, spool)
-        checked = work.checked_media(
-            (rating.media for rating in spool),
-            self.media_root(config),
-            modality=config.modality,
-            optional=config.media == "optional",
-            max_pixels=config.max_pixels,
-        )
+        reader = RatingReader(config, work.ledger)
+        for row in table_rows(config, config.columns.settings(), work):
+            spool.extend(reader.read(row))
+        checked = checked_media((rating.media for rating in spool), config, work)
         scales = RaterScales.of(spool) if config.standardise == "rater" else None
         arrays = {aspect: RatingArrays() for aspect in (*config.columns.aspects, None)}
         tally, repeated, ratings, captions = PairTally(), set[int](), 0, 0
@@ -73,11 +69,9 @@ class Ratings(Builder[RatingsConfig]):
                 media = ranking.captions[0].media
                 paired[media.identity] = media.sha256 is None
                 yield _record(ranking, config)
-        work.notes += [f"{filtered_out} further rows did not match `where`"] if filtered_out else []
-        work.notes += _absent(paired) + ([] if scales is None else scales.notes())
+        work.notes += absence_note(paired) + ([] if scales is None else scales.notes())
         work.quality |= {
-            "source": str(config.data) if isinstance(config.data, Path) else [str(path) for path in config.tables],
-            "rows_filtered_out": filtered_out,
+            "source": config.source,
             "repeated_rows": len(repeated),
             "ratings": {
                 "n": ratings,
@@ -91,23 +85,6 @@ class Ratings(Builder[RatingsConfig]):
         }
 
 
-def _read(config: RatingsConfig, work: Work, spool: Spool[Rating]) -> int:
-    """Reads all tables into the spool; how many rows did not match `where`. Row numbers go on from table to table."""
-    reader, filtered_out, before = RatingReader(config, work.ledger), 0, 0
-    for path in config.tables:
-        table = read_table(path, kind=config.format, rows=config.rows, encoding=config.encoding)
-        require_columns(table, [*config.columns.settings(), *(("where", column) for column in config.where)])
-        number = 0
-        for row in work.progress(table):
-            number = row.number
-            if row.problem or matches(row, config.where):
-                spool.extend(reader.read(Row(before + row.number, row.cells, row.problem)))
-            else:
-                filtered_out += 1
-        before += number
-    return filtered_out
-
-
 def _agreement(arrays: Mapping[str | None, RatingArrays]) -> dict[str, Any]:
     """Agreement over all ratings, or of each aspect and that of the first for all."""
     used = {aspect: some for aspect, some in arrays.items() if len(some.sizes)}
@@ -118,16 +95,6 @@ def _agreement(arrays: Mapping[str | None, RatingArrays]) -> dict[str, Any]:
     if first is None:
         return {"raters": rater_means(used[None]), "agreement": found[None]}
     return {"raters": rater_means(used[first]), "agreement": {**found[first], "aspect": first, "by_aspect": found}}
-
-
-def _absent(paired: Mapping[str, bool]) -> list[str]:
-    absent = sum(paired.values())
-    if not absent:
-        return []
-    return [
-        f"{absent} of {len(paired)} images are absent (media: optional): their pairs are text and path alone, "
-        "and training sets them aside until the images are there"
-    ]
 
 
 def _identity(rating: Rating, checked: Checked) -> str:

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from data_builders.pairing import PairingConfig
-from data_builders.tables import Format
-from mmdpo.media import MAX_PIXELS
-
-Weight = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
+from data_builders.table_config import TableConfig, Weight
 
 
 class Columns(BaseModel):
@@ -77,32 +73,16 @@ class Scale(BaseModel):
         return self
 
 
-class RatingsConfig(PairingConfig):
+class RatingsConfig(PairingConfig, TableConfig):
     """Configuration of `mmdpo build ratings`; docs/data.md explains each key."""
 
-    data: Path | tuple[Path, ...]
-    format: Format | None = None
-    encoding: str | None = None
-    rows: str | None = None
-    where: dict[str, Any] = Field(default_factory=dict)
     columns: Columns = Columns()
     scale: Scale
-    modality: str = "image"
-    media: Literal["required", "optional"] = "required"
-    media_root: Path | None = None
-    media_path: str = "{image}"
-    max_pixels: int = Field(MAX_PIXELS, ge=1)
-    prompt: str = Field("Describe the image.", min_length=1)
     aggregate: Literal["mean", "median"] = "mean"
     standardise: Literal["none", "rater"] = "none"
     weights: dict[str, Weight] = Field(default_factory=dict)
     aspects: dict[str, Weight] = Field(default_factory=dict)
     min_raters: int = Field(1, ge=1)
-
-    @property
-    def tables(self) -> tuple[Path, ...]:
-        """The tables."""
-        return (self.data,) if isinstance(self.data, Path) else self.data
 
     @model_validator(mode="after")
     def _consistent(self) -> RatingsConfig:
@@ -110,14 +90,4 @@ class RatingsConfig(PairingConfig):
             raise ValueError(f"aspects has a weight for {unknown[0]!r}, which columns.aspects does not name")
         if self.aggregate == "median" and (self.weights or self.columns.weight):
             raise ValueError("aggregate is median, which has no weights; use mean, or leave the weights out")
-        if not self.tables:
-            raise ValueError("data names no table")
         return self
-
-    @field_validator("media_path")
-    @classmethod
-    def _known_fields(cls, value: str) -> str:
-        rest = value.replace("{image}", "").replace("{name}", "").replace("{stem}", "")
-        if "{" in rest or "}" in rest or rest == value:
-            raise ValueError("needs one of {image}, {name} (last part of the path), {stem} (name without suffix)")
-        return value

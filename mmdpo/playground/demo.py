@@ -21,7 +21,7 @@ from typing import Any
 
 import yaml
 
-from data_builders.base import build
+from data_builders.building import build
 from mmdpo.config import RunConfig, parse_config, shipped_configs
 from mmdpo.errors import ConfigError
 from mmdpo.evals.folders import compare_stages

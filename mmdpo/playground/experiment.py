@@ -20,7 +20,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from data_builders.base import build
+from data_builders.building import build
 from mmdpo.evals.result import Item, Result
 from mmdpo.evals.runner import compare
 from mmdpo.evaluation import evaluate_run

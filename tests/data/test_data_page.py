@@ -18,7 +18,7 @@ NAMED = set(re.findall(r"`([a-z_.]+)`", DOCUMENT))
     [
         (["mmdpo/media.py"], r'MediaError\(\s*"(\w+)"'),
         (["mmdpo/record_checks.py"], r'(?:yield|\[\()\s*"(\w+)",'),
-        (["data_builders/rating_rows.py"], r'_UnusableError\(\s*"(\w+)"'),
+        (["data_builders/rating_rows.py", "data_builders/table_config.py"], r'UnusableError\(\s*"(\w+)"'),
         (
             ["data_builders/rating_rows.py", "data_builders/ratings.py", "data_builders/pairing.py"],
             r'(?:set_aside\(|reason = |else )"(\w+)"',
