@@ -21,7 +21,7 @@ from pydantic import ValidationError
 
 from data_builders.base import Builder, BuilderConfig, Ledger, SetAside, Work
 from data_builders.ledger import read_entries
-from data_builders.quality import measure
+from data_builders.quality import measure_stream, scale_in, with_checks
 from data_builders.splits import MediaGroups, chosen_groups
 from data_builders.work import Progress
 from mmdpo.config import describe_problem
@@ -149,10 +149,12 @@ def _run(
     held_out = chosen_groups(names, config.validation, config.seed)
     splits = ["validation" if group in held_out else "train" for group in names]
     quality = {**head, "splits": {part: splits.count(part) for part in ("train", "validation") if part in splits}}
-    staging.finish(out, splits, {"builder": name, "config": config.model_dump(mode="json")})
-    if "records" not in work.quality:
-        quality["records"] = measure(BuildResult(out, {}).records, seed=config.seed)
-    quality |= work.quality
+    told = config.model_dump(mode="json")
+    measured = measure_stream(
+        zip(splits, staging.records(), strict=True), builder.media_root(config), seed=config.seed, scale=scale_in(told)
+    )
+    quality = with_checks({**quality, **work.quality, "records": measured})
+    staging.finish(out, splits, {"builder": name, "config": told})
     write_json(out / QUALITY_FILE, quality)
     (building / SET_ASIDE_FILE).replace(out / SET_ASIDE_FILE)
     return BuildResult(out, quality)

@@ -1,24 +1,28 @@
-"""How much faster yes/no questions are when they share their image: three ways to answer them, side by side.
+"""How fast yes/no questions are answered, 18 to a photo as POPE asks them, on one and the same model.
 
-A LLaVA of the real shape (336 pixels, 576 image tokens, CLIP tower, Llama) but small and untrained answers six
-questions about each of some images of noise: off the logits over one prefix an image, off the logits with a row for
-each question, by one generated token in batches, and by one generated token at a time. All ask the same model the same
-prompts. The comparison with the model's own logits that precedes a reading is made before the clock starts.
+A LLaVA of the real shape (336 pixels, 576 image tokens, CLIP tower, Llama), small and untrained, answers questions
+about photos in four ways: by one written token with transformers alone, one question at a time and in batches of
+several sizes (the fastest counts); by one written token with `mmdpo.generate`; and off the logits, as `mmdpo eval
+--answer-by logits` does. All see the same prompts. Their answers are compared.
 
-    python examples/yes_no_speed.py
+    python examples/yes_no_speed.py --out runs/speed.json
 """
 
 from __future__ import annotations
 
 import argparse
-import io
 import os
+import random
+import statistics
+import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
 
-import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFilter
 from transformers import (
     CLIPImageProcessor,
     CLIPVisionConfig,
@@ -28,17 +32,22 @@ from transformers import (
     LlavaProcessor,
 )
 
+from mmdpo.encoding import Encoder
 from mmdpo.evaluation import encoder_of
 from mmdpo.generate import GenerationSettings, generate
+from mmdpo.jsonfiles import write_json
 from mmdpo.playground.model import CHAT_TEMPLATE
 from mmdpo.playground.text import LANGUAGE
 from mmdpo.playground.tokenizer import build_tokenizer
 from mmdpo.records import Media, Record, user_message
-from mmdpo.shared_prompts import batches_by_media
-from mmdpo.yes_no import YesNoReader
+from mmdpo.yes_no import YesNoReader, spellings
 
 OBJECTS = ("star", "boat", "tree", "house", "sun", "lake")
+COLOURS = ("red", "yellow", "blue")
 PATCH = 14
+Ways = dict[str, Callable[[], list[str]]]
+"""From names to functions that give an answer to every question."""
+ONE, LOGITS = "transformers, one at a time", "mmdpo, off the logits"
 
 
 def build(pixels: int, width: int, layers: int) -> tuple[LlavaForConditionalGeneration, LlavaProcessor]:
@@ -77,75 +86,173 @@ def build(pixels: int, width: int, layers: int) -> tuple[LlavaForConditionalGene
     return model, processor
 
 
-def questions(images: int, pixels: int) -> list[Record]:
-    """Six questions about each image."""
-    asked = []
-    for number in range(images):
-        noise = np.random.default_rng(number).integers(0, 256, (pixels, pixels, 3), dtype=np.uint8)
-        buffer = io.BytesIO()
-        Image.fromarray(noise).save(buffer, "PNG")
-        media = {"images": (Media(data=buffer.getvalue()),)}
-        for thing in OBJECTS:
-            message = user_message(f"Is there a {thing} in the image?", images=1)
-            asked.append(Record(f"{number}/{thing}", (message,), (), media))
-    return asked
+def draw_photos(folder: Path, count: int) -> list[Path]:
+    """Blurred shapes of random colours, 640 x 480, as JPEG files of a photo's size."""
+    paths = []
+    for number in range(count):
+        draws = random.Random(number)
+        photo = Image.new("RGB", (640, 480))
+        pen = ImageDraw.Draw(photo)
+        for _ in range(400):
+            x, y, size = draws.randrange(-50, 640), draws.randrange(-50, 480), draws.randrange(10, 150)
+            pen.ellipse((x, y, x + size, y + draws.randrange(10, 150)), fill=tuple(draws.randbytes(3)))
+        paths.append(folder / f"{number}.jpg")
+        photo.filter(ImageFilter.GaussianBlur(1)).save(paths[-1], quality=90)
+    return paths
 
 
-def read(reader: YesNoReader, asked: Sequence[Record], batch: int) -> list[float]:
-    """P(yes) of every question, off the logits."""
-    places = batches_by_media(asked, batch)
-    found = {
-        n: choice.p_yes for one in places for n, choice in zip(one, reader.read([asked[n] for n in one]), strict=True)
+def questions(photos: Sequence[Path]) -> list[Record]:
+    """Eighteen questions about each photo."""
+    return [
+        Record(
+            f"{photo.name}/{colour}/{thing}",
+            (user_message(f"Is there a {colour} {thing} in the image?", images=1),),
+            (),
+            {"images": (Media(path=photo.name),)},
+        )
+        for photo in photos
+        for thing in OBJECTS
+        for colour in COLOURS
+    ]
+
+
+class Alone:
+    """Questions answered with transformers alone: every photo is opened and encoded for every question."""
+
+    def __init__(self, model: Any, processor: Any, folder: Path) -> None:
+        self.model, self.processor, self.folder = model, processor, folder
+
+    def inputs(self, asked: Sequence[Record]) -> Any:
+        """What the model takes, padded on the left."""
+        conversations = []
+        for record in asked:
+            name = record.media["images"][0].path
+            with Image.open(self.folder / str(name)) as photo:
+                part = {"type": "image", "image": photo.convert("RGB")}
+            conversations.append([{"role": "user", "content": [part, record.prompt[0]["content"][-1]]}])
+        options = {"add_generation_prompt": True, "tokenize": True, "return_dict": True, "return_tensors": "pt"}
+        encoded = self.processor.apply_chat_template(conversations, **options, processor_kwargs={"padding": True})
+        return encoded.to(self.model.device)
+
+    @torch.no_grad()
+    def answers(self, asked: Sequence[Record], batch: int) -> list[str]:
+        """The first written token of each answer."""
+        written = []
+        for start in range(0, len(asked), batch):
+            inputs = self.inputs(asked[start : start + batch])
+            ids = self.model.generate(**inputs, max_new_tokens=1, do_sample=False)[:, -1:]
+            written += self.processor.batch_decode(ids, skip_special_tokens=True)
+        return [text.strip() for text in written]
+
+    @torch.no_grad()
+    def split(self, asked: Sequence[Record], words: Sequence[int]) -> None:
+        """Gives the head's rows of two words a direction in which the questions differ, so that both are said.
+
+        An untrained model would say one and the same token to all of them.
+        """
+        hidden = self.model.model(**self.inputs(asked)).last_hidden_state[:, -1]
+        centre = hidden.mean(0)
+        widest = torch.linalg.svd(hidden - centre, full_matrices=False)[2][0]
+        direction = widest - centre * (widest @ centre) / (centre @ centre)
+        scale = 20 / (hidden @ direction).std()  # of the logits; those of all other words are about 1
+        for word, sign in zip(words, (1, -1), strict=True):
+            self.model.lm_head.weight[word] = sign * scale * direction
+
+
+def ways_of(
+    alone: Alone, encoder: Encoder, reader: YesNoReader, asked: Sequence[Record], batches: Sequence[int]
+) -> Ways:
+    """Every way to answer the questions, by name."""
+
+    def written(batch: int) -> list[str]:
+        settings = GenerationSettings(max_new_tokens=1, batch_size=batch)
+        return [own[0].text for own in generate(alone.model, encoder, asked, settings)]
+
+    def read() -> list[str]:
+        found: dict[int, str] = {}
+        for places in reader.batches(asked, 16):
+            choices = reader.read([asked[n] for n in places])
+            found |= {n: choice.text for n, choice in zip(places, choices, strict=True)}
+        return [found[n] for n in range(len(asked))]
+
+    ways: Ways = {ONE: lambda: alone.answers(asked, 1)}
+    ways |= {f"transformers, {size} at a time": partial(alone.answers, asked, size) for size in batches}
+    return ways | {"mmdpo, one written token": lambda: written(max(batches)), LOGITS: read}
+
+
+def measured(
+    ways: Mapping[str, Callable[[], list[str]]], repeats: int
+) -> tuple[dict[str, list[float]], dict[str, Any]]:
+    """Seconds of every way, by turns, and its answers."""
+    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    answers: dict[str, list[str]] = {}
+    for _ in range(repeats):
+        for name, way in ways.items():
+            start = time.perf_counter()
+            answers[name] = [text.lower() for text in way()]
+            seconds[name].append(time.perf_counter() - start)
+    return seconds, answers
+
+
+def report(seconds: Mapping[str, Sequence[float]], answers: Mapping[str, Sequence[str]]) -> dict[str, Any]:
+    """Medians, how much faster they are, and answers that are not those of one question at a time."""
+    median = {name: statistics.median(values) for name, values in seconds.items()}
+    batched = min((name for name in median if name.startswith("transformers") and name != ONE), key=median.__getitem__)
+    count = len(answers[ONE])
+    table = {
+        name: {
+            "ms_per_question": 1000 * taken / count,
+            "questions_per_second": count / taken,
+            "times_one_at_a_time": median[ONE] / taken,
+            "times_best_batch": median[batched] / taken,
+            "other_answers": sum(
+                one.lower() != two.lower() for one, two in zip(answers[ONE], answers[name], strict=True)
+            ),
+        }
+        for name, taken in median.items()
     }
-    return [found[n] for n in range(len(asked))]
+    return {"questions": count, "says_yes": answers[ONE].count("yes"), "ways": table}
 
 
 def main() -> None:
-    """Times all ways and prints a table."""
+    """Times all ways, prints a table and writes it."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--images", type=int, default=6)
+    parser.add_argument("--photos", type=Path, help="folder of JPEG files; default: some are drawn")
+    parser.add_argument("--images", type=int, default=4)
     parser.add_argument("--pixels", type=int, default=336)
     parser.add_argument("--width", type=int, default=256)
     parser.add_argument("--layers", type=int, default=6)
-    parser.add_argument("--batch", type=int, default=12, help="questions at a time")
-    parser.add_argument("--repeats", type=int, default=3, help="the fastest counts")
+    parser.add_argument("--batches", type=int, nargs="+", default=[4, 8, 16, 32])
+    parser.add_argument("--repeats", type=int, default=3, help="by turns; the median counts")
+    parser.add_argument("--out", type=Path, help="JSON file for the numbers")
     chosen = parser.parse_args()
-    model, processor = build(chosen.pixels, chosen.width, chosen.layers)
-    model = model.to("cuda" if torch.cuda.is_available() else "cpu")
-    encoder = encoder_of(model, processor, None)
-    asked = questions(chosen.images, chosen.pixels)
-
-    shared, alone = YesNoReader(model, encoder), YesNoReader(model, encoder, share=False)
-    difference = max(
-        abs(one - other)
-        for one, other in zip(read(shared, asked, chosen.batch), read(alone, asked, chosen.batch), strict=True)
-    )
-
-    def written(batch: int) -> None:
-        generate(model, encoder, asked, GenerationSettings(max_new_tokens=1, batch_size=batch))
-
-    ways: dict[str, Callable[[], object]] = {
-        "logits, one prefix an image": lambda: read(shared, asked, chosen.batch),
-        "logits, a row each": lambda: read(alone, asked, chosen.batch),
-        f"generated, {chosen.batch} at a time": lambda: written(chosen.batch),
-        "generated, one at a time": lambda: written(1),
-        "(encoding the prompts alone)": lambda: [encoder.prompt(record) for record in asked],
-    }
-    seconds = {name: min(_timed(way) for _ in range(chosen.repeats)) for name, way in ways.items()}
-    slowest = seconds["generated, one at a time"]
-    print(f"{len(asked)} questions about {chosen.images} images of {(chosen.pixels // PATCH) ** 2} tokens")
-    for name, taken in seconds.items():
-        print(f"{name:28} {1000 * taken / len(asked):8.1f} ms a question  {slowest / taken:6.2f} times one at a time")
-    print(f"P(yes) of the first two ways differs by {difference:.1e} at most; {shared.alone or 'prefixes were shared'}")
-    print(f"{torch.get_num_threads()} threads of {os.cpu_count()} cores, {model.device}")
-
-
-def _timed(way: Callable[[], object]) -> float:
-    start = time.perf_counter()
-    way()
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    return time.perf_counter() - start
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = chosen.photos or Path(temporary)
+        photos = sorted(folder.glob("*.jpg"))[: chosen.images] if chosen.photos else draw_photos(folder, chosen.images)
+        asked = questions(photos)
+        model, processor = build(chosen.pixels, chosen.width, chosen.layers)
+        alone = Alone(model.to("cuda" if torch.cuda.is_available() else "cpu"), processor, folder)
+        encoder = encoder_of(model, processor, folder)
+        words = spellings(encoder, asked[0])
+        alone.split(asked[:: max(1, len(asked) // 12)], (words.yes[0], words.no[0]))
+        reader = YesNoReader(model, encoder)
+        ways = ways_of(alone, encoder, reader, asked, chosen.batches)
+        measured(ways, 1)
+        seconds, answers = measured(ways, chosen.repeats)
+    found = report(seconds, answers)
+    where = f"{torch.get_num_threads()} threads of {os.cpu_count()} CPU cores" if model.device.type == "cpu" else "GPU"
+    shape = {"image_tokens": (chosen.pixels // PATCH) ** 2, "width": chosen.width, "layers": chosen.layers}
+    print(f"{found['questions']} questions about {len(photos)} photos, {shape['image_tokens']} image tokens, {where}")
+    print(f"{'':32} ms a question  times one  times best batch  other answers")
+    for name, row in found["ways"].items():
+        print(
+            f"{name:32} {row['ms_per_question']:13.1f} {row['times_one_at_a_time']:10.1f} "
+            f"{row['times_best_batch']:17.1f} {row['other_answers']:14}"
+        )
+    print(f"{found['says_yes']} of {found['questions']} answers are yes; {reader.alone or 'prefixes were shared'}")
+    if chosen.out:
+        chosen.out.parent.mkdir(parents=True, exist_ok=True)
+        write_json(chosen.out, {**found, "seconds": seconds, "shape": shape, "where": where})
 
 
 if __name__ == "__main__":

@@ -79,6 +79,13 @@ class Rule:
     attempt: str
 
 
+REMEDY = (
+    "a likelihood term on the chosen answer (loss: rpo_nll) or a larger weight of it where the loss has one already, "
+    "loss: dpop, or a lower learning rate."
+)
+"""Against chosen answers that become less likely."""
+
+
 def _moved(get: Callable[[str], float]) -> bool:
     """Whether the policy's tokens differ from the reference's by more than about 0.014 nats (root mean square)."""
     return get("diagnostics/kl_k2") > 1e-4
@@ -100,7 +107,7 @@ RULES = (
         lambda get: get("diagnostics/displacement") > 0.5 and get("diagnostics/chosen_change") < -0.01,
         "above 0.5",
         "Of most pairs both answers became less likely: what becomes likelier instead is in no pair.",
-        "a likelihood term on the chosen answer (loss: rpo_nll), loss: dpop, or a lower learning rate.",
+        REMEDY,
     ),
     Rule(
         "chosen_fell",
@@ -108,7 +115,7 @@ RULES = (
         lambda get: get("diagnostics/chosen_change") < -0.1,
         "below -0.1 nats a token",
         "The chosen answers became less likely than before training.",
-        "a likelihood term on the chosen answer (loss: rpo_nll), loss: dpop, or a lower learning rate.",
+        REMEDY,
     ),
     Rule(
         "length",
@@ -128,8 +135,8 @@ RULES = (
     ),
     Rule(
         "far_away",
-        "diagnostics/kl_k3",
-        lambda get: get("diagnostics/kl_k3") > 0.5,
+        "diagnostics/kl_k2",  # not k3, whose exp(-d) lets one token of log-ratio -11 outweigh tens of thousands
+        lambda get: get("diagnostics/kl_k2") > 0.5,
         "above 0.5 nats a token",
         "The policy is far from the reference: what it could do before may be lost.",
         "fewer steps, a lower learning rate, a larger beta, or a term that holds it (term: drift).",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,10 +20,13 @@ from mmdpo.errors import ConfigError, DataError
 from mmdpo.evals.base import Sample
 from mmdpo.jsonfiles import append_json_line, read_json, read_json_lines, write_json, write_json_lines
 from mmdpo.media import Media, frame_paths, resolve_path
+from mmdpo.records import Records
 
 ANSWERS_FILE, GENERATION_FILE = "answers.jsonl", "generation.json"
 FREE = ("batch_size", "processes", "media_root", "data")
 """Settings that may change before an evaluation goes on: they do not decide what is asked or how."""
+NUMBER = "sample"
+"""Key of a row that says which of several answers to its question it is, from 0."""
 PROBES = 64
 """Weights of each tensor that enter a model's fingerprint."""
 
@@ -68,13 +72,16 @@ class AnswerFile:
         key: What the rows call the id of their question.
         settings: What decides the answers, and what :data:`FREE` names.
         shard: The part of this process.
+        each: Answers to every question; their rows tell them apart by :data:`NUMBER`.
 
     Raises:
         ConfigError: The folder holds answers that were made with other settings, data or another model.
     """
 
-    def __init__(self, folder: Path, key: str, settings: Mapping[str, Any], shard: Shard | None = None) -> None:
-        self.folder, self.key, self.shard = folder, key, shard or Shard()
+    def __init__(
+        self, folder: Path, key: str, settings: Mapping[str, Any], shard: Shard | None = None, each: int = 1
+    ) -> None:
+        self.folder, self.key, self.shard, self.each = folder, key, shard or Shard(), each
         self.own = folder / f"answers.part-{self.shard.index}.jsonl"
         if self.shard.is_main:
             folder.mkdir(parents=True, exist_ok=True)
@@ -86,8 +93,9 @@ class AnswerFile:
             write_json(folder / GENERATION_FILE, {**settings, "processes": self.shard.count})
             self._gather(self.own)
         self.shard.wait()
-        self.done = {str(row[key]) for row in self._rows()}
-        """Ids of the questions that have an answer."""
+        answers = Counter(question for question, _ in self._rows())
+        self.done = {question for question, count in answers.items() if count >= each}
+        """Ids of the questions that have all their answers."""
         self.shard.wait()  # nobody appends before everybody has read
 
     def add(self, row: Mapping[str, Any]) -> None:
@@ -102,15 +110,16 @@ class AnswerFile:
         """
         self.shard.wait()
         if self.shard.is_main:
-            rows = {str(row[self.key]): row for row in self._rows()}
-            missing = [sample.id for sample in samples if sample.id not in rows]
+            rows = self._rows()
+            wanted = [(sample.id, number) for sample in samples for number in range(self.each)]
+            missing = list(dict.fromkeys(question for question, number in wanted if (question, number) not in rows))
             if missing:
                 raise DataError(
                     f"{len(missing)} questions have no answer in {str(self.folder)!r} (first: {missing[0]!r})",
                     why="Numbers over the others alone would be of another benchmark.",
                     fix="Run the same command again; it goes on with what is missing.",
                 )
-            write_json_lines(self.folder / ANSWERS_FILE, [rows[sample.id] for sample in samples])
+            write_json_lines(self.folder / ANSWERS_FILE, [rows[one] for one in wanted])
             for part in self._parts():
                 part.unlink()
         self.shard.wait()
@@ -119,19 +128,19 @@ class AnswerFile:
     def _parts(self) -> list[Path]:
         return sorted(self.folder.glob("answers.part-*.jsonl"))
 
-    def _rows(self) -> list[dict[str, Any]]:
-        """The whole lines of all files; of two answers to one question the first counts."""
-        found: dict[str, dict[str, Any]] = {}
+    def _rows(self) -> dict[tuple[str, int], dict[str, Any]]:
+        """The whole lines of all files by question and number; of two that are alike in both the first counts."""
+        found: dict[tuple[str, int], dict[str, Any]] = {}
         for path in (self.folder / ANSWERS_FILE, *self._parts()):
             for row in read_json_lines(path).rows:
-                found.setdefault(str(row[self.key]), row)
-        return list(found.values())
+                found.setdefault((str(row[self.key]), int(row.get(NUMBER, 0))), row)
+        return found
 
     def _gather(self, into: Path) -> None:
         """Puts what earlier calls left into one file without half lines, which would swallow the next one."""
         parts = self._parts()
         if parts:
-            write_json_lines(into, self._rows())
+            write_json_lines(into, self._rows().values())
             for part in set(parts) - {into}:
                 part.unlink()
 
@@ -191,11 +200,13 @@ def _hash(path: str, root: Path) -> str:
 
 
 def data_fingerprint(samples: Sequence[Sample], hashes: Mapping[str, str]) -> str:
-    """A sha256 of what is asked: ids, questions, and the content of the media."""
+    """A sha256 of what is asked: ids, questions, the content of the media, and of texts that are scored."""
     digest = hashlib.sha256()
     for sample in samples:
         media = {plural: [hashes[str(path)] for path in paths] for plural, paths in sorted(sample.media.items())}
         digest.update((json.dumps([sample.id, sample.prompt, media]) + "\n").encode())
+        if sample.record is not None:
+            digest.update(Records([sample.record]).fingerprint().encode())
     return digest.hexdigest()
 
 

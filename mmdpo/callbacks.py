@@ -46,15 +46,24 @@ class SilentRun:
 
 
 class Bar(ProgressCallback):
-    """Trainer's progress bar with the margin beside it, and nothing printed: the run folder has the numbers."""
+    """Trainer's progress bar with the margin beside it, and nothing printed: the run folder has the numbers.
+
+    Attributes:
+        shown: What is shown -> by which name.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.shown = {"loss": "loss", "rewards/margins": "margin", "eval_rewards/accuracies": "held-out accuracy"}
+        self._newest: dict[str, str] = {}
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
         """Shows the newest values at the end of the bar."""
         bar = getattr(self, "training_bar", None)
-        shown = {"loss": "loss", "rewards/margins": "margin", "eval_rewards/accuracies": "held-out accuracy"}
-        values = {shown[name]: f"{value:.3f}" for name, value in (logs or {}).items() if name in shown}
+        values = {self.shown[name]: f"{value:.3f}" for name, value in (logs or {}).items() if name in self.shown}
+        self._newest |= values
         if bar is not None and values:
-            bar.set_postfix(values)
+            bar.set_postfix(self._newest)
 
 
 class ObjectiveState(TrainerCallback):
@@ -117,6 +126,10 @@ class RunCallback(TrainerCallback):
 
     It also warns of numbers in their danger zone, of each rule once a run; the manifest keeps under ``advice`` what was
     said, with the last step at which it was so.
+
+    Attributes:
+        signal: The signal that this process has caught.
+        stopping: Whether all processes are stopping because one of them has caught one.
     """
 
     def __init__(self, run: Any) -> None:
@@ -124,6 +137,7 @@ class RunCallback(TrainerCallback):
         self._adviser = Adviser()
         self._advice: dict[str, dict[str, Any]] = {}
         self.signal: int | None = None
+        self.stopping = False
         self._caught_at = 0.0
         self._before: dict[int, Any] = {}
 
@@ -150,10 +164,12 @@ class RunCallback(TrainerCallback):
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Saves and stops after a signal, all processes at the same step, whichever of them heard it first."""
+        heard = self.signal or 0  # read once: another may come to one process alone, and waits for the next step
         if args.world_size > 1:
-            self.signal = int(gather(torch.tensor([self.signal or 0], device=args.device)).max()) or None
-        if self.signal is not None:
-            control.should_save = control.should_training_stop = True
+            heard = int(gather(torch.tensor([heard], device=args.device)).max())
+        if heard:
+            self.signal = heard
+            self.stopping = control.should_save = control.should_training_stop = True
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
         """One line a log event, and a warning where a number is in its danger zone for the first time."""

@@ -16,6 +16,7 @@ from mmdpo.collate import Collator
 from mmdpo.companions import Companions
 from mmdpo.config import RunConfig
 from mmdpo.encoding import Encoder
+from mmdpo.eval_settings import never_reached
 from mmdpo.marks import marked_share
 from mmdpo.objectives import Objective, Term
 from mmdpo.objectives.objective import explained
@@ -75,8 +76,10 @@ def check_run(
             "trained": f"{what_trains(config)[1]}; {loaded.decisions['trainable_parameters']:,} parameters",
             "answers tokenised": ", ".join(f"{count} {WAYS[way]}" for way, count in data.screening.ways.items()),
             "optimizer steps": f"{steps:,} of {batch} records, {steps * batch / len(data.train):.3g} epochs",
+            **_about_evals(config),
         }
     )
+    yield from (Text(words, style="yellow") for words in never_reached(config, steps))
     yield Group(*_terms(objective, data))
     longest = data.train[max(range(len(data.train)), key=data.screening.lengths.__getitem__)]
     yield Group(*_example(longest, data.encoder, any(view.candidate == EVERY for view in objective.views)))
@@ -172,6 +175,18 @@ def _about_marks(objective: Objective, records: Sequence[Record]) -> dict[str, s
     share = marked_share(records)
     words = f"{share.chosen:.0%} of the words of chosen and {share.rejected:.0%} of those of rejected answers"
     return {"marks": f"in {share.records:.0%} of the records; {words}"}
+
+
+def _about_evals(config: RunConfig) -> dict[str, str]:
+    """What is evaluated while training, and what follows from it."""
+    small = {name: section for name, section in config.eval.items() if section.every is not None}
+    told = [f"{name} every {s.every} steps on up to {s.while_training.limit} images" for name, s in small.items()]
+    facts = {"evaluated while training": "; ".join(told)} if told else {}
+    if config.stop is not None:
+        kept = " and ".join(f"{name} stays within {by:g}" for name, by in config.stop.keep.items())
+        facts["best checkpoint"] = f"by {config.stop.metric}" + (f", while {kept} of step 0" if kept else "")
+        facts["stops early"] = f"after {config.stop.patience} evaluations without a better one"
+    return facts
 
 
 def _candidate_name(number: int) -> str:

@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import typer
 from rich.logging import RichHandler
 
-from mmdpo import eval_verb, helper_verbs, preference_verbs, score_verb, winrate_verb
+from mmdpo import eval_verb, export_verb, helper_verbs, preference_verbs, score_verb, winrate_verb
 from mmdpo.commandline import merged, relaunch, run_config, use_plugins
 from mmdpo.errors import MMDPOError
 from mmdpo.terminal import (
@@ -22,6 +22,7 @@ from mmdpo.terminal import (
     notes,
     print_comparison,
     print_error,
+    print_run_comparison,
     progress,
     results,
     say,
@@ -172,6 +173,7 @@ def train(
 
         if settings.eval:
             evaluate_run(folder, settings, progress=progress)
+            print_run_comparison(folder)
         page = write_run_pages([folder])
         say_warnings(folder)
         closing(f"trained; run folder {folder}", page, f"mmdpo eval {folder} pope --data pope=QUESTIONS --out DIR")
@@ -226,7 +228,7 @@ def report(
     closing("report written", write_run_pages(runs, out), "open it in a browser")
 
 
-for verbs in (helper_verbs, preference_verbs, winrate_verb):
+for verbs in (export_verb, helper_verbs, preference_verbs, winrate_verb):
     verbs.add_to(app)
 
 

@@ -10,10 +10,32 @@ from mmdpo.errors import ConfigError
 
 
 def run_config(config: Path, overrides: list[str] | None) -> Any:
-    """The configuration of a run."""
-    from mmdpo.config import load_config
+    """The configuration of a run: the file with the settings of the command.
 
-    return load_config(config, overrides or [])
+    A loss that is named whole (``loss=NAME``, ``loss={NAME: {...}}``) takes the place of the file's, because two losses
+    would be added up. ``loss.NAME.key=value`` changes one that is there, or adds one.
+
+    Raises:
+        ConfigError: As for `mmdpo.config.parse_config`.
+    """
+    from mmdpo.config import parse_config, read_yaml
+
+    given = overrides or []
+    values = read_yaml(config, given)
+    whole = [word for word in given if word.startswith("loss=")]
+    parts = [word for word in given if word.startswith("loss.")]
+    named = read_yaml(config).get("loss")
+    if whole:
+        values["loss"] = read_yaml(None, [*map(_as_mapping, whole), *parts] if parts else whole)["loss"]
+    elif parts and isinstance(named, str):
+        values["loss"] = {named: {}} | values["loss"]
+    return parse_config(values, str(config))
+
+
+def _as_mapping(word: str) -> str:
+    """``loss=NAME`` as ``loss={NAME: {}}``, so that its settings can be merged with it."""
+    name = word.removeprefix("loss=")
+    return word if name.startswith("{") else f"loss={{{name}: {{}}}}"
 
 
 def merged(words: list[str]) -> tuple[dict[str, Any], Path]:
@@ -40,22 +62,32 @@ def use_plugins(files: list[Path] | None) -> None:
     load_plugins(files or [])
 
 
-def eval_sections(words: list[str], data: list[str], images: list[str], limit: int | None) -> dict[str, Any]:
-    """Sections of a configuration from benchmarks with their own options, ``--data`` and ``--images``."""
+def eval_sections(
+    words: list[str], data: list[str], images: list[str], limit: int | None, out: Path = Path(), **how: Any
+) -> dict[str, Any]:
+    """Sections of a configuration from benchmarks with their own options, ``--data`` and ``--images``.
+
+    Args:
+        words: Benchmarks, then their own options.
+        data: ``BENCH=PATH`` of the questions.
+        images: ``BENCH=FOLDER`` of the media.
+        limit: Images or clips to use.
+        out: Folder of the evaluation.
+        how: Further fields of each section.
+
+    Raises:
+        ConfigError: A benchmark is unknown, lacks its data, or something is given for one that is not there.
+    """
     from mmdpo.config import EvalSection
+    from mmdpo.evals.needs import data_paths, known_names
 
     start = next((n for n, word in enumerate(words) if word.startswith("--")), len(words))
     benchmarks, own = words[:start], own_options(words[:start], options(words[start:]))
-    paths, folders = by_name(data, "--data"), by_name(images, "--images")
-    missing = [name for name in benchmarks if name not in paths]
-    if missing:
-        raise ConfigError(
-            f"no --data for {', '.join(missing)}",
-            why="A benchmark needs its questions.",
-            fix=f"Add --data {missing[0]}=PATH",
-        )
+    paths = data_paths(benchmarks, by_name(data, "--data"), out, "Add --data {name}=PATH")
+    folders = by_name(images, "--images")
+    known_names(folders, benchmarks, "--images")
     return {
-        name: EvalSection(data=paths[name], images=folders.get(name), limit=limit, options=own[name])
+        name: EvalSection(data=paths[name], images=folders.get(name), limit=limit, options=own[name], **how)
         for name in benchmarks
     }
 
@@ -80,14 +112,17 @@ def own_options(benchmarks: list[str], given: dict[str, str]) -> dict[str, dict[
 
 def by_name(pairs: list[str], option: str) -> dict[str, str]:
     """``NAME=VALUE`` pairs of an option."""
+    named: dict[str, str] = {}
     for pair in pairs:
-        if "=" not in pair:
+        name, equals, value = pair.partition("=")
+        if not equals or name in named:
             raise ConfigError(
-                f"{option} {pair!r} has no benchmark name",
-                why="It is not known which benchmark it belongs to.",
-                fix=f"Write {option} BENCH=PATH.",
+                f"{option} {pair!r} has no benchmark name" if not equals else f"{option} names {name!r} twice",
+                why="It is not known which benchmark it belongs to." if not equals else "Only one could be used.",
+                fix=f"Write {option} BENCH=PATH, once for each.",
             )
-    return dict(pair.split("=", 1) for pair in pairs)
+        named[name] = value
+    return named
 
 
 def options(words: list[str]) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from typing import Any
 from mmdpo import registry
 from mmdpo.config import shipped_configs
 from mmdpo.errors import ConfigError, did_you_mean
+from mmdpo.evals.needs import needs, options_of, what_it_reads
 from mmdpo.jsonfiles import read_json
 
 VERIFIED = Path(__file__).parent / "models" / "verified.json"
@@ -29,14 +30,23 @@ def listing(kind: str) -> list[dict[str, Any]]:
         from mmdpo.loss_catalogue import catalogue  # torch, which no other list needs
 
         return [dataclasses.asdict(entry) for entry in catalogue()]
-    if kind in ("builders", "benchmarks", "modalities"):
-        names = {"builders": registry.builders, "benchmarks": registry.benchmarks, "modalities": registry.modalities}
+    if kind == "benchmarks":
+        kinds = {name: registry.benchmarks.get(name) for name in registry.benchmarks}
+        return [{"name": name, "what": _first_line(found), **needs(found)} for name, found in kinds.items()]
+    if kind in ("builders", "modalities"):
+        names = {"builders": registry.builders, "modalities": registry.modalities}
         return [{"name": name, "what": _first_line(names[kind].get(name))} for name in names[kind]]
     if kind == "configs":
         return [{"name": name, "what": _comment(path.read_text("utf-8"))} for name, path in shipped_configs().items()]
     if kind == "families":
         return [_family(name, entry) for name, entry in read_json(VERIFIED)["families"].items()]
     raise ConfigError(f"there is no list of {kind!r}", why=did_you_mean(kind, KINDS), fix=f"One of: {', '.join(KINDS)}")
+
+
+def benchmark_details(name: str) -> dict[str, Any]:
+    """What `mmdpo ls benchmarks NAME` adds: the files that it takes as data, and its options with their defaults."""
+    kind = registry.benchmarks.get(name)
+    return {"reads": what_it_reads(kind), "options": options_of(kind)}
 
 
 def one_of(rows: Sequence[dict[str, Any]], name: str, kind: str) -> dict[str, Any]:

@@ -7,7 +7,6 @@ of a prompt or candidate becomes a special id.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,12 +17,14 @@ from jinja2 import TemplateError
 from torch import Tensor
 
 from mmdpo.corruptions import ItemCache
-from mmdpo.errors import DataError, MMDPOError, ModelError
-from mmdpo.media_units import MediaUnit, media_units
+from mmdpo.errors import ConfigError, DataError, MMDPOError, ModelError
+from mmdpo.media_units import MediaUnit, media_units, run_lengths
 from mmdpo.modalities.base import Modality, modality_of
 from mmdpo.modalities.variants import items_of, swapped, with_items
 from mmdpo.models.families import Facts, accepted
-from mmdpo.records import Record, media_field
+from mmdpo.prepared_media import Prepared, PreparedMedia, media_of
+from mmdpo.prompt_checks import check_inputs, check_places, refuse_both
+from mmdpo.records import Record
 from mmdpo.rendering import Renderer
 from mmdpo.views import CLEAN, NONE, SWAP
 
@@ -66,6 +67,7 @@ class Encoder(Renderer):
     Attributes:
         epoch: The epoch that is encoded.
         cache: Corrupted items that were made already.
+        prepared: What the processor made of the latest media, for further prompts about them.
     """
 
     def __init__(
@@ -83,6 +85,7 @@ class Encoder(Renderer):
         self.fresh = fresh
         self.epoch = 0
         self.cache = ItemCache(0) if fresh else ItemCache()  # what is drawn anew is never needed again
+        self.prepared = PreparedMedia()
 
     def fixed(self) -> Encoder:
         """The same encoder with variants drawn once for all: held-out records must not change from epoch to epoch."""
@@ -115,15 +118,15 @@ class Encoder(Renderer):
 
     def _prompt(self, record: Record, variant: str) -> EncodedPrompt:
         self._check_taken(record)
-        _check_places(record)
-        conversation, items = self._conversation(record, variant)
+        check_places(record)
+        prepared, conversation, items = self._conversation(record, variant)
         options: dict[str, Any] = {}
         for plural, decoded in items.items():
             options |= modality_of(plural).processor_options(decoded) if decoded else {}
         unsafe = any(self.control_tokens(part.get("text", "")) for m in conversation for part in m["content"])
         own = getattr(self.processor, "chat_template", None)
         try:
-            encoded = self.processor.apply_chat_template(
+            encoded = prepared.by(self.processor).apply_chat_template(
                 conversation,
                 add_generation_prompt=True,
                 tokenize=True,
@@ -146,7 +149,27 @@ class Encoder(Renderer):
                 why="The record cannot be turned into model inputs.",
                 fix="Compare its content parts with its media lists.",
             ) from error
-        return self._split(dict(encoded), items, record)
+        prompt = self._split(dict(encoded), items, record, prepared)
+        if variant == CLEAN and items:
+            self.prepared.keep(media_of(record), prepared)
+        return prompt
+
+    def unfit(self, record: Record, variant: str = CLEAN) -> str:
+        """Why a record's candidates cannot be scored: too long for the model, unreadable; empty where they can.
+
+        Raises:
+            ConfigError: The variant is unknown.
+            ModelError: The template or the processor does not go with such records.
+        """
+        try:
+            answers = [len(self.answer(record, candidate).ids) for candidate in record.candidates]
+            length = len(self.prompt(record, variant).input_ids) + max(answers, default=0)
+        except (ConfigError, ModelError):
+            raise  # of no single record
+        except MMDPOError as error:
+            return error.what
+        limit = self.facts.max_positions
+        return f"{length} tokens, the model's limit is {limit}" if limit is not None and length > limit else ""
 
     def positions(self, prompt: EncodedPrompt, answer_length: int) -> Tensor | None:
         """Positions of the plain row prompt + answer, by the model's own function.
@@ -167,13 +190,23 @@ class Encoder(Renderer):
         # Qwen3-Omni counts in fractions where there is a video, and says whole numbers as fractions elsewhere
         return own if own.is_floating_point() and not torch.equal(own, own.round()) else own.long()
 
-    def _conversation(self, record: Record, variant: str) -> tuple[list[dict[str, Any]], dict[str, list[Any]]]:
-        """The prompt with decoded items in its parts, and those items by plural name."""
+    def _conversation(
+        self, record: Record, variant: str
+    ) -> tuple[Prepared, list[dict[str, Any]], dict[str, list[Any]]]:
+        """What is kept of the record's media, the prompt with decoded items in its parts, and those items by plural."""
         epoch = self.epoch if self.fresh else None
-        items = items_of(record, variant, self.root, self.cache, seed=self.seed, epoch=epoch)
-        return with_items(record.prompt, items, self.processor, leave_out=variant == NONE), items
+        prepared = self.prepared.get(media_of(record)) if variant == CLEAN else Prepared()
+        if prepared.items is None:
+            prepared.items = items_of(record, variant, self.root, self.cache, seed=self.seed, epoch=epoch)
+        return (
+            prepared,
+            with_items(record.prompt, prepared.items, self.processor, leave_out=variant == NONE),
+            prepared.items,
+        )
 
-    def _split(self, encoded: dict[str, Any], items: Mapping[str, Sequence[Any]], record: Record) -> EncodedPrompt:
+    def _split(
+        self, encoded: dict[str, Any], items: Mapping[str, Sequence[Any]], record: Record, prepared: Prepared
+    ) -> EncodedPrompt:
         """Sorts the processor's outputs into ids, per-token fields and encoder inputs."""
         encoded.pop("attention_mask", None)
         encoded.pop("labels", None)
@@ -188,16 +221,20 @@ class Encoder(Renderer):
             inputs = {
                 name: torch.as_tensor(encoded.pop(name)) for name in self._input_names(modality) if name in encoded
             }
-            _check_inputs(modality, inputs, len(decoded), record)
-            own = media_units(
-                modality,
-                inputs,
-                decoded,
-                ids[0] == self.facts.media_token_ids.get(modality.name, -1),
-                self.processor,
-                tokens_needed=self.facts.embeds(modality.name) and modality.name not in self.facts.family.features,
-                together=bool(as_images) or modality.name in self.facts.family.alone,
-            )
+            places = ids[0] == self.facts.media_token_ids.get(modality.name, -1)
+            key = (plural, tuple(run_lengths(places)))
+            if key not in prepared.units:
+                check_inputs(modality, inputs, len(decoded), record)
+                prepared.units[key] = media_units(
+                    modality,
+                    inputs,
+                    decoded,
+                    places,
+                    self.processor,
+                    tokens_needed=self.facts.embeds(modality.name) and modality.name not in self.facts.family.features,
+                    together=bool(as_images) or modality.name in self.facts.family.alone,
+                )
+            own = prepared.units[key]
             # what is read through cross-attention stands in place of no token
             units += [replace(unit, tokens=None) for unit in own] if self.facts.family.cross_attention else own
             extras |= inputs
@@ -219,7 +256,7 @@ class Encoder(Renderer):
         if not videos or any(name in encoded for name in self._input_names(modality_of("videos"))):
             return []
         if items.get("images") and len(encoded.get("pixel_values", ())) == 1:  # SmolVLM's keeps the frames alone
-            _refuse_both(record)
+            refuse_both(record)
         return [*items.get("images", ()), *videos] if "pixel_values" in encoded else []
 
     def _check_taken(self, record: Record) -> None:
@@ -250,7 +287,7 @@ class Encoder(Renderer):
             )
         both = items.get("images") and items.get("videos") and "video" in self.facts.feature_inputs
         if both and not bool(torch.isin(ids, self.facts.media_token_ids.get("video", -1)).any()):  # GLM-4V
-            _refuse_both(record)
+            refuse_both(record)
 
     def _input_names(self, modality: Modality) -> tuple[str, ...]:
         """What the processor calls the modality's encoder inputs, the main one first."""
@@ -258,42 +295,3 @@ class Encoder(Renderer):
         if own is not None:
             return tuple(own(modality.name))
         return (*modality.inputs, *self.facts.feature_inputs.get(modality.name, ()))
-
-
-def _check_places(record: Record) -> None:
-    """Refuses a prompt with more or fewer places than media items."""
-    parts = [part["type"] for message in record.prompt for part in message["content"]]
-    places = Counter(media_field(part) for part in parts if part != "text")
-    for plural in sorted({*places, *record.media}):
-        items = len(record.media.get(plural, ()))
-        if places[plural] != items:
-            raise DataError(
-                f"the prompt of record {record.id!r} has {places[plural]} places for {items} {plural}",
-                why="Every place stands for one item, in reading order.",
-                fix=f"Give as many parts of type {plural.removesuffix('s')!r} as items.",
-            )
-
-
-def _refuse_both(record: Record) -> None:
-    raise ModelError(
-        f"record {record.id!r} has images and videos in one prompt, which this model cannot tell apart",
-        why="Features would stand at the wrong tokens; the model itself fails on it.",
-        fix="Use prompts with one of the two.",
-    )
-
-
-def _check_inputs(modality: Modality, inputs: Mapping[str, Tensor], items: int, record: Record) -> None:
-    """Refuses media that the processor ignored, and encoder inputs that are not numbers."""
-    if not inputs:
-        raise ModelError(
-            f"the processor made no inputs for the {items} {modality.plural} of record {record.id!r}",
-            why="The model would be trained without its media.",
-            fix=f"Use a model that takes {modality.plural}, or a processor with an encoder for them.",
-        )
-    for name, values in inputs.items():
-        if values.is_floating_point() and not bool(torch.isfinite(values).all()):
-            raise DataError(
-                f"the {modality.plural} of record {record.id!r} give {name} that are not finite",
-                why="One NaN makes every weight NaN at the next step.",
-                fix="Correct the file or leave the record out.",
-            )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -12,6 +12,12 @@ from mmdpo.terminal import closing, metric_table, progress, results, say
 
 OWN_OPTIONS = {"allow_extra_args": True, "ignore_unknown_options": True}
 """Lets a verb take options that it does not know itself: those of a benchmark."""
+JudgeFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--judge", help="YAML file of an endpoint that judges answers: url, model and so on.", show_default=False
+    ),
+]
 
 
 def add_to(app: typer.Typer) -> None:
@@ -37,6 +43,7 @@ def evaluate(
         Literal["generation", "logits", "both"],
         typer.Option("--answer-by", help="How yes/no questions are answered: written out, or read from the logits."),
     ] = "generation",
+    judge: JudgeFile = None,
     processes: Annotated[int, typer.Option("--processes", help="Processes on this machine.", min=1)] = 1,
     plugin: Annotated[
         list[Path] | None,
@@ -49,19 +56,21 @@ def evaluate(
 
     Example: `mmdpo eval runs/first pope --data pope=questions.jsonl --images pope=photos --out runs/first-pope`
     """
+    from mmdpo.evals.endpoint import read_endpoint
+
     use_plugins(plugin)
-    sections = eval_sections(benchmarks, data or [], images or [], limit)
+    how: dict[str, Any] = {"batch_size": batch_size, "answer_by": answer_by}
+    sections = eval_sections(benchmarks, data or [], images or [], limit, out, **how)
+    endpoint = None if judge is None else read_endpoint(judge)
     if processes > 1:
         relaunch(processes)
     from accelerate import PartialState
 
     from mmdpo.answer_file import Shard
-    from mmdpo.evaluation import evaluate_model
+    from mmdpo.benchmarking import evaluate_model
 
     shard = Shard.of_this_process()
-    metrics = evaluate_model(
-        model, sections, out, batch_size=batch_size, progress=progress, answer_by=answer_by, shard=shard
-    )
+    metrics = evaluate_model(model, sections, out, progress=progress, judge=endpoint, shard=shard)
     if shard.is_main:
         for result in metrics.values():
             results.print(metric_table(result))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,6 @@ from mmdpo.models.load import BASE_CHANGING, load_pretrained
 __all__ = [
     "answer_and_score",
     "encoder_of",
-    "evaluate_model",
     "evaluate_run",
     "limited",
     "load_any",
@@ -37,64 +36,12 @@ __all__ = [
 ]
 
 
-def evaluate_model(
-    path: str,
-    sections: Mapping[str, EvalSection],
-    out: Path,
-    *,
-    batch_size: int = 16,
-    progress: Progress = iter,
-    answer_by: AnswerBy = "generation",
-    shard: Shard | None = None,
-) -> dict[str, dict[str, Any]]:
-    """Answers and scores benchmarks.
-
-    Args:
-        path: A run folder, an adapter folder, a model folder or a hub name.
-        sections: Data and options by benchmark.
-        out: Folder that gets ``eval/BENCHMARK/{answers.jsonl, items.jsonl, metrics.json}``.
-        batch_size: Prompts at a time.
-        progress: Wraps long loops for a progress bar.
-        answer_by: How yes/no questions are answered.
-        shard: The part of this process, where several share the work.
-
-    Returns:
-        Each benchmark's metrics in the form of ``mmdpo score``.
-
-    Raises:
-        ConfigError: ``out`` holds finished evaluations, or answers that were made otherwise; or answers are to be read
-            from the logits and no benchmark asks yes/no questions.
-    """
-    benchmarks = {name: make_benchmark(name, **section.options) for name, section in sections.items()}
-    for name in benchmarks:
-        if (out / "eval" / name / METRICS_FILE).exists():
-            raise ConfigError(
-                f"{str(out / 'eval' / name)!r} exists",
-                why="Evaluations are never overwritten.",
-                fix="Choose another --out.",
-            )
-    if answer_by != "generation" and not any(benchmark.yes_no for benchmark in benchmarks.values()):
-        raise ConfigError(
-            f"--answer-by {answer_by}, but {', '.join(benchmarks)} asks no yes/no questions",
-            why="Only yes and no can be read from the logits of the first token.",
-            fix="Leave --answer-by away.",
-        )
-    model, processor = load_any(path)
-    (shard or Shard()).wait()  # all have seen that nothing is finished before one finishes
-    results = {}
-    for name, section in sections.items():
-        folder, benchmark = out / "eval" / name, benchmarks[name]
-        how: dict[str, Any] = {"answer_by": answer_by, "shard": shard}
-        result = answer_and_score(model, processor, benchmark, section, folder, batch_size, progress, **how)
-        results[name] = result.to_json()
-    return results
-
-
-def evaluate_run(run: Path, config: RunConfig, *, batch_size: int = 16, progress: Progress = iter) -> None:
+def evaluate_run(run: Path, config: RunConfig, *, batch_size: int | None = None, progress: Progress = iter) -> None:
     """Evaluates a run's model, and the model it started from, on the benchmarks of its configuration; compares them.
 
     What is there already stays; an evaluation that was interrupted, and so has no metrics, is made again. There is
     never more than one model in memory, and both stages answer on a base that is loaded as training loaded it.
+    ``batch_size`` takes the place of the benchmarks' own.
     """
     todo = {
         stage: [name for name in config.eval if not (run / stage / name / METRICS_FILE).is_file()]
@@ -105,7 +52,9 @@ def evaluate_run(run: Path, config: RunConfig, *, batch_size: int = 16, progress
         for name in todo[stage]:
             section = config.eval[name]
             benchmark = make_benchmark(name, **section.options)
-            answer_and_score(model, processor, benchmark, section, run / stage / name, batch_size, progress)
+            folder, size = run / stage / name, batch_size or section.batch_size
+            by = section.answer_by
+            answer_and_score(model, processor, benchmark, section, folder, size, progress, answer_by=by)
         todo[stage] = []
 
     if todo["eval"]:
@@ -160,9 +109,12 @@ def answer_and_score(
     data = Path(section.data)
     samples = limited(benchmark.samples(data), section.limit)
     check_samples(samples)
-    root = Path(section.images) if section.images else (data if data.is_dir() else data.parent)
+    root = Path(section.images) if section.images else benchmark.media_root(data)
     settings = GenerationSettings(
-        max_new_tokens=section.max_new_tokens or benchmark.max_new_tokens, batch_size=batch_size
+        max_new_tokens=section.max_new_tokens or benchmark.max_new_tokens,
+        temperature=benchmark.temperature,
+        samples=benchmark.samples_each,
+        batch_size=batch_size,
     )
     hashes = media_hashes(samples, root)
     encoder = encoder_of(model, processor, root)
@@ -176,7 +128,7 @@ def answer_and_score(
         "data": section.data,
         **answering.spelled(samples),
     }
-    file = AnswerFile(folder, benchmark.id_keys[0], told, shard)
+    file = AnswerFile(folder, benchmark.id_keys[0], told, shard, benchmark.samples_each)
     answering.run(samples, file, progress)
     rows = file.finish(samples)
     result = judged(benchmark, samples, rows, answer_by) if file.shard.is_main else None

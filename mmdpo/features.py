@@ -103,6 +103,17 @@ class FeatureStore:
         self._shared.kept.clear()
         self._shared.tower_outputs.clear()
 
+    def keep_only(self, media: Mapping[str, Any]) -> None:
+        """Forgets everything but the units of one batch.
+
+        Args:
+            media: The batch's ``media`` entry.
+        """
+        wanted = {(name, key) for name, entry in media.items() for key in entry["keys"]}
+        for known in self._shared.kept.keys() - wanted:
+            del self._shared.kept[known]
+        self._shared.tower_outputs.clear()
+
     def units(self, media: Mapping[str, Any]) -> dict[str, list[Features]]:
         """Features by modality, one a placeholder group, in reading order.
 

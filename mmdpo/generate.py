@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from mmdpo.encoding import EncodedPrompt, Encoder
-from mmdpo.modalities.encoders import concatenate
-from mmdpo.parity import to_model
+from mmdpo.prepared_media import media_of
+from mmdpo.prompt_rows import PromptRows
 from mmdpo.records import Record
 
 
@@ -59,6 +59,8 @@ def generate(
     settings: GenerationSettings | None = None,
     progress: Callable[[Iterable[int]], Iterable[int]] = iter,
     on_answer: Callable[[int, list[Generated]], None] | None = None,
+    *,
+    share: bool = True,
 ) -> list[list[Generated]]:
     """Answers to the prompts of records.
 
@@ -69,6 +71,7 @@ def generate(
         settings: How to draw; greedy by default.
         progress: Wraps the batches for a progress bar.
         on_answer: Told the place of a record and its answers as soon as they are there.
+        share: Whether what several prompts begin with (an image above all) is computed once.
 
     Returns:
         For each record, ``settings.samples`` answers.
@@ -76,7 +79,8 @@ def generate(
     settings = settings or GenerationSettings()
     training = model.training
     model.eval()
-    order = sorted(range(len(records)), key=lambda n: len(str(records[n].prompt)))
+    rows = PromptRows(model, encoder, settings.max_new_tokens, share=share)
+    order = _order(records)
     answers: dict[int, list[Generated]] = {}
     try:
         with torch.random.fork_rng():
@@ -85,14 +89,25 @@ def generate(
                 members = order[start : start + settings.batch_size]
                 prompts = {n: encoder.prompt(records[n]) for n in members}
                 for group in _groups(prompts, encoder):
-                    generated = _batch(model, encoder, [prompts[n] for n in group], settings)
-                    answers |= dict(zip(group, generated, strict=True))
+                    # one row an answer: ``num_return_sequences`` repeats audio inputs item by item, not by prompt
+                    of_row = [n for n in group for _ in range(settings.samples)]
+                    inputs = rows.inputs([prompts[n] for n in of_row], [media_of(records[n]) or n for n in of_row])
+                    output = model.generate(**inputs, **rows.call, **_drawing(settings)).cpu()
+                    for n, row in zip(of_row, output[:, inputs["input_ids"].shape[1] :], strict=True):
+                        answers.setdefault(n, []).append(_generated(encoder, row))
                     if on_answer is not None:
                         for n in group:
                             on_answer(n, answers[n])
     finally:
         model.train(training)
     return [answers[n] for n in range(len(records))]
+
+
+def _drawing(settings: GenerationSettings) -> dict[str, Any]:
+    drawn: dict[str, Any] = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
+    if settings.temperature > 0:
+        drawn = {"do_sample": True, "temperature": settings.temperature, "top_p": settings.top_p, "top_k": 0}
+    return {"max_new_tokens": settings.max_new_tokens, **drawn}
 
 
 def _groups(prompts: Mapping[int, EncodedPrompt], encoder: Encoder) -> Iterator[list[int]]:
@@ -112,37 +127,14 @@ def _groups(prompts: Mapping[int, EncodedPrompt], encoder: Encoder) -> Iterator[
         yield [n for n in prompts if keys[n] == wanted]
 
 
-def _batch(
-    model: Any, encoder: Encoder, prompts: Sequence[EncodedPrompt], settings: GenerationSettings
-) -> list[list[Generated]]:
-    # one row an answer: ``num_return_sequences`` repeats audio inputs item by item, not prompt by prompt
-    prompts = [prompt for prompt in prompts for _ in range(settings.samples)]
-    pad = encoder.tokenizer.pad_token_id
-    pad = encoder.eos_ids[0] if pad is None else pad
-    ids = _left_padded([prompt.input_ids for prompt in prompts], pad)
-    inputs: dict[str, Any] = {
-        "input_ids": ids,
-        "attention_mask": _left_padded([torch.ones_like(prompt.input_ids) for prompt in prompts], 0),
-    }
-    for name in prompts[0].fields:
-        inputs[name] = _left_padded([prompt.fields[name] for prompt in prompts], 0)
-    for name in {name for prompt in prompts for name in prompt.extras}:
-        inputs[name] = concatenate([prompt.extras[name] for prompt in prompts if name in prompt.extras])
-    drawing = (
-        {"do_sample": True, "temperature": settings.temperature, "top_p": settings.top_p, "top_k": 0}
-        if settings.temperature > 0
-        else {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
-    )
-    output = model.generate(
-        **to_model(inputs, model),
-        max_new_tokens=settings.max_new_tokens,
-        pad_token_id=pad,
-        eos_token_id=list(encoder.eos_ids),
-        use_cache=True,
-        **drawing,
-    )
-    rows = [_generated(encoder, row) for row in output[:, ids.shape[1] :].cpu()]
-    return [rows[start : start + settings.samples] for start in range(0, len(rows), settings.samples)]
+def _order(records: Sequence[Record]) -> list[int]:
+    """Places of the records: those about the same media side by side, shorter prompts first."""
+    lengths = [len(str(record.prompt)) for record in records]
+    groups: dict[Any, list[int]] = {}
+    for place, record in enumerate(records):
+        groups.setdefault(media_of(record) or place, []).append(place)
+    in_order = sorted(groups.values(), key=lambda group: max(lengths[n] for n in group))
+    return [n for group in in_order for n in sorted(group, key=lengths.__getitem__)]
 
 
 def _generated(encoder: Encoder, row: Tensor) -> Generated:
@@ -152,8 +144,3 @@ def _generated(encoder: Encoder, row: Tensor) -> Generated:
     ids = ids[: stop + 1] if stop is not None else ids
     text = encoder.tokenizer.decode(ids, skip_special_tokens=True).strip()
     return Generated(text, tuple(ids), finished)
-
-
-def _left_padded(rows: Sequence[Tensor], value: int) -> Tensor:
-    width = max(len(row) for row in rows)
-    return torch.stack([torch.cat([row.new_full((width - len(row), *row.shape[1:]), value), row]) for row in rows])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.markup import escape
@@ -111,28 +111,45 @@ def _shown(record: Record) -> Text:
 
 def list_names(
     kind: Annotated[str, typer.Argument(help="losses, builders, benchmarks, modalities, configs or families")],
-    name: Annotated[str | None, typer.Argument(help="One of them; of a loss everything.", show_default=False)] = None,
+    name: Annotated[
+        str | None, typer.Argument(help="One of them; of a loss or a benchmark everything.", show_default=False)
+    ] = None,
     as_json: AsJson = False,
     plugin: Plugins = None,
 ) -> None:
-    """What there is to choose from.
+    """What there is to choose from; of a benchmark what it needs, and with its name which files and options.
 
-    Example: `mmdpo ls losses`, `mmdpo ls losses mdpo`
+    Example: `mmdpo ls losses`, `mmdpo ls losses mdpo`, `mmdpo ls benchmarks pope`
     """
-    from mmdpo.discovery import listing, one_of
+    from mmdpo.discovery import benchmark_details, listing, one_of
 
     use_plugins(plugin)
     rows = listing(kind)
     rows = rows if name is None else [one_of(rows, name, kind)]
+    if kind == "benchmarks" and name is not None:
+        rows = [rows[0] | benchmark_details(name)]
     if as_json:
         typer.echo(json.dumps(rows, indent=2))
         return
     if kind == "losses":
         _print_losses(name)
         return
+    if kind == "benchmarks" and name is not None:
+        _print_benchmark(rows[0])
+        return
     table = Table(*(key for key in rows[0]), box=None, header_style="bold") if rows else Table()
     for row in rows:
         table.add_row(*(escape(str(value)) for value in row.values()))
+    results.print(table)
+
+
+def _print_benchmark(row: dict[str, Any]) -> None:
+    """One benchmark, a line for each thing that is known of it."""
+    table = Table(box=None, show_header=False, pad_edge=False)
+    options = {f"--{option.replace('_', '-')}": told for option, told in row["options"].items()}
+    for key, value in {**{key: row[key] for key in row if key != "options"}, **options}.items():
+        if value:
+            table.add_row(Text(key, style="bold"), escape(str(value)))
     results.print(table)
 
 
@@ -159,13 +176,13 @@ def copy_config(
 
 
 def new(
-    kind: Annotated[str, typer.Argument(help="What to start: loss or modality")],
+    kind: Annotated[str, typer.Argument(help="What to start: benchmark, loss or modality")],
     name: Annotated[str, typer.Argument(help="Its name: lower case, letters, digits and _.")],
     out: Annotated[Path, typer.Option("--out", help="Folder to write to; no file is overwritten.")] = Path(),
 ) -> None:
     """Write the file of a new extension, and its test; both work as they are.
 
-    Example: `mmdpo new loss steady`, `mmdpo new modality sensor`
+    Example: `mmdpo new loss steady`, `mmdpo new benchmark colours`, `mmdpo new modality sensor`
     """
     from mmdpo.scaffold import write_new
 

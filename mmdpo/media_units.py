@@ -64,7 +64,7 @@ def media_units(
     encoder = getattr(processor, "encoders", {}).get(modality.name)  # of a composed model: it says what it will give
     told = None if encoder is not None else _told_by_processor(processor, items)
     declared = None if encoder is None else [encoder.tokens(item) for item in items]
-    tokens = _run_lengths(placeholders, len(items)) if declared is None else declared
+    tokens = _tokens_of_each(placeholders, len(items)) if declared is None else declared
     if tokens is None and told is not None and sum(told[0] or ()) == int(placeholders.sum()):
         tokens = told[0]
     pieces = None if together else _pieces(modality, inputs, len(items), None if told is None else told[1])
@@ -109,14 +109,18 @@ def _cut(inputs: Mapping[str, Tensor], counts: Sequence[int], dimension: int) ->
     return [{name: part[item] for name, part in parts.items()} for item in range(len(counts))]
 
 
-def _run_lengths(placeholders: Tensor, items: int) -> list[int] | None:
-    """Placeholder tokens of each item: the runs that stand together, if there are as many of them as items."""
+def run_lengths(placeholders: Tensor) -> list[int]:
+    """Lengths of the runs of placeholder tokens that stand together, of a [P] mask."""
     inside = placeholders.int()
     edges = torch.diff(inside, prepend=inside.new_zeros(1), append=inside.new_zeros(1))
     starts, ends = (edges == 1).nonzero()[:, 0], (edges == -1).nonzero()[:, 0]
-    if len(starts) == items:
-        return (ends - starts).tolist()
-    return [int(inside.sum())] if items == 1 and len(starts) else None
+    return (ends - starts).tolist()
+
+
+def _tokens_of_each(placeholders: Tensor, items: int) -> list[int] | None:
+    """Placeholder tokens of each item, if as many runs stand together as there are items."""
+    runs = run_lengths(placeholders)
+    return runs if len(runs) == items else [sum(runs)] if items == 1 and runs else None
 
 
 def _told_by_processor(processor: Any, items: Sequence[Any]) -> tuple[list[int] | None, list[int]] | None:

@@ -30,6 +30,7 @@ from mmdpo.run_data import Data, probe_records, read_sources, screened
 from mmdpo.run_settings import check_config, scheduled
 from mmdpo.screening import count_reasons
 from mmdpo.trainer import PreferenceTrainer
+from mmdpo.training_evals import TrainingEvals
 
 logger = logging.getLogger(__name__)
 Progress = Callable[[Iterable[Any]], Iterable[Any]]
@@ -82,6 +83,8 @@ def train(
         start = trainer.check_start(run.manifest.get("reference_start") if checkpoint is not None else None)
         if start is not None and checkpoint is None:
             run.note(reference_start=start.reference, start_difference=start.difference)
+        if any(section.every is not None for section in config.eval.values()):
+            trainer.add_callback(TrainingEvals(trainer, config, run, lambda: callback.stopping, progress))
         with callback:
             trainer.train(resume_from_checkpoint=checkpoint)
         if callback.signal is not None:

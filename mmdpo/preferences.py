@@ -12,7 +12,7 @@ from typing import Any
 
 from PIL import Image
 
-from mmdpo.candidate_scores import Scored, candidate_scores, of_stages
+from mmdpo.candidate_scores import CandidateScores, Scored, candidate_scores, of_stages
 from mmdpo.errors import ConfigError, DataError
 from mmdpo.evals.base import Result
 from mmdpo.evals.calibrated import CalibratedBenchmark
@@ -28,9 +28,9 @@ from mmdpo.origins import origin_of
 from mmdpo.rated_lists import rated_lists
 from mmdpo.records import Records
 from mmdpo.report.reliability import write_reliability
-from mmdpo.shared_prompts import batches_by_media
 from mmdpo.yes_no import Choice, YesNoReader
 
+SET_ASIDE_FILE = "set_aside.jsonl"
 Progress = Callable[[Iterable[Any]], Iterable[Any]]
 ImageScore = Callable[[Image.Image, Sequence[str]], Sequence[float]]
 """From an image and texts to one number for each text, more is better: `mmdpo.clip_score.ClipScore`, for instance."""
@@ -54,7 +54,8 @@ def evaluate_preferences(
         path: A run folder, an adapter folder, a model folder or a hub name.
         records: The rated answers; those that no loss could learn a preference from are set aside and counted.
         out: Folder that gets ``eval/preferences``, with what was rated in ``preferences.jsonl``; for the reference
-            ``base_eval/preferences`` and ``comparison.json``; and the reliability diagram. It can be the run itself.
+            ``base_eval/preferences`` and ``comparison.json``; and the reliability diagram. Records that are too long
+            for the model or cannot be read are listed in ``set_aside.jsonl``. It can be the run itself.
         reference: The model that training started from; a run knows its own. Without one there is no reward.
         beta: Factor of the reward; by default the run's own, else 0.1. Only the calibration depends on it.
         image_score: Gives the source ``clip`` where every list has one image.
@@ -67,12 +68,11 @@ def evaluate_preferences(
 
     Raises:
         ConfigError: ``out`` holds such an evaluation already.
-        DataError: No record has ratings.
+        DataError: No record has ratings, or none with ratings can be scored.
     """
     origin = origin_of(path, reference, beta)
     _require_new(out, Preferences.name)
-    rated = rated_lists(records)
-    benchmark = Preferences()
+    rated, benchmark = rated_lists(records), Preferences()
     lists = _folder(out / "eval" / benchmark.name) / "preferences.jsonl"
     write_json_lines(lists, rated.rows)
     samples = limited(benchmark.samples(lists), limit)
@@ -80,24 +80,25 @@ def evaluate_preferences(
     used = Records([record for record in rated.records if record.id in chosen], records.media_root)
     flags = {"eval": [*rated.flags, *origin.overlap(used)], "base_eval": rated.flags}
 
-    def scored(model: Any, processor: Any) -> list[list[Scored]]:
+    def scored(model: Any, processor: Any) -> CandidateScores:
         return candidate_scores(model, processor, used, batch_size=batch_size, progress=progress)
 
-    stages = of_stages(origin, scored)
+    found = of_stages(origin, scored)
+    fit, told = _fitting(used, found.values(), lists.with_name(SET_ASIDE_FILE))
+    samples, used = [samples[n] for n in fit], Records([used[n] for n in fit], used.media_root)
+    stages = {stage: [one.scores[n] for n in fit] for stage, one in found.items()}
     clip = None if image_score is None else _image_scores(used, image_score, progress)
     results = {}
     for stage, own_scores in stages.items():
-        scores = {"likelihood": [[one.total for one in own] for own in own_scores]}
-        scores["likelihood_mean"] = [[one.mean for one in own] for own in own_scores]
-        if stage == "eval" and "base_eval" in stages:
-            scores |= _rewards(own_scores, stages["base_eval"], origin.beta)
-        if clip is not None:
-            scores["clip"] = clip
+        rewarded = stage == "eval" and "base_eval" in stages
+        rewards = _rewards(own_scores, stages["base_eval"], origin.beta) if rewarded else {}
+        scores = _likelihoods(own_scores) | rewards | ({} if clip is None else {"clip": clip})
         entries = [
             {"id": sample.id, "scores": {source: values[n] for source, values in scores.items()}}
             for n, sample in enumerate(samples)
         ]
-        results[stage] = _judged(benchmark, samples, entries, out / stage, flags[stage], {"beta": origin.beta})
+        noted = [*flags[stage], *told]
+        results[stage] = _judged(benchmark, samples, entries, out / stage, noted, {"beta": origin.beta})
         _note_media(out / stage / benchmark.name, used.media_root)
     _compared(out, results)
     return results
@@ -143,7 +144,7 @@ def evaluate_yes_no(
     def read(model: Any, processor: Any) -> list[Choice]:
         reader = YesNoReader(model, encoder_of(model, processor, images))
         choices: dict[int, Choice] = {}
-        for batch in progress(batches_by_media(records, batch_size)):
+        for batch in progress(reader.batches(records, batch_size)):
             choices |= zip(batch, reader.read([records[n] for n in batch]), strict=True)
         return [choices[n] for n in range(len(records))]
 
@@ -157,6 +158,30 @@ def evaluate_yes_no(
         _note_media(out / stage / benchmark.name, images)
     _compared(out, results)
     return results
+
+
+def _fitting(records: Records, found: Iterable[CandidateScores], listing: Path) -> tuple[list[int], list[str]]:
+    """Places of the records that every model could score, and what to say of the others; these are listed."""
+    unfit = {n: reason for scores in found for n, reason in scores.unfit.items()}
+    if not unfit:
+        return list(range(len(records))), []
+    write_json_lines(listing, [{"id": records[n].id, "reason": reason} for n, reason in sorted(unfit.items())])
+    first = f"first: {records[min(unfit)].id!r}: {unfit[min(unfit)]}"
+    if len(unfit) == len(records):
+        raise DataError(
+            f"none of the {len(records)} rated records can be scored ({first})",
+            why="There is no number to hold against the ratings.",
+            fix="Shorten the answers, or use a model with more positions.",
+        )
+    told = f"unfit: {len(unfit)} records cannot be scored and are set aside ({first})"
+    return [n for n in range(len(records)) if n not in unfit], [told]
+
+
+def _likelihoods(scores: Sequence[Sequence[Scored]]) -> dict[str, list[list[float]]]:
+    return {
+        "likelihood": [[one.total for one in own] for own in scores],
+        "likelihood_mean": [[one.mean for one in own] for own in scores],
+    }
 
 
 def _rewards(

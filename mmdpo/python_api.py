@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,16 +10,21 @@ from typing import Any
 import torch
 from pydantic import ValidationError
 
+from mmdpo.answering import AnswerBy
+from mmdpo.benchmarking import evaluate_model
 from mmdpo.collate import Collator
 from mmdpo.config import EvalSection, describe_problem, parse_config
 from mmdpo.encoding import Encoder
 from mmdpo.errors import ConfigError
+from mmdpo.evals.endpoint import read_endpoint
 from mmdpo.evals.folders import compare_folders
-from mmdpo.evaluation import encoder_of, evaluate_model, load_any
+from mmdpo.evals.needs import data_paths, known_names
+from mmdpo.evaluation import encoder_of, load_any
 from mmdpo.parity import choose_layout, to_model
 from mmdpo.pipeline import train as run_training
 from mmdpo.policy import encode_once
 from mmdpo.records import Record, Records
+from mmdpo.results import Results
 from mmdpo.scoring import score as score_batch
 from mmdpo.views import CLEAN, View
 
@@ -89,21 +95,60 @@ def train(config: Mapping[str, Any], out: str | Path, *, resume: bool = False) -
     return run_training(parse_config(config), Path(out), resume=resume, command=["mmdpo.train"])
 
 
-def evaluate(model: str, benchmarks: Mapping[str, Mapping[str, Any]], out: str | Path) -> dict[str, dict[str, Any]]:
+def evaluate(
+    model: str | Path | tuple[Any, Any],
+    benchmarks: str | Sequence[str] | Mapping[str, Mapping[str, Any]],
+    out: str | Path | None = None,
+    *,
+    data: Mapping[str, str | Path] | None = None,
+    images: Mapping[str, str | Path] | None = None,
+    limit: int | None = None,
+    answer_by: AnswerBy = "generation",
+    batch_size: int = 16,
+    judge: str | Path | None = None,
+) -> Results:
     """Lets a model answer benchmarks and scores the answers, as ``mmdpo eval``.
 
     Args:
-        model: Run folder, model folder or hub name.
-        benchmarks: By name: ``data``, and optionally ``images``, ``limit``, ``max_new_tokens``, ``options``.
-        out: Folder of answers, items and metrics.
+        model: A run folder, model folder or hub name; or what :func:`load` gives, a model and its processor.
+        benchmarks: Names; or by name ``data``, and optionally ``images``, ``limit``, ``max_new_tokens``, ``options``,
+            ``answer_by`` and ``batch_size``, which go before the arguments below.
+        out: Folder of answers, items and metrics; an interrupted evaluation in it goes on. None takes a fresh folder
+            among the system's temporary ones; ``Results.folder`` names it.
+        data: Path of the questions by benchmark; benchmarks that ship their own need none.
+        images: Folder of the images or other media by benchmark; by default beside the questions.
+        limit: Use the first so many images or clips, with all questions about each.
+        answer_by: How yes/no questions are answered: ``generation``, ``logits`` or ``both``.
+        batch_size: Prompts at a time.
+        judge: YAML file of an endpoint, for benchmarks whose answers a judge judges.
 
     Returns:
-        Each benchmark's result in the form of ``mmdpo score``.
+        Each benchmark's result in the form of ``mmdpo score``; printed, or shown in a notebook, a table.
 
     Raises:
-        ConfigError: A key is unknown, or a benchmark's ``data`` is missing.
+        ConfigError: A benchmark or key is unknown, or a benchmark lacks its data: the error says which files it reads.
     """
-    return evaluate_model(model, {name: _section(name, values) for name, values in benchmarks.items()}, Path(out))
+    loaded = str(model) if isinstance(model, str | Path) else model
+    if not isinstance(loaded, str) and not (isinstance(loaded, tuple | list) and len(loaded) == 2):
+        raise ConfigError(
+            f"a {type(model).__name__} is no model to evaluate",
+            why="A model answers through its processor.",
+            fix="Give a path or hub name, or both: mmdpo.evaluate((model, processor), ...).",
+        )
+    named = [benchmarks] if isinstance(benchmarks, str) else list(benchmarks)
+    own = benchmarks if isinstance(benchmarks, Mapping) else {}
+    paths = {name: values["data"] for name, values in own.items() if "data" in values} | dict(data or {})
+    folder = Path(tempfile.mkdtemp(prefix="mmdpo-eval-")) if out is None else Path(out)
+    paths = data_paths(named, paths, folder, "Give data={{{name!r}: PATH}}.")
+    known_names(images or {}, named, "images")
+    how = {"limit": limit, "answer_by": answer_by, "batch_size": batch_size}
+    media = {name: str(path) for name, path in (images or {}).items()}
+    sections = {
+        name: _section(name, {**how, "images": media.get(name), **own.get(name, {}), "data": paths[name]})
+        for name in named
+    }
+    endpoint = None if judge is None else read_endpoint(Path(judge))
+    return Results(evaluate_model(loaded, sections, folder, judge=endpoint), folder)
 
 
 def _section(name: str, values: Mapping[str, Any]) -> EvalSection:
@@ -116,6 +161,12 @@ def _section(name: str, values: Mapping[str, Any]) -> EvalSection:
         ) from error
 
 
-def compare(before: str | Path, after: str | Path) -> dict[str, Any]:
-    """Paired differences of two evaluated models, as ``mmdpo compare``."""
-    return compare_folders(Path(before), Path(after))
+def compare(before: str | Path, after: str | Path, correction: str = "holm") -> dict[str, Any]:
+    """Paired differences of two evaluated models, as ``mmdpo compare``.
+
+    Args:
+        before: Run or evaluation folder of model A.
+        after: The same of model B.
+        correction: Of the p-values for their number: ``holm``, ``bh``, ``by`` or ``none``.
+    """
+    return compare_folders(Path(before), Path(after), correction)

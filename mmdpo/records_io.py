@@ -53,6 +53,12 @@ def save(splits: Mapping[str, Records], out: Path, *, embed: bool, provenance: d
 
 def load(path: Path, split: str, media_root: Path | None) -> Records:
     """See `mmdpo.records.load_records`."""
+    files, root = open_split(path, split, media_root)
+    return Records(read_rows(files), root)
+
+
+def open_split(path: Path, split: str, media_root: Path | None = None) -> tuple[list[Path], Path | None]:
+    """The files of one split, for `read_rows`, and the folder of its media; arguments and errors of `load_records`."""
     if path.suffix == ".parquet":
         if split not in ("train", path.stem):
             raise DataError(
@@ -75,7 +81,7 @@ def load(path: Path, split: str, media_root: Path | None) -> Records:
         )
     if media_root is None and info.get("media_root") is not None:
         media_root = _trusted_root(folder.resolve(), info)
-    return Records(_read_rows(files), media_root)
+    return files, media_root
 
 
 def list_splits(path: Path) -> list[str]:
@@ -153,7 +159,7 @@ def _trusted_root(folder: Path, info: Mapping[str, Any]) -> Path:
     )
 
 
-def _read_rows(files: Sequence[Path]) -> Iterator[Record]:
+def read_rows(files: Sequence[Path]) -> Iterator[Record]:
     """The rows of some files, a batch at a time. Read through Arrow alone: `datasets` would decode and cache."""
     index = 0
     for file in files:

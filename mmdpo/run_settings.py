@@ -11,17 +11,13 @@ import torch
 from transformers import TrainingArguments
 
 from mmdpo import registry
-from mmdpo.config import EvalSection, RunConfig, together
+from mmdpo.config import RunConfig, together
 from mmdpo.errors import ConfigError, MMDPOError, did_you_mean
-from mmdpo.evals.runner import make_benchmark
+from mmdpo.eval_settings import BEST_OF_HELD_OUT, eval_problems
 from mmdpo.objectives import Objective
 from mmdpo.objectives.configuration import made_terms
 from mmdpo.run_data import Data
 from mmdpo.views import REJECTED
-
-IMAGES_TRIED = 3
-"""How many samples' images must be there before a run starts that will end with their benchmark."""
-
 
 REFUSED = {
     "label_smoothing_factor": "it smooths language-model labels; use a loss term that has it",
@@ -62,7 +58,7 @@ def check_config(config: RunConfig, folder: Path, out: Path) -> tuple[Objective,
     problems: list[MMDPOError] = [
         *loss_problems,
         *_train_problems(config, out),
-        *_eval_problems(config.eval),
+        *eval_problems(config, _given(config)),
     ]
     if not loss_problems:
         problems += _reference_problems(config, objective)
@@ -107,13 +103,19 @@ def scheduled(arguments: TrainingArguments, config: RunConfig, objective: Object
                 fix="Set data.validation to a share of the images or to a path, or remove train.eval_strategy.",
             )
         plain = {"eval_strategy": "no", "load_best_model_at_end": False, "save_strategy": "steps"}
-        return replace(arguments, **{k: v for k, v in plain.items() if k not in config.train})
+        return replace(arguments, **{k: v for k, v in plain.items() if k not in config.train} | _chosen_by_stop(config))
     rows = arguments.train_batch_size * arguments.gradient_accumulation_steps * arguments.world_size
     steps = arguments.max_steps
     if steps <= 0:
         steps = int(max(1, len(data.train) // rows) * arguments.num_train_epochs)
     paired = any(view.candidate == REJECTED for view in objective.views)
-    return replace(arguments, **_validation_plan(_given(config), max(1, steps // 4), paired))
+    plan = _validation_plan(_given(config), max(1, steps // 4), paired)
+    return replace(arguments, **plan | _chosen_by_stop(config))
+
+
+def _chosen_by_stop(config: RunConfig) -> dict[str, Any]:
+    """Where ``stop:`` chooses the best checkpoint, held-out records are scored and choose nothing."""
+    return {} if config.stop is None else {"load_best_model_at_end": False} | dict.fromkeys(BEST_OF_HELD_OUT)
 
 
 def _validation_plan(given: Mapping[str, Any], every: int, paired: bool) -> dict[str, Any]:
@@ -201,38 +203,3 @@ def _train_problems(config: RunConfig, out: Path) -> list[ConfigError]:
                 )
             ]
     return problems
-
-
-def _eval_problems(sections: Mapping[str, EvalSection]) -> list[MMDPOError]:
-    """A benchmark that cannot run is told now, and not after hours of training."""
-    return [problem for name, section in sections.items() for problem in _benchmark_problems(name, section)]
-
-
-def _benchmark_problems(name: str, section: EvalSection) -> Iterator[MMDPOError]:
-    data = Path(section.data)
-    try:
-        benchmark = make_benchmark(name, **section.options)
-    except MMDPOError as error:
-        yield ConfigError(f"eval.{name}: {error.what}", why=error.why, fix=error.fix)
-        return
-    if not data.exists():
-        yield _missing(f"eval.{name}.data", data)
-        return
-    try:
-        samples = benchmark.samples(data)
-    except MMDPOError as error:
-        yield ConfigError(f"eval.{name}.data: {error.what}", why=error.why, fix=error.fix)
-        return
-    root = Path(section.images) if section.images else (data if data.is_dir() else data.parent)
-    paths = {root / path for sample in samples[:IMAGES_TRIED] for media in sample.media.values() for path in media}
-    absent = sorted(path for path in paths if not path.is_file())
-    if absent:
-        yield _missing(f"eval.{name}.images: an image", absent[0])
-
-
-def _missing(name: str, path: Path) -> ConfigError:
-    return ConfigError(
-        f"{name} {str(path)!r} does not exist",
-        why="The benchmark runs after the training, which would end without it.",
-        fix="Correct the path; a relative one starts from the working folder.",
-    )

@@ -14,11 +14,12 @@ from mmdpo import registry
 from mmdpo.errors import ConfigError, did_you_mean
 
 KINDS: Final[Mapping[str, Mapping[str, str]]] = {
+    "benchmark": {"benchmark.py.j2": "{name}.py", "test_benchmark.py.j2": "test_{name}.py"},
     "loss": {"loss.py.j2": "{name}.py", "test_loss.py.j2": "test_{name}.py"},
     "modality": {"modality.py.j2": "{name}.py", "test_modality.py.j2": "test_{name}.py"},
 }
 """Templates of each kind and the files that they become; another kind is one more entry."""
-_REGISTRIES: Final = {"loss": registry.terms, "modality": registry.modalities}
+_REGISTRIES: Final = {"benchmark": registry.benchmarks, "loss": registry.terms, "modality": registry.modalities}
 LONGEST_NAME: Final = 30
 """Characters; the lines of the templates stay within 120."""
 

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from mmdpo.encoding import EncodedPrompt, Encoder, extended
+from mmdpo.prepared_media import media_of
 from mmdpo.records import Candidate, Record
 from mmdpo.rendering import EncodedAnswer
 from mmdpo.views import CLEAN
@@ -37,22 +38,18 @@ class GivenPrompts(Encoder):
         return EncodedAnswer(ids, "given", torch.zeros(len(ids), dtype=torch.bool), torch.ones(len(ids)))
 
 
-def media_of(record: Record) -> tuple[Any, ...]:
-    """What tells the media of a record from those of others; empty without any."""
-    return tuple((plural, tuple(item.identity for item in items)) for plural, items in record.media.items() if items)
-
-
-def batches_by_media(records: Sequence[Record], size: int) -> list[list[int]]:
+def batches_by_media(records: Sequence[Record], size: int, whole: int = 0) -> list[list[int]]:
     """Places of the records in batches of at most ``size``, questions about the same media side by side.
 
-    Such a group is cut only where it alone is larger than a batch.
+    Such a group is cut only where it alone is larger than a batch, and than ``whole``.
     """
     groups: dict[Any, list[int]] = {}
     for place, record in enumerate(records):
         groups.setdefault(media_of(record), []).append(place)
     batches: list[list[int]] = []
+    most = max(size, whole)
     for group in groups.values():
-        for piece in (group[at : at + size] for at in range(0, len(group), size)):
+        for piece in (group[at : at + most] for at in range(0, len(group), most)):
             if not batches or len(batches[-1]) + len(piece) > size:
                 batches.append([])
             batches[-1] += piece

@@ -58,12 +58,12 @@ def percent(value: float | None, form: str = ".1f") -> str:
 
 
 def metric_table(result: dict[str, Any]) -> Table:
-    """Metrics of one benchmark."""
-    entries = result["metrics"].values()
-    mixed = not all(entry.get("percent", True) for entry in entries)
+    """Metrics of one benchmark and, where a model answered it, its habits."""
+    entries = {**result["metrics"], **result.get("habits", {})}
+    mixed = not all(entry.get("percent", True) for entry in entries.values())
     title = f"{result['benchmark']} ({result['rule']})"
     table = Table("metric", "value" if mixed else "%", "95% interval", "n", title=escape(title), box=None)
-    for name, entry in result["metrics"].items():
+    for name, entry in entries.items():
         value, low, high = (_shown(entry[key], entry, mixed) for key in ("value", "low", "high"))
         table.add_row(name, value, f"{low} to {high}", str(entry["n"]))
     return table
@@ -86,7 +86,7 @@ def comparison_table(comparison: dict[str, Any]) -> Table:
     for name in ("A", "B", "B - A [95% interval]", "p", "shows"):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("verdict", no_wrap=True)
-    table.columns[0].no_wrap = True
+    table.columns[0].overflow = "fold"  # a long name takes two lines; no number is cut
     colours = {"better": "green", "worse": "red"}
     entries = comparison["metrics"]
     mixed = not all(entry.get("percent", True) for entry in entries.values())
@@ -107,9 +107,26 @@ def comparison_table(comparison: dict[str, Any]) -> Table:
 
 
 def print_comparison(comparison: dict[str, Any]) -> None:
-    """The table of differences and, below it, what they come to."""
-    results.print(comparison_table(comparison))
-    results.print(escape(f"\n{comparison['conclusion']}"), highlight=False)
+    """What changed and what it cost, each as a table of differences and, below it, what they come to."""
+    parts: dict[str, dict[str, Any]] = {"What changed in hallucination": {}, "What it cost": {}}
+    change, cost = parts.values()
+    for name, entry in comparison["metrics"].items():
+        (cost if entry.get("role") == "capability" else change)[name] = entry
+    cost |= comparison.get("habits", {})
+    for title, entries in parts.items():
+        if entries:
+            results.print(title, style="bold")
+            results.print(comparison_table({"metrics": entries}))
+            results.print()
+    for sentence in (comparison["conclusion"], *comparison.get("kept", {}).get("sentences", ())):
+        results.print(escape(sentence), highlight=False)
+
+
+def print_run_comparison(run: Path) -> None:
+    """What training changed and what it cost, where a run was evaluated."""
+    path = run / "comparison.json"
+    if path.is_file():
+        print_comparison(read_json(path))
 
 
 def difference_table(summary: dict[str, Any]) -> Table:

@@ -57,7 +57,7 @@ def winrate(
         Path | None, typer.Option("--replies", help="Kept replies; default replies.jsonl in --out.")
     ] = None,
     limit: Annotated[int | None, typer.Option(help="Use the first N questions.", min=1)] = None,
-    seed: Annotated[int, typer.Option(help="Seed of the table's order and of the bootstrap.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the table's order.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Which model's answers are better: a blind table for people, or win rates from their votes or from a judge.
@@ -89,7 +89,7 @@ def winrate(
         )
     by_people = None if not votes else _by_people(pairs, votes, votes_key)
     by_judge = None if endpoint is None else _by_judge(pairs, criteria, endpoint, replies or out / REPLIES, images)
-    summary, judgements = _summary(by_people, by_judge, seed)
+    summary, judgements = _summary(by_people, by_judge)
     _write(out, {"models": list(_named(models)), "flags": flags, **summary}, judgements)
     if as_json:
         typer.echo((out / RESULT).read_text(encoding="utf-8"), nl=False)
@@ -148,9 +148,7 @@ def _by_judge(
     return Judged(rule, judgements, [])
 
 
-def _summary(
-    by_people: Judged | None, by_judge: Judged | None, seed: int
-) -> tuple[dict[str, Any], list[Mapping[str, Any]]]:
+def _summary(by_people: Judged | None, by_judge: Judged | None) -> tuple[dict[str, Any], list[Mapping[str, Any]]]:
     """What is told, and the rows of the audit file."""
     from mmdpo.evals.votes import agreement
     from mmdpo.evals.winrate import JUDGE, PEOPLE, standing
@@ -159,7 +157,7 @@ def _summary(
     rows: list[Mapping[str, Any]] = []
     for by, judged in ((PEOPLE, by_people), (JUDGE, by_judge)):
         if judged is not None:
-            told = standing(judged.judgements, by, seed=seed)
+            told = standing(judged.judgements, by)
             summary[by] = {"rule": judged.rule, **told, "flags": [*judged.flags, *told["flags"]]}
             rows += [{"by": by, **said.to_json()} for said in judged.judgements]
     if by_people is not None and by_judge is not None:

@@ -11,10 +11,11 @@ row for each question, the same computation with one branch.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,13 +27,16 @@ from mmdpo.encoding import EncodedPrompt, Encoder
 from mmdpo.errors import MMDPOError, ModelError, ParityError
 from mmdpo.parity import FLOOR, own_logprobs, to_model
 from mmdpo.policy import encode_once
+from mmdpo.prepared_media import media_of
 from mmdpo.records import Candidate, Record
 from mmdpo.scoring import score
-from mmdpo.shared_prompts import GivenPrompts, common_prefix, cut, media_of, reason_against_sharing
+from mmdpo.shared_prompts import GivenPrompts, batches_by_media, common_prefix, cut, reason_against_sharing
 from mmdpo.views import CLEAN, EVERY, View
 
 logger = logging.getLogger(__name__)
 
+WHOLE = 64
+"""Questions about the same media that stay in one forward, whatever the batch size: they are short."""
 CHECKED = 2
 """Questions whose numbers are compared with the model's own logits before any is answered."""
 
@@ -125,7 +129,21 @@ class YesNoReader:
         self.alone = reason_against_sharing(encoder) if share else "asked for"
         self._spellings: Spellings | None = None
 
-    @torch.no_grad()
+    def batches(self, records: Sequence[Record], size: int) -> list[list[int]]:
+        """Places of the records in batches for :meth:`read`.
+
+        Args:
+            records: The questions, in any order.
+            size: Prompts that fit at a time. Up to :data:`WHOLE` about the same media are never torn apart where they
+                share their prefix: the media would be computed twice.
+
+        Raises:
+            MMDPOError: As :meth:`read`.
+        """
+        if records:
+            self._words(records)
+        return batches_by_media(records, size, 0 if self.alone else WHOLE)
+
     def read(self, records: Sequence[Record]) -> list[Choice]:
         """The answers to some questions, in one forward pass.
 
@@ -137,19 +155,31 @@ class YesNoReader:
             ModelError: The tokenizer does not tell yes from no by the first token.
             ParityError: The first questions' numbers are not those of the model's own logits.
         """
+        words = self._words(records)
+        with self._evaluating():
+            logps = self._logps(records, words)
+        first = len(words.yes)
+        sums = (part.logsumexp(1).tolist() for part in (logps[:, :first], logps[:, first:]))
+        return [Choice(yes, no) for yes, no in zip(*sums, strict=True)]
+
+    def _words(self, records: Sequence[Record]) -> Spellings:
+        """The spellings of yes and no, once the first questions have been checked."""
+        if self._spellings is None:
+            words = spellings(self.encoder, records[0])
+            with self._evaluating():
+                self._check(records, words)
+            self._spellings = words
+        return self._spellings
+
+    @contextlib.contextmanager
+    def _evaluating(self) -> Iterator[None]:
         training = self.model.training
         self.model.eval()
         try:
-            if self._spellings is None:
-                words = spellings(self.encoder, records[0])
-                self._check(records, words)
-                self._spellings = words
-            logps = self._logps(records, self._spellings)
+            with torch.no_grad():
+                yield
         finally:
             self.model.train(training)
-        first = len(self._spellings.yes)
-        sums = (part.logsumexp(1).tolist() for part in (logps[:, :first], logps[:, first:]))
-        return [Choice(yes, no) for yes, no in zip(*sums, strict=True)]
 
     def _logps(self, records: Sequence[Record], words: Spellings) -> Tensor:
         """[N, spellings] log-probabilities of all spellings as first answer token."""

@@ -72,6 +72,7 @@ def test_wheel_holds_configs_templates_and_playground(wheel: Path) -> None:
         "mmdpo/_templates/modality.py.j2",
         "mmdpo/evals/coco_synonyms.json",
         "mmdpo/evals/safety_probes.yaml",
+        "mmdpo/evals/text_checks.yaml",
         "data_builders/ratings.py",
     ):
         assert wanted in names, f"{wanted} is missing from the wheel"

@@ -2,7 +2,8 @@
 
 Paper: Yang et al., "AIR-Bench: Benchmarking Large Audio-Language Models via Generative Comprehension", ACL 2024
     (arXiv:2402.07729).
-Official code: github.com/OFA-Sys/AIR-Bench (score_foundation.py), Apache-2.0; the data are on the Hugging Face hub.
+Official code: github.com/OFA-Sys/AIR-Bench (score_foundation.py), Apache-2.0; its questions likewise, on the Hugging
+    Face hub; the clips have licences of their own.
 Official rule: outer white space and line breaks are removed. The first character, if it is A, B, C or D, is the answer,
     else the second to last ("The answer is A."). Every task of every data set has its accuracy.
 Known quirks: **an answer in which no letter is read leaves the denominator**, so a model that answers only what it
@@ -18,20 +19,19 @@ Data: Foundation_meta.json; answers are JSON lines with ``uniq_id`` and ``respon
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mmdpo.errors import ConfigError, DataError, did_you_mean
-from mmdpo.evals.base import Answer, Benchmark, Item, Metric, Sample
-from mmdpo.evals.files import read_rows
-from mmdpo.evals.letters import lmms_eval_letter
+from mmdpo.errors import DataError
+from mmdpo.evals.base import Answer, Item, Metric, Sample
+from mmdpo.evals.files import read_rows, write_text
+from mmdpo.evals.letters import MultipleChoice, lmms_eval_letter
 from mmdpo.evals.stats import ratio
-from mmdpo.jsonfiles import write_json_lines
 from mmdpo.registry import benchmarks
 
-PARSERS = ("official", "lmms_eval")
 LETTERS = "ABCD"
 _CHOICES = {letter: f"choice_{letter.lower()}" for letter in LETTERS}
 _FIELDS = ("path", "question", *_CHOICES.values(), "answer_gt", "task_name", "dataset_name")
@@ -47,7 +47,7 @@ def official(text: str) -> str | None:
 
 @benchmarks.register("airbench")
 @dataclass(frozen=True)
-class AirBench(Benchmark):
+class AirBench(MultipleChoice):
     """Multiple-choice questions about clips, in tasks.
 
     Args:
@@ -55,34 +55,15 @@ class AirBench(Benchmark):
         instruction: What stands before every question.
     """
 
-    parser: str = "official"
     instruction: str = "Answer the question with the letter of one choice, and nothing else."
     name = "airbench"
     id_keys = ("uniq_id", "id")
     text_keys = ("response", "text", "answer")
 
-    def __post_init__(self) -> None:
-        if self.parser not in PARSERS:
-            raise ConfigError(
-                f"unknown parser {self.parser!r} for airbench",
-                why=did_you_mean(self.parser, PARSERS),
-                fix="The default, official, is the rule of the authors' own script.",
-            )
-
-    @property
-    def rule(self) -> str:
-        """The parser's name."""
-        return self.parser
-
     def samples(self, data: Path) -> list[Sample]:
         """The questions of a file; those without a task are passed over, as officially."""
         rows = [row for row in enumerate(read_rows(data), 1) if row[1].get("task_name", "") is not None]
         return [self._sample(number, row, str(data)) for number, row in rows]
-
-    def answers(self, rows: Iterable[Mapping[str, Any]], origin: str = "the answers") -> list[Answer]:
-        """The answers in some rows, which may repeat all of the data."""
-        # The question is not compared: what the model was asked holds the choices too.
-        return super().answers([{key: row[key] for key in row if key != "question"} for row in rows], origin)
 
     def item(self, item_id: str, sample: Sample, answer: Answer) -> Item:
         """Reads a letter and compares it with the right one."""
@@ -115,20 +96,20 @@ class AirBench(Benchmark):
 
     def notes(self, items: Sequence[Item]) -> list[str]:
         """Counts the answers in which no letter is read."""
+        if self.parser == "lmms_eval":
+            return self.no_letter(items)
         lost = sum(item.parsed is None for item in items)
-        if not lost:
-            return []
-        if self.parser == "official":
-            return [f"failed_answers: no letter is read in {lost} of {len(items)}; accuracy leaves them out"]
-        return [f"no_letter: {lost} answers are wrong for want of a letter; lmms-eval draws one at random"]
+        return [f"failed_answers: no letter is read in {lost} of {len(items)}; accuracy leaves them out"] * bool(lost)
 
     def _sample(self, number: int, row: Mapping[str, Any], origin: str) -> Sample:
-        choices = {letter: row[key] for letter, key in _CHOICES.items() if isinstance(row.get(key), str)}
+        choices = {letter: row[key] for letter, key in _CHOICES.items() if row.get(key) is not None}
         needed = ("path", "question", "task_name", "dataset_name", "answer_gt")
+        texts = [*(row.get(key) for key in needed), *choices.values()]
         right = next((letter for letter, choice in choices.items() if choice == row.get("answer_gt")), None)
-        if right is None or not all(isinstance(row.get(key), str) for key in needed) or "uniq_id" not in row:
+        if right is None or row.get("uniq_id") is None or not all(isinstance(text, str) for text in texts):
             raise DataError(
-                f"question {number} of {origin} has no right choice, or lacks uniq_id or one of {', '.join(needed)}",
+                f"question {number} of {origin} has no right choice, a choice that is no text, or lacks uniq_id or one "
+                f"of {', '.join(needed)}: {str(row)[:200]}",
                 why="The official script stops where the right answer is none of the choices.",
                 fix="Give Foundation_meta.json of the official data.",
             )
@@ -145,14 +126,12 @@ class AirBench(Benchmark):
 def write_answers(samples: Iterable[Sample], answers: Iterable[Answer], path: Path) -> None:
     """Writes answers as the official script reads them: JSON lines that repeat the question, with ``response``."""
     rows = {sample.id: sample.meta["row"] for sample in samples}
-    write_json_lines(
-        path,
-        (
-            {
-                **{field: rows[str(answer.sample_id)].get(field) for field in _FIELDS},
-                "response": answer.text,
-                "uniq_id": rows[str(answer.sample_id)]["uniq_id"],
-            }
-            for answer in answers
-        ),
+    told = (
+        {
+            **{field: rows[str(answer.sample_id)].get(field) for field in _FIELDS},
+            "response": answer.text,
+            "uniq_id": rows[str(answer.sample_id)]["uniq_id"],
+        }
+        for answer in answers
     )
+    write_text(path, "".join(json.dumps(row) + "\n" for row in told))

@@ -11,8 +11,9 @@ Official rule, questions: an answer is exactly "Yes" or exactly "No", anything e
     f1 = 2 P R / (P + R + 0.0001), for existence + 0.001. The AMBER score, (1 - chair + f1) / 2, is from the paper.
 Known quirks: a noun with a capital is lost, but "TV" is not; "men", "leaves" and "sunglasses" are never found; the nine
     safe words stay in chair's denominator; an object that stands twice in the annotations is covered once at most; a
-    word that is associated with one present object and names another covers the first only. The script starts its
-    denominators at 0.001 and rounds precision and recall before f1: `official_numbers` has what it prints.
+    word that is associated with one present object and names another covers the first only. An object that
+    relation.json lacks stops the script, and here too. The script starts its denominators at 0.001 and rounds
+    precision and recall before f1: `official_numbers` has what it prints.
 Other rules: `amber_questions.PARSERS`. lmms-eval takes en_core_web_md or _sm for the similarity; VLMEvalKit scores the
     questions alone.
 Data: the folder ``data`` of the official repository: annotations.json, relation.json, safe_words.txt, query/.
@@ -28,11 +29,13 @@ from typing import Any
 
 import numpy as np
 
-from mmdpo.errors import ConfigError, DataError, did_you_mean
+from mmdpo.errors import DataError
 from mmdpo.evals.amber_questions import MEASURES, PARSERS, QUESTIONS, counts, epsilon, metric_name, question_metrics
 from mmdpo.evals.amber_words import AmberWords, Similarity, read_similarity
 from mmdpo.evals.base import Answer, Benchmark, Item, Metric, Result, Sample
-from mmdpo.evals.files import read_rows
+from mmdpo.evals.files import read_rows, required_texts
+from mmdpo.evals.options import check_choice, check_function
+from mmdpo.evals.pope import SAID
 from mmdpo.evals.stats import Array, Sums, Table, ratio
 from mmdpo.jsonfiles import write_json
 from mmdpo.registry import benchmarks
@@ -56,6 +59,7 @@ TASKS: Mapping[str, tuple[str, ...]] = {
 }
 """Name of a task -> the kinds of questions in it."""
 
+_QUERY = 'A query looks like {"id": 1, "image": "AMBER_1.jpg", "query": "Describe this image."}.'
 _Judged = tuple[list[str] | str | None, bool | None, dict[str, float], dict[str, Any]]
 """What was read, whether it is right, what it adds to the sums, and what is worth auditing."""
 
@@ -86,14 +90,9 @@ class Amber(Benchmark):
     text_keys = ("response", "text", "answer")
 
     def __post_init__(self) -> None:
-        for option, known in (("parser", PARSERS), ("task", TASKS)):
-            value = getattr(self, option)
-            if value not in known:
-                raise ConfigError(
-                    f"unknown {option} {value!r} for amber",
-                    why=did_you_mean(value, known),
-                    fix=f"The default is {getattr(type(self), option)}.",
-                )
+        check_choice(self.name, "parser", self.parser, PARSERS, "The default is official.")
+        check_choice(self.name, "task", self.task, TASKS, "The default is all.")
+        check_function(self.name, "noun_extractor", self.noun_extractor)
 
     @property
     def rule(self) -> str:
@@ -110,18 +109,19 @@ class Amber(Benchmark):
     def samples(self, data: Path) -> list[Sample]:
         """The questions in the official data folder that belong to the task."""
         words = AmberWords.load(data, self._similarity)
-        queries = {query.get("id"): query for path in _query_files(data) for query in read_rows(path)}
+        queries = _queries(data)
         samples = []
         for number, row in enumerate(read_rows(data / "annotations.json"), 1):
             kind = KINDS.get(str(row.get("type")))
-            if kind is None or not _has_truth(kind, row):
+            if kind is None or not isinstance(row.get("id"), int | str) or not _has_truth(kind, row, words):
                 raise DataError(
                     f"annotation {number} of {str(data)!r} lacks id, a known type or its truth: {str(row)[:200]}",
-                    why="It could be scored as a question of another kind.",
-                    fix='It looks like {"id": 1, "type": "generative", "truth": ["sky"], "hallu": ["dog"]}.',
+                    why="It could be scored as a question of another kind, or hold objects that no description names.",
+                    fix='It looks like {"id": 1, "type": "generative", "truth": ["sky"], "hallu": ["dog"]}, with '
+                    "objects that relation.json has.",
                 )
             if kind in TASKS[self.task]:
-                samples.append(self._sample(row, kind, queries.get(row["id"], {}), words))
+                samples.append(self._sample(row, kind, queries.get(str(row["id"]), {}), words))
         return samples
 
     def asks_yes_no(self, sample: Sample) -> bool:
@@ -193,8 +193,7 @@ class Amber(Benchmark):
 
     def _yes_or_no(self, sample: Sample, text: str) -> _Judged:
         said_yes, label, kind = PARSERS[self.parser](text), sample.target == "yes", sample.meta["kind"]
-        parsed = {True: "yes", False: "no", None: None}[said_yes]
-        return parsed, said_yes is label, counts(kind, said_yes, label), {"kind": kind}
+        return SAID[said_yes], said_yes is label, counts(kind, said_yes, label), {"kind": kind}
 
 
 def official_numbers(result: Result) -> dict[str, float]:
@@ -233,17 +232,28 @@ def write_responses(answers: Iterable[Answer], path: Path) -> None:
     write_json(path, [{"id": int(str(answer.sample_id)), "response": answer.text} for answer in answers])
 
 
-def _has_truth(kind: str, row: Mapping[str, Any]) -> bool:
-    if "id" not in row:
-        return False
-    if kind == "generative":
-        return isinstance(row.get("truth"), list) and isinstance(row.get("hallu"), list)
-    return row.get("truth") in ("yes", "no")
+def _has_truth(kind: str, row: Mapping[str, Any], words: AmberWords) -> bool:
+    if kind != "generative":
+        return row.get("truth") in ("yes", "no")
+    lists = [row.get(key) for key in ("truth", "hallu")]
+    return all(
+        isinstance(objects, list) and all(isinstance(name, str) and name in words.associations for name in objects)
+        for objects in lists
+    )
 
 
-def _query_files(folder: Path) -> list[Path]:
+def _queries(folder: Path) -> dict[str, Mapping[str, Any]]:
+    """The query of each id: what is asked about which image."""
     every = folder / "query" / "query_all.json"
-    return [every] if every.is_file() else sorted((folder / "query").glob("query_*.json"))
+    paths = [every] if every.is_file() else sorted((folder / "query").glob("query_*.json"))
+    queries: dict[str, Mapping[str, Any]] = {}
+    for path in paths:
+        for number, row in enumerate(read_rows(path), 1):
+            required_texts(
+                row, {name: (name,) for name in ("image", "query")}, f"query {number} of {str(path)!r}", fix=_QUERY
+            )
+            queries[str(row.get("id"))] = row
+    return queries
 
 
 def _share(part: float, whole: float) -> float:

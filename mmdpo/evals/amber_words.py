@@ -7,6 +7,7 @@ tagger, which matters for few words of the list; docs/evals_hallucination.md has
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,7 +58,10 @@ class AmberWords:
     ) -> None:
         self.associations, self.safe = associations, frozenset(safe)
         self.vocabulary = frozenset(associations) | {word for words in associations.values() for word in words}
-        self._near = functools.cache(lambda one, other: similarity is not None and similarity(one, other) > THRESHOLD)
+        # A word is near itself, whatever a table of similarities holds.
+        self._near = functools.cache(
+            lambda one, other: one == other or (similarity is not None and similarity(one, other) > THRESHOLD)
+        )
 
     @classmethod
     def load(cls, folder: Path, similarity: Similarity | None = None) -> AmberWords:
@@ -99,7 +103,7 @@ class AmberWords:
             if (owner := _first(present, noun.__eq__)) is not None:
                 covered.add(owner)
                 continue
-            # The word itself and the first near one can mark two different objects.
+            # The word itself and the first near one can mark two objects, if the near one stands before it.
             marked = (_first(absent, noun.__eq__), self._first_near(absent, noun))
             imagined.update(owner for owner in marked if owner is not None)
             if (owner := self._first_near(present, noun)) is None:
@@ -151,4 +155,5 @@ def _is_pair(row: Any) -> bool:
         and len(row) == 3
         and all(isinstance(word, str) for word in row[:2])
         and isinstance(row[2], int | float)
+        and math.isfinite(row[2])
     )

@@ -24,10 +24,11 @@ from pathlib import Path
 from typing import Any
 
 from mmdpo.errors import DataError
-from mmdpo.evals.audio_files import read_any_rows
+from mmdpo.evals.audio_files import is_csv, read_any_rows
 from mmdpo.evals.base import Sample
 from mmdpo.evals.files import read_json
 from mmdpo.evals.object_captions import ObjectCaptions
+from mmdpo.evals.options import check_file_name, file_name
 from mmdpo.evals.phrases import Phrases
 from mmdpo.registry import benchmarks
 
@@ -61,6 +62,7 @@ class AudioCaptions(ObjectCaptions):
     text_keys = ("caption", "text", "answer", "response")
 
     def __post_init__(self) -> None:
+        check_file_name("audio_name", self.audio_name)
         _ = self.targets  # says at once if a level cannot be reached
 
     @property
@@ -101,7 +103,7 @@ class AudioCaptions(ObjectCaptions):
 
     def samples(self, data: Path) -> list[Sample]:
         """One sample per clip."""
-        if ".csv" in data.suffixes[-2:]:
+        if is_csv(data):
             clips = self._references(data)
         else:
             clips = read_json(data)
@@ -126,17 +128,17 @@ class AudioCaptions(ObjectCaptions):
         # A tag that no name of the table stands for is present all the same: a flag tells of it.
         events |= {tag for tag in tags if not self.names.categories(tag)}
         sample_id = self.sample_id(clip)
-        file = clip if self.audio_name is None else self.audio_name.replace("{id}", sample_id)
+        file = file_name(self.audio_name, sample_id, clip)
         return Sample(sample_id, self.prompt, {"audios": [file]}, sorted(events), sample_id)
 
     def _references(self, path: Path) -> dict[str, dict[str, list[str]]]:
         clips: dict[str, dict[str, list[str]]] = {}
-        for row in read_any_rows(path):
+        for number, row in enumerate(read_any_rows(path), 1):
             clip = next((row[key] for key in _CLIP_KEYS if row.get(key)), None)
             captions = [text for key, text in row.items() if _CAPTION.fullmatch(key) and text.strip()]
             if clip is None or not captions:
                 raise DataError(
-                    f"a row of {str(path)!r} has no clip or no caption; its columns are {sorted(row)}",
+                    f"row {number} of {str(path)!r} has no clip or no caption: {str(row)[:200]}",
                     why="What can be heard is known from reference captions.",
                     fix=f"Name the clip under one of {', '.join(_CLIP_KEYS)}, and captions caption, caption_1, ...",
                 )

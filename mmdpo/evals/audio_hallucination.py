@@ -29,10 +29,11 @@ from typing import Any
 
 import numpy as np
 
-from mmdpo.errors import ConfigError, DataError, did_you_mean
+from mmdpo.errors import DataError
 from mmdpo.evals import audio_objects
 from mmdpo.evals.audio_files import nested_rows, read_any_rows
 from mmdpo.evals.base import Answer, Benchmark, Item, Metric, Result, Sample
+from mmdpo.evals.options import check_choice, check_function
 from mmdpo.evals.stats import Array, Better, Sums, Table, divide, interval, ratio
 from mmdpo.registry import benchmarks
 
@@ -79,12 +80,9 @@ class AudioHallucination(Benchmark):
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "version", str(self.version))
-        if self.version not in VERSIONS:
-            raise ConfigError(
-                f"unknown version {self.version!r} of audio_hallucination",
-                why=did_you_mean(self.version, VERSIONS),
-                fix="2024 is the script of the Interspeech paper, 2025 that of the ICASSP paper.",
-            )
+        fix = "2024 is the script of the Interspeech paper, 2025 that of the ICASSP paper."
+        check_choice(self.name, "version", self.version, VERSIONS, fix)
+        check_function(self.name, "noun_extractor", self.noun_extractor)
 
     @property
     def rule(self) -> str:
@@ -144,6 +142,7 @@ class AudioHallucination(Benchmark):
             "said_no": float(said_yes is not True and counted),
             "true_no": float(said_yes is False and not label),
             "no": float(not label and counted),
+            "looked_at": float(counted and not (said_yes and label)),
         }
         if self.version == "2025":
             counts["followed"] = float(said_yes is not None)
@@ -159,7 +158,7 @@ class AudioHallucination(Benchmark):
                 ratio("accuracy", "correct", "questions"),
                 ratio("precision", "true_no", "said_no"),
                 ratio("recall", "true_no", "no"),
-                Metric("f1", _f1, _looked_at),
+                Metric("f1", _f1, lambda sums: sums["looked_at"]),
                 ratio("yes_ratio", "yes", "questions", better="neither"),
             ]
         if "followed" in columns:
@@ -177,7 +176,7 @@ class AudioHallucination(Benchmark):
         treated = "count as no, and never as right" if self.version == "2024" else "are in neither precision nor recall"
         sums = Table.of(questions).sums()
         notes = [f"neither_yes_nor_no: {lost} of {len(questions)} answers {treated}"] if lost else []
-        if sums["true_no"] == 0 < _looked_at(sums):
+        if sums["true_no"] == 0 < sums["looked_at"]:
             notes.append("f1_degenerate: no no is right, so f1 is 0; the official script divides by zero here")
         return notes
 
@@ -242,9 +241,4 @@ def _share_of_pairs(name: str, columns: Collection[str]) -> Metric:
 def _f1(sums: Sums) -> Array:
     precision, recall = divide(sums["true_no"], sums["said_no"]), divide(sums["true_no"], sums["no"])
     p, r = np.nan_to_num(precision), np.nan_to_num(recall)
-    return np.where(_looked_at(sums) > 0, np.nan_to_num(divide(2 * (p * r), p + r)), np.nan)
-
-
-def _looked_at(sums: Sums) -> Array:
-    """Questions that f1 looks at: all but those that rightly say yes."""
-    return np.asarray(sums["said_no"] + sums["no"] - sums["true_no"])
+    return np.where(sums["looked_at"] > 0, np.nan_to_num(divide(2 * (p * r), p + r)), np.nan)

@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 from mmdpo.errors import DataError
 from mmdpo.evals.files import read_rows
 from mmdpo.evals.result import Answer, Item, Result, Sample
-from mmdpo.evals.stats import Interval, Metric, Table, interval
+from mmdpo.evals.stats import Interval, Metric, Role, Table, interval
 
 __all__ = ["Answer", "Benchmark", "Interval", "Item", "Metric", "Result", "Sample"]
 
@@ -31,6 +31,12 @@ class Benchmark(ABC):
         one_answer_each: Whether every sample must have exactly one answer; otherwise the samples are a whole data set
             of which any part is answered, any number of times.
         yes_no: Whether there are questions whose answer is yes or no, and could be read from a model's logits.
+        role: What its metrics are evidence of, as far as they do not say it themselves.
+        refusals_wanted: Whether some questions should be declined, so that fewer refusals are not better.
+        own_data: The word that stands for data that ship with the benchmark, where ``--data`` takes a path; None where
+            none ship.
+        samples_each: Answers that are drawn to each question.
+        temperature: Of the drawing; 0 is greedy.
     """
 
     name: ClassVar[str]
@@ -39,6 +45,11 @@ class Benchmark(ABC):
     text_keys: ClassVar[Sequence[str]] = ("answer", "text")
     one_answer_each: ClassVar[bool] = True
     yes_no: ClassVar[bool] = False
+    role: ClassVar[Role | None] = None
+    refusals_wanted: ClassVar[bool] = False
+    own_data: ClassVar[str | None] = None
+    samples_each: int = 1
+    temperature: float = 0.0
 
     @property
     @abstractmethod
@@ -65,6 +76,10 @@ class Benchmark(ABC):
         """Whether the answer to this sample is yes or no."""
         del sample
         return self.yes_no
+
+    def media_root(self, data: Path) -> Path:
+        """The folder of the media, where the user names none."""
+        return data if data.is_dir() else data.parent
 
     def sample_id(self, raw: Any) -> str:
         """An id from a file, in the form that `Sample.id` has."""

@@ -17,19 +17,19 @@ Known quirks: with `pattern` "bus" is never found, "buses" is; "seat" is dropped
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from mmdpo.errors import ConfigError, DataError, did_you_mean
+from mmdpo.errors import ConfigError, DataError
 from mmdpo.evals.base import Answer, Sample
-from mmdpo.evals.coco import read_coco
-from mmdpo.evals.files import read_json, read_text
+from mmdpo.evals.coco import image_id, read_captions, read_coco
+from mmdpo.evals.files import read_json
 from mmdpo.evals.object_captions import ObjectCaptions
 from mmdpo.evals.objects import ObjectNames
+from mmdpo.evals.options import check_choice, check_file_name, check_function, file_name
 from mmdpo.evals.text import singular, tokens
 from mmdpo.registry import benchmarks
 
@@ -51,8 +51,6 @@ LEMMA_READINGS: Mapping[str, str] = {
 }
 """What WordNet's lemmas read where a singular would not: verbs ("a person seated" names a seat), and "vas", which is
 shorter than "vase". The tagger's other choices are not followed: "potted" is an adjective here."""
-_COCO_ID = re.compile(r"(?:COCO_[a-z]+\d{4}_)?0*(\d+)")
-_MEDIA_FILE = re.compile(r"\.(jpe?g|png|webp|bmp|gif|tiff?|wav|flac|mp3|ogg)$", re.IGNORECASE)
 
 
 @benchmarks.register("chair")
@@ -85,27 +83,16 @@ class Chair(ObjectCaptions):
     text_keys = ("caption", "text", "answer")
 
     def __post_init__(self) -> None:
-        if self.lineage not in LINEAGES:
-            raise ConfigError(
-                f"unknown lineage {self.lineage!r} for chair",
-                why=did_you_mean(self.lineage, LINEAGES),
-                fix="lemma is the default; pattern is the original and needs --singulars.",
-            )
+        fix = "lemma is the default; pattern is the original and needs --singulars."
+        check_choice(self.name, "lineage", self.lineage, LINEAGES, fix)
         if (self.lineage == "pattern") != (self.singulars is not None):
             raise ConfigError(
                 f"lineage {self.lineage!r} with singulars {str(self.singulars)!r}",
                 why="The pattern lineage takes every singular from a table, the lemma lineage none.",
                 fix="Give --lineage pattern and --singulars FILE together.",
             )
-
-        try:
-            (self.image_name or "").format(id="1")
-        except (LookupError, ValueError) as error:
-            raise ConfigError(
-                f"image_name {self.image_name!r} is no pattern: {error}",
-                why="The file name of every image is made from it.",
-                fix="Write the id's place as {id}, or {id:0>12} for twelve digits.",
-            ) from error
+        check_function(self.name, "lemmatize", self.lemmatize)
+        check_file_name("image_name", self.image_name)
         if self.lineage == "pattern" and self.lemmatize is not None:
             raise ConfigError(
                 "lineage 'pattern' with a lemmatizer",
@@ -142,23 +129,11 @@ class Chair(ObjectCaptions):
 
     def sample_id(self, raw: Any) -> str:
         """The bare id: 42 for 42, "000000000042.jpg" and "COCO_val2014_000000000042.jpg"."""
-        bare = _MEDIA_FILE.sub("", str(raw))
-        coco = _COCO_ID.fullmatch(bare)
-        return coco[1] if coco else bare
+        return image_id(raw)
 
     def read_answers(self, path: Path) -> list[Answer]:
         """The captions of JSON lines, a JSON list, or the official form ``{"imgToEval": {id: {caption}}}``."""
-        if '"imgToEval"' in read_text(path):
-            content = read_json(path)
-            table = content.get("imgToEval") if isinstance(content, dict) else None
-            if not isinstance(table, dict) or not all(isinstance(entry, dict) for entry in table.values()):
-                raise DataError(
-                    f"imgToEval of {str(path)!r} is no table of captions",
-                    why="The official file of CHAIR holds one entry per image there.",
-                    fix='Write {"imgToEval": {"42": {"image_id": 42, "caption": "..."}}}, or JSON lines.',
-                )
-            return self.answers(table.values(), str(path))
-        return super().read_answers(path)
+        return self.answers(read_captions(path), str(path))
 
     @property
     def modality(self) -> str:
@@ -197,9 +172,8 @@ class Chair(ObjectCaptions):
             )
         objects = sorted({str(self.names.category_of.get(name, name)) for name in entry})
         sample_id = self.sample_id(image)
-        if self.image_name is not None:
-            file = self.image_name.format(id=sample_id)
-        return Sample(sample_id, self.prompt, {self.media: [file or image]}, objects, sample_id)
+        shown = file_name(self.image_name, sample_id, file or image)
+        return Sample(sample_id, self.prompt, {self.media: [shown]}, objects, sample_id)
 
     def _coco_samples(self, folder: Path) -> list[Sample]:
         """Objects that are annotated, and those that the reference captions name by this same rule."""

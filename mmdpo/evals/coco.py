@@ -1,14 +1,18 @@
-"""Reading COCO annotations: which categories were marked in an image, and its reference captions."""
+"""Reading COCO: which categories were marked in an image, its reference captions, and captions of models."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from mmdpo.errors import DataError
-from mmdpo.evals.files import read_json
+from mmdpo.evals.files import read_json, read_rows, read_text
+
+_COCO_ID = re.compile(r"(?:COCO_[a-z]+\d{4}_)?0*(\d+)")
+_MEDIA_FILE = re.compile(r"\.(jpe?g|png|webp|bmp|gif|tiff?|wav|flac|mp3|ogg)$", re.IGNORECASE)
 
 
 @dataclass
@@ -24,6 +28,32 @@ class CocoImage:
     file_name: str
     categories: set[str] = field(default_factory=set)
     captions: list[str] = field(default_factory=list)
+
+
+def image_id(raw: Any) -> str:
+    """The bare id: 42 for 42, "000000000042.jpg" and "COCO_val2014_000000000042.jpg"."""
+    bare = _MEDIA_FILE.sub("", str(raw))
+    coco = _COCO_ID.fullmatch(bare)
+    return coco[1] if coco else bare
+
+
+def read_captions(path: Path) -> Sequence[Mapping[str, Any]]:
+    """The entries of JSON lines, a JSON list, or the official form of CHAIR, ``{"imgToEval": {id: {caption}}}``.
+
+    Raises:
+        DataError: The file is of none of these forms.
+    """
+    if '"imgToEval"' not in read_text(path):
+        return read_rows(path)
+    content = read_json(path)
+    table = content.get("imgToEval") if isinstance(content, dict) else None
+    if not isinstance(table, dict) or not table or not all(isinstance(entry, dict) for entry in table.values()):
+        raise DataError(
+            f"imgToEval of {str(path)!r} is no table of captions",
+            why="The official file of CHAIR holds one entry per image there.",
+            fix='Write {"imgToEval": {"42": {"image_id": 42, "caption": "..."}}}, or JSON lines.',
+        )
+    return list(table.values())
 
 
 def read_coco(folder: Path, kinds: Sequence[str] = ("instances", "captions")) -> dict[str, CocoImage]:
@@ -47,7 +77,7 @@ def read_coco(folder: Path, kinds: Sequence[str] = ("instances", "captions")) ->
     for path in (path for kind in paths.values() for path in kind):
         try:
             _add(images, read_json(path))
-        except (KeyError, TypeError) as error:
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise DataError(
                 f"{str(path)!r} is not of COCO's form: {type(error).__name__} {error}",
                 why="Objects could be missed, and naming them would then count as hallucination.",
@@ -57,12 +87,25 @@ def read_coco(folder: Path, kinds: Sequence[str] = ("instances", "captions")) ->
 
 
 def _add(images: dict[str, CocoImage], content: Any) -> None:
-    names = {category["id"]: category["name"] for category in content.get("categories", [])}
-    for image in content["images"]:
-        images.setdefault(str(image["id"]), CocoImage(image["file_name"]))
-    for annotation in content["annotations"]:
-        image = images[str(annotation["image_id"])]
+    names = {category["id"]: _text(category, "name") for category in _listed(content, "categories", [])}
+    for image in _listed(content, "images"):
+        images.setdefault(str(image["id"]), CocoImage(_text(image, "file_name")))
+    for annotation in _listed(content, "annotations"):
+        marked = images[str(annotation["image_id"])]
         if "caption" in annotation:
-            image.captions.append(annotation["caption"])
+            marked.captions.append(_text(annotation, "caption"))
         else:
-            image.categories.add(names[annotation["category_id"]])
+            marked.categories.add(names[annotation["category_id"]])
+
+
+def _listed(content: Any, key: str, *otherwise: Any) -> list[Any]:
+    value = content.get(key, *otherwise) if otherwise else content[key]
+    if not isinstance(value, list):
+        raise TypeError(f"{key} is {type(value).__name__}, not a list")
+    return value
+
+
+def _text(entry: Any, key: str) -> str:
+    if not isinstance(entry[key], str):
+        raise TypeError(f"{key} {str(entry[key])[:80]!r} is no text")
+    return str(entry[key])

@@ -10,9 +10,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from mmdpo.errors import ConfigError, DataError
+from mmdpo.errors import DataError
 from mmdpo.evals.base import Answer, Benchmark, Item, Metric, Sample
 from mmdpo.evals.files import read_json
+from mmdpo.evals.options import check_file_name, file_name
 from mmdpo.evals.stats import ratio
 
 SHORT_ANSWER = "\nAnswer the question using a single word or phrase."
@@ -63,16 +64,10 @@ class ConsensusBenchmark(Benchmark):
 
     suffix: str = SHORT_ANSWER
     image_name: str | None = None
+    role = "capability"
 
     def __post_init__(self) -> None:
-        try:
-            (self.image_name or "").format(id="1")
-        except (LookupError, ValueError) as error:
-            raise ConfigError(
-                f"image_name {self.image_name!r} is no pattern: {error}",
-                why="The file name of every image is made from it.",
-                fix="Write the id's place as {id}, or {id:0>12} for twelve digits.",
-            ) from error
+        check_file_name("image_name", self.image_name)
 
     @abstractmethod
     def judged(self, sample: Sample, text: str) -> tuple[str, float]:
@@ -116,7 +111,7 @@ class ConsensusBenchmark(Benchmark):
         self, row_id: Any, question: str, image: Any, references: Sequence[str], meta: Mapping[str, Any], file: str
     ) -> Sample:
         """One sample; ``file`` is the image's name as the data have it. Without a question there is no prompt."""
-        name = self.image_name.format(id=image) if self.image_name is not None else file
+        name = file_name(self.image_name, image, file)
         prompt = question + self.suffix if question else ""
         return Sample(self.sample_id(row_id), prompt, {"images": [name]}, references, str(image), meta)
 

@@ -10,16 +10,22 @@ import contextlib
 import http.client
 import ipaddress
 import json
+import math
 import os
 import socket
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from functools import cached_property
+from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import SplitResult, urlsplit
 
-from mmdpo.errors import ConfigError
+import yaml
+from pydantic import TypeAdapter, ValidationError
+
+from mmdpo.errors import ConfigError, did_you_mean
+from mmdpo.evals.files import read_text
 
 MAX_REPLY_BYTES = 4_000_000
 """Longest body of a reply that is read; a few sentences are expected."""
@@ -82,13 +88,19 @@ class Endpoint:
             for field in fields(self)
             if field.name in ("max_tokens", "timeout", "attempts", "longest_wait", "per_minute", "at_once")
             and (value := getattr(self, field.name)) is not None
-            and not value > 0
+            and not (value > 0 and math.isfinite(value))
         ]
         if wrong or self.first_wait < 0:
             raise ConfigError(
                 f"settings of the judge at {self.url} are not above 0: {', '.join(wrong) or 'first_wait'}",
                 why="The judge could not be asked even once.",
                 fix="Give numbers above 0, or leave them out.",
+            )
+        if not self.key_variable.isidentifier():  # not shown: it may be the key itself
+            raise ConfigError(
+                "key_variable of the judge is no name of an environment variable",
+                why="The key is read from there; itself it stands in no file and no command.",
+                fix="Give a name such as MMDPO_JUDGE_KEY, and put the key into that variable.",
             )
         key = self.key
         if key is not None and not (key.isascii() and key.isprintable()):
@@ -179,6 +191,43 @@ class Endpoint:
     def _headers(self) -> dict[str, str]:
         headers = {"Content-Type": "application/json", "Accept": "application/json", "Connection": "close"}
         return headers if self.key is None else {**headers, "Authorization": f"Bearer {self.key}"}
+
+
+def read_endpoint(path: Path) -> Endpoint:
+    """An endpoint from a YAML file whose keys are the fields of `Endpoint`.
+
+    Raises:
+        ConfigError: The file is no such YAML; every key that is wrong is named, and no value shown: it may be a secret.
+        DataError: The file cannot be read.
+    """
+    try:
+        values = yaml.safe_load(read_text(path))
+    except (yaml.YAMLError, RecursionError) as error:
+        # A parser's message quotes the line, which may hold a key.
+        place = getattr(error, "problem_mark", None)
+        where = "" if place is None else f" (line {place.line + 1})"
+        raise ConfigError(
+            f"the judge's file {str(path)!r} is not valid YAML{where}",
+            why="Nothing of it could be read.",
+            fix="Write url: and model:, one a line.",
+        ) from None
+    known = [field.name for field in fields(Endpoint)]
+    given = values if isinstance(values, dict) else {}
+    problems = [f"{key}: unknown key. {did_you_mean(str(key), known)}" for key in given if key not in known]
+    problems += [f"{key}: required, but not given" for key in ("url", "model") if key not in given]
+    found = None
+    try:
+        found = TypeAdapter(Endpoint).validate_python({key: value for key, value in given.items() if key in known})
+    except ValidationError as error:
+        wrong = [problem for problem in error.errors() if problem["type"] != "missing"]
+        problems += [f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}" for problem in wrong]
+    if found is None or problems:
+        raise ConfigError(
+            f"the judge's file {str(path)!r} cannot be used:\n  " + "\n  ".join(problems),
+            why="The judge could not be asked, or not as you want it to be.",
+            fix="Correct it; a key is never written there, but put into the environment variable key_variable names.",
+        )
+    return found
 
 
 def is_this_machine(host: str) -> bool:

@@ -2,7 +2,7 @@
 
 Paper: Jing et al., "FaithScore: Fine-grained Evaluations of Hallucinations in Large Vision-Language Models", Findings
     of EMNLP 2024 (arXiv:2311.01477).
-Official code: github.com/bcdnlp/FAITHSCORE, MIT.
+Official code: github.com/bcdnlp/FAITHSCORE, MIT; its annotation.jsonl likewise, on photos of COCO val2014.
 Official rule: a language model marks the sub-sentences of an answer that describe the image and splits them into atomic
     facts of five kinds (entities, relations, colors, counting, other); a vision-language model is asked of each whether
     it is right, and "yes" anywhere in its reply counts. score = mean over answers of right facts / facts, 0 for an
@@ -27,9 +27,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mmdpo.errors import ConfigError, DataError
+from mmdpo.errors import DataError
 from mmdpo.evals.base import Answer, Benchmark, Item, Metric, Result, Sample
 from mmdpo.evals.files import read_rows
+from mmdpo.evals.options import check_function
 from mmdpo.evals.stats import ratio
 from mmdpo.registry import benchmarks
 
@@ -120,13 +121,7 @@ class FaithScore(Benchmark):
 
     def __post_init__(self) -> None:
         for option in ("split", "verify", "noun"):
-            value = getattr(self, option)
-            if value is not None and not callable(value):
-                raise ConfigError(
-                    f"{option} {value!r} of faithscore is no function",
-                    why="It is called with every answer or fact.",
-                    fix="Hand it in from Python, or score a file of answers with their facts.",
-                )
+            check_function(self.name, option, getattr(self, option))
 
     @property
     def rule(self) -> str:
@@ -216,8 +211,8 @@ class FaithScore(Benchmark):
         return claims, {fact: bool(self.verify(image, fact)) for fact in claims.facts}
 
     def _sample(self, name: str, row: Mapping[str, Any]) -> Sample:
-        image = str(row.get("image", f"COCO_val2014_{name}.jpg"))
-        return Sample(name, str(row.get("question", PROMPT)), {"images": [image]}, None, image)
+        image = str(row.get("image") or f"COCO_val2014_{name}.jpg")
+        return Sample(name, str(row.get("question") or PROMPT), {"images": [image]}, None, image)
 
 
 def _judged(row: Mapping[str, Any], place: str) -> tuple[dict[str, bool], Claims | None]:
@@ -225,17 +220,20 @@ def _judged(row: Mapping[str, Any], place: str) -> tuple[dict[str, bool], Claims
     facts = row.get("facts", row.get("stage 2"))
     if facts is None:
         return {}, None
-    kinds = row.get("kinds", {})
-    labelled = isinstance(facts, dict) and all(value in (0, 1) for value in facts.values())
-    if not labelled or not isinstance(kinds, dict) or not set(kinds.values()) <= {*KINDS}:
-        raise DataError(
-            f"{place} has facts of another form: {str(facts)[:120]}",
-            why="Every fact needs to be right (1) or wrong (0), and its kind, if said, to be one of five.",
-            fix=f'Write "facts": {{"There is a dog.": 1}}, and "kinds": {{"There is a dog.": "{KINDS[0]}"}}.',
-        )
-    sentences = row.get("sentences")
+    kinds, sentences = row.get("kinds") or {}, row.get("sentences")
     if sentences is None and isinstance(row.get("stage 1"), dict):
         sentences = [text for text, describes in row["stage 1"].items() if describes]
+    labelled = isinstance(facts, dict) and all(value in (0, 1) for value in facts.values())
+    sorted_out = isinstance(kinds, dict) and all(kind in KINDS for kind in kinds.values())
+    cut = sentences is None or (isinstance(sentences, list) and all(isinstance(text, str) for text in sentences))
+    if not (labelled and sorted_out and cut):
+        raise DataError(
+            f"{place} has facts of another form: {str((facts, kinds, sentences))[:200]}",
+            why="Every fact needs to be right (1) or wrong (0), its kind, if said, one of five, and sub-sentences "
+            "to be a list of texts.",
+            fix=f'Write "facts": {{"There is a dog.": 1}}, "kinds": {{"There is a dog.": "{KINDS[0]}"}}, "sentences": '
+            '["a dog runs"].',
+        )
     claims = Claims({fact: kinds.get(fact) or _kind(fact) for fact in facts}, sentences)
     return {fact: bool(value) for fact, value in facts.items()}, claims
 

@@ -9,8 +9,10 @@ from typing import Any
 
 from mmdpo.errors import ConfigError, DataError, MMDPOError
 from mmdpo.evals.conclusion import concluded
+from mmdpo.evals.kept import habit_differences, kept
 from mmdpo.evals.result import METRICS_FILE, Result
-from mmdpo.evals.runner import compare
+from mmdpo.evals.runner import compare, make_benchmark
+from mmdpo.evals.stats import Role
 
 
 def compare_folders(before: Path, after: Path, correction: str = "holm") -> dict[str, Any]:
@@ -38,7 +40,8 @@ def compare_stages(before: Path, after: Path, correction: str = "holm") -> dict[
         correction: As for `compare_folders`.
 
     Returns:
-        ``metrics``, ``correction`` and ``conclusion`` of `mmdpo.evals.conclusion.concluded`.
+        ``metrics``, ``correction`` and ``conclusion`` of `mmdpo.evals.conclusion.concluded`; ``habits``, which are
+        corrected among themselves; and ``kept``, what became of capability and habits (`mmdpo.evals.kept.kept`).
 
     Raises:
         ConfigError: There is no such correction.
@@ -53,11 +56,19 @@ def compare_stages(before: Path, after: Path, correction: str = "holm") -> dict[
             fix="Evaluate both on the same benchmark with mmdpo eval.",
         )
     metrics: dict[str, Any] = {}
+    habits: dict[str, Any] = {}
     for name in shared:
-        gaps = compare(Result.load(before / name), Result.load(after / name))
-        for metric, entry in gaps.items():
-            metrics[metric if metric.startswith(name) else f"{name}_{metric}"] = entry
-    return concluded(metrics, correction)
+        results = Result.load(before / name), Result.load(after / name)
+        role = make_benchmark(results[0].benchmark).role
+        for metric, entry in compare(*results).items():
+            # how often a model says yes is a habit of it, whatever the questions measure
+            own: Role | None = "capability" if metric.endswith("yes_ratio") else role
+            known = {"role": own} if own else {}
+            metrics[metric if metric.startswith(name) else f"{name}_{metric}"] = known | entry
+        habits |= {f"{name}_{habit}": entry for habit, entry in habit_differences(*results).items()}
+    told = concluded(metrics, correction)
+    told_habits = concluded(habits, correction)["metrics"]
+    return {**told, "habits": told_habits, "kept": kept(told["metrics"], told_habits)}
 
 
 def require(comparison: Mapping[str, Any], limits: Sequence[str]) -> None:
@@ -67,9 +78,10 @@ def require(comparison: Mapping[str, Any], limits: Sequence[str]) -> None:
         ConfigError: A limit is not of that form, names no metric, or is one that nothing can miss.
         MMDPOError: A metric is on the wrong side of its limit, or undefined.
     """
+    entries = {**comparison.get("habits", {}), **comparison["metrics"]}
     for limit in limits:
-        name, bound = _limit(comparison, limit)
-        entry = comparison["metrics"][name]
+        name, bound = _limit(entries, limit)
+        entry = entries[name]
         reached, lower_is_better = entry["after"]["value"], entry["better"] == "lower"
         if entry["after"].get("n") == 0:
             raise MMDPOError(
@@ -84,14 +96,14 @@ def require(comparison: Mapping[str, Any], limits: Sequence[str]) -> None:
             )
 
 
-def _limit(comparison: Mapping[str, Any], limit: str) -> tuple[str, float]:
+def _limit(entries: Mapping[str, Any], limit: str) -> tuple[str, float]:
     """The metric and the number of a limit."""
     name, _, value = limit.partition("=")
-    entry = comparison["metrics"].get(name)
+    entry = entries.get(name)
     if entry is None:
         raise ConfigError(
             f"--fail-under {limit!r} names no compared metric",
-            why=f"Compared are: {', '.join(comparison['metrics'])}.",
+            why=f"Compared are: {', '.join(entries)}.",
             fix="Write METRIC=VALUE with a fraction between 0 and 1.",
         )
     fraction = entry.get("percent", True)

@@ -24,10 +24,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mmdpo.errors import ConfigError, DataError, did_you_mean
+from mmdpo.errors import DataError
 from mmdpo.evals.base import Answer, Benchmark, Item, Metric, Sample
 from mmdpo.evals.consensus import SHORT_ANSWER
-from mmdpo.evals.files import read_json
+from mmdpo.evals.files import read_json, write_text
+from mmdpo.evals.options import check_choice
 from mmdpo.evals.stats import ratio
 from mmdpo.registry import benchmarks
 
@@ -53,16 +54,13 @@ class Gqa(Benchmark):
     rule: str = "official"
     suffix: str = SHORT_ANSWER
     name = "gqa"
+    role = "capability"
     id_keys = ("questionId", "question_id", "id")
     text_keys = ("prediction", "answer", "text")
 
     def __post_init__(self) -> None:
-        if self.rule not in RULES:
-            raise ConfigError(
-                f"unknown rule {self.rule!r} for gqa",
-                why=did_you_mean(self.rule, RULES),
-                fix="The default, official, wants the very characters of the data's answer.",
-            )
+        fix = "The default, official, wants the very characters of the data's answer."
+        check_choice(self.name, "rule", self.rule, RULES, fix)
 
     def samples(self, data: Path) -> list[Sample]:
         """The questions of an official file."""
@@ -129,4 +127,4 @@ class Gqa(Benchmark):
 def write_official_answers(answers: Sequence[Answer], path: Path) -> None:
     """Writes answers as the official script takes them: ``[{"questionId", "prediction"}]``."""
     rows = [{"questionId": answer.sample_id, "prediction": answer.text} for answer in answers]
-    path.write_text(json.dumps(rows), encoding="ascii")
+    write_text(path, json.dumps(rows))

@@ -10,8 +10,9 @@ Official rule: GPT-4 compares each answer with the reference; its reply means 0 
     q_acc over original pictures and no picture, and over edited ones (``visual_input`` 2). Bias: yes_diff = share of
     yes among the answers - among the labels, where a wrong answer to a no counts as yes; fp_ratio = such answers /
     wrong answers.
-Known quirks: the reply "not correct" means right; "unclear", an empty reply and any other word mean unclear. Earlier
-    scripts called everything but ``figure_id`` 0 hard. Without a wrong answer the script divides by zero in fp_ratio.
+Known quirks: the reply "not correct" means right; "unclear", an empty reply and any other word mean unclear (a flag
+    counts replies that hold none of the three words, or two of them). Earlier scripts called everything but
+    ``figure_id`` 0 hard. Without a wrong answer the script divides by zero in fp_ratio.
 Other rules: `yes_no` compares the words yes and no with ``gt_answer`` (VLMEvalKit without its judge); VLMEvalKit leaves
     out the questions without picture and merges VS and VD questions of equal ids.
 Intervals: the unit is the set of questions that share a topic, for q_acc couples its pictures and f_acc its questions.
@@ -24,18 +25,19 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from mmdpo.errors import ConfigError, DataError, did_you_mean
-from mmdpo.evals.base import Answer, Benchmark, Item, Metric, Result, Sample
-from mmdpo.evals.files import read_rows
-from mmdpo.evals.pope import vlmevalkit
-from mmdpo.evals.replies import Judge, JudgedAnswer, asked_once, filled, prompted, template
+from mmdpo.errors import DataError
+from mmdpo.evals.base import Answer, Item, Metric, Result, Sample
+from mmdpo.evals.files import read_rows, required_texts
+from mmdpo.evals.options import check_choice
+from mmdpo.evals.pope import SAID, vlmevalkit
+from mmdpo.evals.replies import JudgedAnswer, prompted
 from mmdpo.evals.stats import Array, Sums, divide, ratio
+from mmdpo.evals.verdicts import VerdictBenchmark
 from mmdpo.jsonfiles import write_json
 from mmdpo.registry import benchmarks
 
@@ -55,6 +57,8 @@ Reply with one word: correct if the two agree, incorrect if they contradict each
 say."""
 """What a judge is asked; the wording is ours."""
 
+_VALUES = {"gt_answer": ("0", "1"), "visual_input": ("0", "1", "2")}
+_FIX = "Give HallusionBench.json of the official repository."
 _FIELDS = {"question": "the question", "reference": "the reference answer", "answer": "the model's answer"}
 
 
@@ -66,7 +70,7 @@ def code_of_reply(reply: str) -> int:
 
 @benchmarks.register("hallusionbench")
 @dataclass(frozen=True)
-class HallusionBench(Benchmark):
+class HallusionBench(VerdictBenchmark):
     """Yes/no questions whose pictures contradict what one expects.
 
     Args:
@@ -76,51 +80,47 @@ class HallusionBench(Benchmark):
     """
 
     parser: str = "codes"
-    judge: Judge | None = None
-    judge_prompt: str | Path | None = None
     name = "hallusionbench"
     yes_no = True
     max_new_tokens = 256
     id_keys = ("id",)
     text_keys = ("model_prediction", "answer", "text")
+    verdict_key = CODE
+    own_prompt = PROMPT
+    prompt_fields = _FIELDS
 
     def __post_init__(self) -> None:
-        if self.parser not in ("codes", "yes_no"):
-            raise ConfigError(
-                f"unknown parser {self.parser!r} for hallusionbench",
-                why=did_you_mean(self.parser, ("codes", "yes_no")),
-                fix="codes is the official rule; yes_no needs no judge.",
-            )
-        asked_once(self.judge, self.name)
+        super().__post_init__()
+        fix = "codes is the official rule; yes_no needs no judge."
+        check_choice(self.name, "parser", self.parser, ("codes", "yes_no"), fix)
 
     @property
     def rule(self) -> str:
         """The parser, and whose prompt a judge is asked where there is one."""
         return "; ".join([self.parser, *prompted(self.judge, self.judge_prompt)])
 
-    @cached_property
-    def _judge(self) -> Judge | None:
-        return asked_once(self.judge, self.name)
-
-    @cached_property
-    def _prompt(self) -> str:
-        return template(self.judge_prompt, PROMPT, _FIELDS)
-
     def samples(self, data: Path) -> list[Sample]:
         """The questions in the official file."""
         samples = []
         for number, row in enumerate(read_rows(data), 1):
-            needed = {*KEY, "visual_input", "question", "gt_answer", "gt_answer_details"}
-            if not needed <= set(row) or str(row["gt_answer"]) not in ("0", "1"):
+            place = f"question {number} of {str(data)!r}"
+            texts = required_texts(row, {name: (name,) for name in ("question", "gt_answer_details")}, place, fix=_FIX)
+            lacking = sorted({*KEY, *_VALUES} - set(row))
+            wrong = [key for key, known in _VALUES.items() if str(row.get(key)) not in known]
+            if lacking or wrong or not isinstance(row.get("filename"), str | None):
                 raise DataError(
-                    f"question {number} of {str(data)!r} lacks {sorted(needed - set(row)) or 'a gt_answer of 0 or 1'}",
+                    f"{place} lacks {', '.join(lacking or wrong or ['a text as filename'])}: {str(row)[:200]}",
                     why="It could not be put into its groups, or not be judged.",
-                    fix="Give HallusionBench.json of the official repository.",
+                    fix=_FIX,
                 )
-            media = {"images": [str(row["filename"])]} if row.get("filename") else {}
+            media = {"images": [row["filename"]]} if row.get("filename") else {}
             target = "yes" if str(row["gt_answer"]) == "1" else "no"
-            samples.append(Sample(_id(row), row["question"], media, target, _joined(row, KEY[:3]), {"row": row}))
+            samples.append(Sample(_id(row), texts["question"], media, target, _joined(row, KEY[:3]), {"row": row}))
         return samples
+
+    def verdict_of(self, value: Any) -> str | None:
+        """A code, which may be a number."""
+        return str(value) if str(value) in ("0", "1", "2") else None
 
     def answers(self, rows: Iterable[Mapping[str, Any]], origin: str = "the answers") -> list[Answer]:
         """The answers in some rows, with the judge's codes where there are any.
@@ -128,21 +128,7 @@ class HallusionBench(Benchmark):
         Raises:
             DataError: As for `Benchmark.answers`, or a code is none.
         """
-        rows = list(rows)
-        codes = [None if row.get(CODE) is None else str(row[CODE]) for row in rows]
-        wrong = next((code for code in codes if code not in (None, "0", "1", "2")), None)
-        if wrong is not None:
-            raise DataError(
-                f"{origin}: {wrong!r} is no code of a judge under {CODE!r}",
-                why="It says neither that the answer is right, nor wrong, nor unclear.",
-                fix="Write 0 (wrong), 1 (right) or 2 (unclear).",
-            )
-        named = [{**({"id": _id(row)} if set(KEY) <= set(row) else {}), **row} for row in rows]
-        plain = super().answers([{self.text_keys[0]: "", **row} if CODE in row else row for row in named], origin)
-        return [
-            JudgedAnswer(answer.sample_id, answer.text, answer.question, code)
-            for answer, code in zip(plain, codes, strict=True)
-        ]
+        return super().answers([{**row, "id": _id(row)} if set(KEY) <= set(row) else row for row in rows], origin)
 
     def score(self, samples: Sequence[Sample], answers: Sequence[Answer]) -> Result:
         """As `Benchmark.score`; what is right only together is counted with the first question of its group.
@@ -150,22 +136,18 @@ class HallusionBench(Benchmark):
         Raises:
             DataError: Answers have no code, and there is no judge.
         """
-        pairs, _ = self._match(samples, answers)
-        unjudged = sum(getattr(answer, "verdict", None) is None for _, answer in pairs)
-        if self.parser == "codes" and self.judge is None and unjudged:
-            raise DataError(
-                f"{unjudged} of {len(pairs)} answers have no judge's code under {CODE!r}, and there is no judge",
-                why="The official rule compares an answer with the reference by a judge.",
-                fix="Give a judge, or score with --parser yes_no, which needs none.",
-            )
-        judged = [(sample, self._is_right(sample, self._code(sample, answer))) for sample, answer in pairs]
+        if self.parser == "codes":
+            pairs = self.with_verdicts(samples, answers, ", or score with --parser yes_no, which needs none")
+        else:
+            pairs, _ = self._match(samples, answers)
+        judged = [(sample, self._is_right(sample, self._code(sample, answer)[0])) for sample, answer in pairs]
         groups = _groups(judged)
         told = [replace(sample, meta={**sample.meta, "groups": groups.get(sample.id, {})}) for sample in samples]
         return super().score(told, answers)
 
     def item(self, item_id: str, sample: Sample, answer: Answer) -> Item:
         """Whether one answer is right."""
-        code, label = self._code(sample, answer), sample.target == "yes"
+        (code, reply), label = self._code(sample, answer), sample.target == "yes"
         right = self._is_right(sample, code)
         counts = {
             "answers": 1.0,
@@ -181,11 +163,16 @@ class HallusionBench(Benchmark):
             id=item_id,
             group=sample.group,
             raw=answer.text,
-            parsed=_said(answer.text) if self.parser == "yes_no" else code,
+            parsed=_said(answer.text) if self.parser == "yes_no" else None if _silent(reply) else code,
             label=sample.target,
             correct=right,
             counts=counts,
-            details={"prompt": sample.prompt, **({"image": images[0]} if images else {}), "code": code},
+            details={
+                "prompt": sample.prompt,
+                **({"image": images[0]} if images else {}),
+                "code": code,
+                **({} if reply is None else {"reply": reply}),
+            },
         )
 
     def metrics(self, columns: Collection[str]) -> list[Metric]:
@@ -212,16 +199,30 @@ class HallusionBench(Benchmark):
             ),
         ]
 
-    def _code(self, sample: Sample, answer: Answer) -> int:
+    def notes(self, items: Sequence[Item]) -> list[str]:
+        """Counts replies of the judge that say nothing that was asked for, or two things at once."""
+        replies = [str(item.details["reply"]).lower() for item in items if "reply" in item.details]
+        silent = sum(map(_silent, replies))
+        both = sum("incorrect" in reply and "correct" in reply.replace("incorrect", "") for reply in replies)
+        flags = (
+            (
+                silent,
+                f"no_verdict: {silent} replies hold none of correct, incorrect and unclear; they count as unclear",
+            ),
+            (both, f"two_verdicts: {both} replies hold both correct and incorrect; they count as incorrect"),
+        )
+        return [flag for count, flag in flags if count]
+
+    def _code(self, sample: Sample, answer: Answer) -> tuple[int, str | None]:
+        """The code of an answer, and the judge's reply if it was asked for it."""
         if self.parser == "yes_no":
             said = _said(answer.text)
-            return 2 if said is None else int(said == sample.target)
-        verdict = getattr(answer, "verdict", None)
-        if verdict is None and self._judge is not None:
-            reference = sample.meta["row"]["gt_answer_details"]
-            values = {"question": sample.prompt, "reference": reference, "answer": answer.text}
-            return code_of_reply(self._judge(filled(self._prompt, values)))
-        return int(str(verdict))
+            return 2 if said is None else int(said == sample.target), None
+        if isinstance(answer, JudgedAnswer) and answer.verdict is not None:
+            return int(answer.verdict), None
+        reference = sample.meta["row"]["gt_answer_details"]
+        reply = self.ask({"question": sample.prompt, "reference": reference, "answer": answer.text})
+        return code_of_reply(reply), reply
 
     def _is_right(self, sample: Sample, code: int) -> bool:
         """Without the picture of a VS question it is right to say that one does not know."""
@@ -240,7 +241,12 @@ def write_results(samples: Iterable[Sample], answers: Iterable[Answer], path: Pa
 
 
 def _said(text: str) -> str | None:
-    return {True: "yes", False: "no", None: None}[vlmevalkit(text, True)]
+    return SAID[vlmevalkit(text, True)]
+
+
+def _silent(reply: str | None) -> bool:
+    """Whether there is a reply, and it has none of the words that were asked for."""
+    return reply is not None and "correct" not in reply.lower() and "unclear" not in reply.lower()
 
 
 def _has_figure(row: Mapping[str, Any]) -> bool:

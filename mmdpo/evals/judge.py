@@ -87,6 +87,11 @@ class ChatJudge:
             self._known = {str(row.get("key")): row["reply"] for row in rows if isinstance(row.get("reply"), str)}
             _end_last_line(self._replies_file)
 
+    @property
+    def name(self) -> str:
+        """The model that judges."""
+        return self.endpoint.model
+
     def __call__(self, prompt: str) -> str:
         """The reply to a text."""
         return self.ask(Question(prompt))

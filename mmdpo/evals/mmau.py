@@ -17,21 +17,20 @@ Data: the official JSON list; answers are the same list with ``model_output``, o
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mmdpo.errors import ConfigError, DataError, did_you_mean
-from mmdpo.evals.base import Answer, Benchmark, Item, Metric, Sample
-from mmdpo.evals.files import read_rows
-from mmdpo.evals.letters import lmms_eval_letter
+from mmdpo.errors import DataError
+from mmdpo.evals.base import Answer, Item, Metric, Sample
+from mmdpo.evals.files import read_rows, write_text
+from mmdpo.evals.letters import MultipleChoice, lmms_eval_letter
 from mmdpo.evals.stats import ratio
-from mmdpo.jsonfiles import write_json
 from mmdpo.registry import benchmarks
 
-PARSERS = ("official", "lmms_eval")
 LETTERS = "ABCD"
 """The letters that lmms-eval looks for."""
 _WORD = re.compile(r"\b\w+\b")
@@ -57,7 +56,7 @@ def official(text: str, answer: str, choices: Sequence[str]) -> bool:
 
 @benchmarks.register("mmau")
 @dataclass(frozen=True)
-class Mmau(Benchmark):
+class Mmau(MultipleChoice):
     """Multiple-choice questions about clips.
 
     Args:
@@ -65,34 +64,14 @@ class Mmau(Benchmark):
             by the first they would count as words.
     """
 
-    parser: str = "official"
     name = "mmau"
     max_new_tokens = 64
     id_keys = ("id",)
     text_keys = ("model_output", "model_prediction", "text", "response")
 
-    def __post_init__(self) -> None:
-        if self.parser not in PARSERS:
-            raise ConfigError(
-                f"unknown parser {self.parser!r} for mmau",
-                why=did_you_mean(self.parser, PARSERS),
-                fix="The default, official, is the rule of the authors' own script.",
-            )
-
-    @property
-    def rule(self) -> str:
-        """The parser's name."""
-        return self.parser
-
     def samples(self, data: Path) -> list[Sample]:
         """The questions of a file."""
         return [self._sample(number, row, str(data)) for number, row in enumerate(read_rows(data), 1)]
-
-    def answers(self, rows: Iterable[Mapping[str, Any]], origin: str = "the answers") -> list[Answer]:
-        """The answers in some rows; entries of the data that nobody answered are passed over, as officially."""
-        asked = [row for row in rows if "choices" not in row or any(key in row for key in self.text_keys)]
-        # The question is not compared: what the model was asked holds the choices too.
-        return super().answers([{key: row[key] for key in row if key != "question"} for row in asked], origin)
 
     def item(self, item_id: str, sample: Sample, answer: Answer) -> Item:
         """Compares an answer with the choices."""
@@ -128,12 +107,10 @@ class Mmau(Benchmark):
 
     def notes(self, items: Sequence[Item]) -> list[str]:
         """Counts the answers that name no choice, or no letter."""
+        if self.parser == "lmms_eval":
+            return self.no_letter(items)
         lost = sum(item.parsed is None for item in items)
-        if not lost:
-            return []
-        if self.parser == "official":
-            return [f"no_choice: {lost} answers name no choice with all its words; each is wrong"]
-        return [f"no_letter: {lost} answers are wrong for want of a letter; lmms-eval draws one of four at random"]
+        return [f"no_choice: {lost} answers name no choice with all its words; each is wrong"] if lost else []
 
     def _sample(self, number: int, row: Mapping[str, Any], origin: str) -> Sample:
         texts = ("id", "audio_id", "question", "answer")
@@ -161,7 +138,7 @@ def write_answers(samples: Iterable[Sample], answers: Iterable[Answer], path: Pa
     """Writes the official file with ``model_output`` filled in, as the official script reads it."""
     said = {answer.sample_id: answer.text for answer in answers}
     rows = [{**sample.meta["row"], "model_output": said[sample.id]} for sample in samples if sample.id in said]
-    write_json(path, rows)
+    write_text(path, json.dumps(rows))
 
 
 def _bare(text: str) -> str:

@@ -18,16 +18,18 @@ Data: a folder of TASK.txt with lines "image, question, Yes|No" between tabs, or
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from mmdpo.errors import ConfigError, DataError, did_you_mean
+from mmdpo.errors import DataError
 from mmdpo.evals.base import Answer, Item, Metric, Sample
-from mmdpo.evals.files import read_text
+from mmdpo.evals.files import read_text, write_text
 from mmdpo.evals.joint import JointBenchmark
+from mmdpo.evals.options import check_choice
 from mmdpo.evals.stats import Array, Sums, divide
 from mmdpo.registry import benchmarks
 
@@ -74,12 +76,8 @@ class Mme(JointBenchmark):
     yes_no = True
 
     def __post_init__(self) -> None:
-        if self.parser not in PARSERS:
-            raise ConfigError(
-                f"unknown parser {self.parser!r} for mme",
-                why=did_you_mean(self.parser, PARSERS),
-                fix="The default, official, is the rule of the authors' own script.",
-            )
+        fix = "The default, official, is the rule of the authors' own script."
+        check_choice(self.name, "parser", self.parser, PARSERS, fix)
 
     @property
     def rule(self) -> str:
@@ -104,7 +102,7 @@ class Mme(JointBenchmark):
     def item(self, item_id: str, sample: Sample, answer: Answer) -> Item:
         """Reads yes or no and compares it with the truth."""
         said = official(answer.text) if self.parser == "official" else lmms_eval(answer.text)
-        right, task = said == sample.target, sample.meta["task"]
+        right, task = said == sample.target, sample.meta["place"]["task"]
         return Item(
             id=item_id,
             group=sample.group,
@@ -113,12 +111,12 @@ class Mme(JointBenchmark):
             label=sample.target,
             correct=right,
             counts={f"{task}/questions": 1.0, f"{task}/correct": float(right)},
-            details={"prompt": sample.prompt, "image": sample.media["images"][0], "task": task},
+            details={"prompt": sample.prompt, "image": sample.media["images"][0], **sample.meta["place"]},
         )
 
     def set_of(self, item: Item) -> Hashable:
-        """The image within its task."""
-        return item.details["image"]
+        """The image within its task, or two questions after each other where the file has more of them."""
+        return tuple(item.details[key] for key in ("task", "image", "pair"))
 
     def prefix(self, item: Item) -> str:
         """The task."""
@@ -143,13 +141,13 @@ def write_official_answers(items: Sequence[Item], samples: Sequence[Sample], fol
     """
     folder.mkdir(parents=True, exist_ok=True)
     said = {item.id: " ".join(re.split(r"[\t\r\n]+", item.raw)) for item in items}
-    for task in dict.fromkeys(sample.meta["task"] for sample in samples):
+    for task in dict.fromkeys(sample.meta["place"]["task"] for sample in samples):
         lines = [
             "\t".join([sample.meta["image"], sample.prompt, sample.target.capitalize(), said.get(sample.id, "")])
             for sample in samples
-            if sample.meta["task"] == task
+            if sample.meta["place"]["task"] == task
         ]
-        (folder / f"{task}.txt").write_text("\n".join(lines) + "\n", encoding="utf-8", newline="\n")
+        write_text(folder / f"{task}.txt", "\n".join(lines) + "\n")
 
 
 def _total(name: str, tasks: Sequence[str]) -> Metric:
@@ -171,7 +169,7 @@ def _files(path: Path) -> dict[str, Path]:
         found = {path.stem: path}
     else:
         found = {task: path / f"{task}.txt" for task in TASKS if (path / f"{task}.txt").is_file()}
-    if not found or not set(found) <= set(TASKS):
+    if not found or (path.exists() and not set(found) <= set(TASKS)):  # that a file is absent is said on reading it
         raise DataError(
             f"{str(path)!r} holds no file named after a task of MME",
             why="A score belongs to a task, and the file's name is the only sign of it.",
@@ -205,11 +203,13 @@ def _id(task: str, image: str, question: str) -> str:
 
 def _questions(task: str, path: Path) -> list[Sample]:
     samples = []
+    asked: Counter[str] = Counter()
     for image, question, truth in _lines(path, 3):
         folder = f"{task}/images" if task in _IN_SUBFOLDER else task
         # COCO's names mean the same image in every task; "0001.png" and the like do not.
         group = image if _COCO.fullmatch(image) else f"{task}/{image}"
-        meta = {"task": task, "image": image}
+        meta = {"image": image, "place": {"task": task, "pair": asked[image] // 2}}
+        asked[image] += 1
         label = truth.split("\t")[0].strip().lower()
         media = {"images": [f"{folder}/{image}"]}
         samples.append(Sample(_id(task, image, question), question, media, label, group, meta))

@@ -16,19 +16,20 @@ Answers: a JSON list of replies (strings or chat completions, in the order of th
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from mmdpo.errors import ConfigError, DataError
-from mmdpo.evals.base import Answer, Benchmark, Item, Metric, Result, Sample
-from mmdpo.evals.files import read_json, read_rows, read_text
-from mmdpo.evals.replies import Judge, JudgedAnswer, asked_once, filled, prompted, reply_text, template
+from mmdpo.errors import DataError
+from mmdpo.evals.base import Answer, Item, Metric, Result, Sample
+from mmdpo.evals.files import read_json, read_rows, read_text, required_texts
+from mmdpo.evals.options import check_file_name, file_name
+from mmdpo.evals.replies import JudgedAnswer, prompted, reply_text
 from mmdpo.evals.stats import Array, Sums, divide, ratio
+from mmdpo.evals.verdicts import VerdictBenchmark
 from mmdpo.jsonfiles import write_json
 from mmdpo.registry import benchmarks
 
@@ -55,6 +56,8 @@ First explain your judgement in a few sentences. Then write one line "Rating: N"
 0 = hallucination, not informative"""
 """What a judge is asked; the wording is ours."""
 
+_TEXTS = ("question_type", "image_id", "question", "gt_answer")
+_FIX = "Give mmhal-bench_answer_template.json."
 _FIELDS = {
     "objects": "the names of objects in the image",
     "question": "the question",
@@ -72,7 +75,7 @@ def rating_of_reply(reply: str) -> int | None:
 
 @benchmarks.register("mmhal")
 @dataclass(frozen=True)
-class MMHal(Benchmark):
+class MMHal(VerdictBenchmark):
     """Free answers, rated by a judge.
 
     Args:
@@ -81,51 +84,41 @@ class MMHal(Benchmark):
         image_name: File name of an image, made from its ``{id}``, such as ``{id}.jpg``; None takes the end of its URL.
     """
 
-    judge: Judge | None = None
-    judge_prompt: str | Path | None = None
     image_name: str | None = None
     name = "mmhal"
     max_new_tokens = 512
     id_keys = ("image_id", "id")
     text_keys = ("model_answer", "text", "answer")
+    verdict_key = REVIEW
+    own_prompt = PROMPT
+    prompt_fields = _FIELDS
 
     def __post_init__(self) -> None:
-        asked_once(self.judge, self.name)
-        if self.image_name is not None and "{id}" not in self.image_name:
-            raise ConfigError(
-                f"image_name {self.image_name!r} has no place for the id",
-                why="Every image would be the same file.",
-                fix="Write {id} where it goes, such as {id}.jpg.",
-            )
+        super().__post_init__()
+        check_file_name("image_name", self.image_name)
 
     @property
     def rule(self) -> str:
         """That one rating is looked for, and whose prompt a judge is asked where there is one."""
         return "; ".join(["one rating", *prompted(self.judge, self.judge_prompt)])
 
-    @cached_property
-    def _judge(self) -> Judge | None:
-        return asked_once(self.judge, self.name)
-
-    @cached_property
-    def _prompt(self) -> str:
-        return template(self.judge_prompt, PROMPT, _FIELDS)
-
     def samples(self, data: Path) -> list[Sample]:
         """The questions in the official template."""
         samples = []
         for number, row in enumerate(read_rows(data), 1):
-            texts = {"question_type", "image_id", "question", "gt_answer"}
-            contents = row.get("image_content")
-            if not all(isinstance(row.get(key), str) for key in texts) or not isinstance(contents, list):
+            place = f"question {number} of {str(data)!r}"
+            texts = required_texts(row, {name: (name,) for name in _TEXTS}, place, fix=_FIX)
+            contents, source, image_id = row.get("image_content"), row.get("image_src", ""), texts["image_id"]
+            named = isinstance(contents, list) and all(isinstance(name, str) for name in contents)
+            if not named or not isinstance(source, str):
                 raise DataError(
-                    f"question {number} of {str(data)!r} lacks image_content or one of {sorted(texts)}",
-                    why="The judge is shown what is in the image, the question and the human answer.",
-                    fix="Give mmhal-bench_answer_template.json.",
+                    f"{place} has no list of texts as image_content, or no text as image_src: {str(row)[:200]}",
+                    why="The judge is shown what is in the image.",
+                    fix=_FIX,
                 )
-            meta = {"row": row, "objects": ", ".join(map(str, contents))}
-            images = {"images": [self._image(row)]}
-            samples.append(Sample(row["image_id"], row["question"], images, row["gt_answer"], row["image_id"], meta))
+            image = file_name(self.image_name, image_id, source.rsplit("/", 1)[-1] or image_id)
+            meta = {"row": row, "objects": ", ".join(row["image_content"])}
+            samples.append(Sample(image_id, texts["question"], {"images": [image]}, texts["gt_answer"], image_id, meta))
         return samples
 
     def read_answers(self, path: Path) -> list[Answer]:
@@ -138,15 +131,9 @@ class MMHal(Benchmark):
             return [JudgedAnswer(None, reply or "", None, reply) for reply in replies]
         return self.answers(read_rows(path), str(path))
 
-    def answers(self, rows: Iterable[Mapping[str, Any]], origin: str = "the answers") -> list[Answer]:
-        """The answers in some rows, with the judge's replies where there are any."""
-        rows = list(rows)
-        replies = [None if row.get(REVIEW) is None else reply_text(row[REVIEW]) for row in rows]
-        plain = super().answers([{self.text_keys[0]: "", **row} if REVIEW in row else row for row in rows], origin)
-        return [
-            JudgedAnswer(answer.sample_id, answer.text, answer.question, reply)
-            for answer, reply in zip(plain, replies, strict=True)
-        ]
+    def verdict_of(self, value: Any) -> str | None:
+        """A reply: a string or a chat completion."""
+        return reply_text(value)
 
     def score(self, samples: Sequence[Sample], answers: Sequence[Answer]) -> Result:
         """As `Benchmark.score`.
@@ -154,22 +141,14 @@ class MMHal(Benchmark):
         Raises:
             DataError: Answers have no reply, and there is no judge.
         """
-        unjudged = sum(getattr(answer, "verdict", None) is None for answer in answers)
-        if self.judge is None and unjudged:
-            raise DataError(
-                f"{unjudged} of {len(answers)} answers have no reply of a judge, and there is no judge",
-                why="Only a judge can rate a free answer.",
-                fix=f"Give a judge, or its replies: a JSON list of them, or rows with {REVIEW!r}.",
-            )
+        self.with_verdicts(samples, answers, "; a JSON list of its replies alone is read too")
         return super().score(samples, answers)
 
     def item(self, item_id: str, sample: Sample, answer: Answer) -> Item:
         """The rating of one answer."""
-        reply = getattr(answer, "verdict", None)
-        if reply is None and self._judge is not None:
-            values = {"objects": sample.meta["objects"], "question": sample.prompt, "reference": sample.target}
-            reply = self._judge(filled(self._prompt, {**values, "answer": answer.text}))
-        parsed = rating_of_reply(str(reply))
+        asked = {"objects": sample.meta["objects"], "question": sample.prompt, "reference": sample.target}
+        reply = self.verdict(answer, {**asked, "answer": answer.text})
+        parsed = rating_of_reply(reply)
         rating, kind = parsed or 0, sample.meta["row"]["question_type"]
         counts = {
             "answers": 1.0,
@@ -200,11 +179,6 @@ class MMHal(Benchmark):
         """Counts the replies that count as 0 because they do not hold exactly one rating."""
         lost = sum(item.parsed is None for item in items)
         return [f"no_single_rating: {lost} replies hold no rating or several; each counts as 0"] if lost else []
-
-    def _image(self, row: Mapping[str, Any]) -> str:
-        if self.image_name is not None:
-            return self.image_name.replace("{id}", row["image_id"])
-        return str(row.get("image_src", row["image_id"])).rsplit("/", 1)[-1]
 
 
 def write_answers(samples: Iterable[Sample], answers: Iterable[Answer], path: Path) -> None:

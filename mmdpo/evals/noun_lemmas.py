@@ -16,8 +16,10 @@ _ENDINGS = (
 """WordNet's rules for nouns: an ending and what is put in its place."""
 
 _READ_AS = {
+    "brethren": "brother",
     "buffaloes": "buffalo",
     "busses": "bus",
+    "camerae": "camera",
     "children": "child",
     "chopsticks": "chopstick",
     "earrings": "earring",
@@ -44,11 +46,12 @@ _READ_AS = {
 _NOT_IN_WORDNET = frozenset(
     {
         "TV", "air-conditioning", "baconic", "bedsheet", "biker", "bluejay", "bodyboard", "brindle", "cann",
-        "cathole", "closestool", "cooktop", "coworker", "doghole", "e-book", "earing", "ebook", "electrombile",
-        "firetruck", "glas", "hairdrier", "hairdryer", "hot", "iPhone", "kiwifruit", "lenovo", "longboard",
-        "macbook", "netbook", "paddleboard", "paddleboat", "paraglider", "pissoir", "pitbull", "potted",
-        "riverboat", "rpoe", "sailboard", "sanitizer", "scoon", "seegull", "shortboard", "showerpuff", "skimboard",
-        "smartphone", "solider", "stovetop", "streetlamp", "teddybear", "televison", "waterfont",
+        "cathole", "children", "chopsticks", "closestool", "cooktop", "coworker", "doghole", "e-book",
+        "earing", "earrings", "ebook", "electrombile", "firetruck", "glas", "hairdrier", "hairdryer", "hot",
+        "iPhone", "kiwifruit", "lenovo", "longboard", "macbook", "netbook", "paddleboard", "paddleboat",
+        "paraglider", "pissoir", "pitbull", "potted", "riverboat", "rpoe", "sailboard", "sanitizer", "scoon",
+        "seegull", "shortboard", "showerpuff", "skimboard", "skis", "slippers", "smartphone", "solider",
+        "sports", "stovetop", "streetlamp", "teddybear", "televison", "waterfont",
     }
 )  # fmt: skip
 """Names that WordNet does not have as nouns, so that it never leads a plural back to them."""

@@ -107,23 +107,24 @@ class ObjectCaptions(Benchmark):
 
     def notes(self, items: Sequence[Item]) -> list[str]:
         """Counts further captions of one group and objects that cannot be named; says which coverage is not reached."""
-        again = sum("#" in item.id for item in items)
-        unknown = sorted({name for item in items for name in item.label} - set(self.names.category_of.values()))
         sums = Table.of(items).sums()
         full = {
             "recall": sums["found"] / sums["present"] if sums["present"] else 0.0,
             "objects": sums["mentions"] / sums["captions"],
         }
-        return [
-            *([f"repeated_images: {again} captions are further ones of their image; each counts"] if again else []),
-            *(
-                [f"unknown_objects: {len(unknown)} objects of the data cannot be named: {unknown[:10]}"]
-                if unknown
-                else []
-            ),
-            *(
-                f"{target.kind}_not_reached: whole captions have {full[target.kind]:.3f}, below {target.level:g}"
-                for target in self.targets
-                if full[target.kind] < target.level - 1e-12
-            ),
+        return caption_notes(items, self.names) + [
+            f"{target.kind}_not_reached: whole captions have {full[target.kind]:.3f}, below {target.level:g}"
+            for target in self.targets
+            if full[target.kind] < target.level - 1e-12
         ]
+
+
+def caption_notes(items: Sequence[Item], names: Names) -> list[str]:
+    """Counts further captions of one group, and objects of the data that no caption could name."""
+    again = sum("#" in item.id for item in items)
+    unknown = sorted({name for item in items for name in item.label} - set(names.category_of.values()))
+    flags = (
+        (again, f"repeated_images: {again} captions are further ones of their image; each counts"),
+        (unknown, f"unknown_objects: {len(unknown)} objects of the data cannot be named: {unknown[:10]}"),
+    )
+    return [flag for count, flag in flags if count]

@@ -11,7 +11,8 @@ Official rule: CHAIR's scan for names (`mmdpo.evals.objects`), by RLHF-V's own t
     absent objects / mentions; recall = different present objects named / present objects; chair_s = answers with an
     absent object / answers; words = pieces between single spaces / answers.
 Known quirks: with GPT an answer of at most three words names nothing; "men" and "vases" are never found; line breaks
-    part no words; "Assistant:" is cut out. The script divides by zero where no answer names an object.
+    part no words; "Assistant:" is cut out. The script divides by zero where no answer names an object, and stops where
+    a reply of GPT holds no list; here such an answer names nothing, and a flag counts it.
 Here the objects that a judge or a given function lists are read without spaCy: determiners and small numbers are left
     out, then an object is the pairs in it or the name that it is as a whole ("wooden table" is none).
 Data: JSON ``{image_id: [objects]}``, a folder of COCO annotations, or JSON lines with ``captions`` and ``instances``.
@@ -22,6 +23,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -29,16 +31,19 @@ from pathlib import Path
 from typing import Any, cast
 
 from mmdpo.errors import DataError
-from mmdpo.evals.base import Answer, Benchmark, Item, Metric, Sample
+from mmdpo.evals.base import Answer, Item, Metric, Sample
 from mmdpo.evals.chair import PROMPT as DESCRIBE
 from mmdpo.evals.chair import Chair
-from mmdpo.evals.coco import CocoImage, read_coco
+from mmdpo.evals.coco import CocoImage, image_id, read_captions, read_coco
 from mmdpo.evals.files import read_rows
 from mmdpo.evals.noun_lemmas import noun_lemma
+from mmdpo.evals.object_captions import caption_notes
 from mmdpo.evals.objects import Mention, ObjectNames
-from mmdpo.evals.replies import Judge, asked_once, filled, prompted, template
+from mmdpo.evals.options import check_file_name, check_function, file_name
+from mmdpo.evals.replies import prompted
 from mmdpo.evals.stats import ratio
 from mmdpo.evals.text import tokens
+from mmdpo.evals.verdicts import AskingBenchmark
 from mmdpo.registry import benchmarks
 
 ASK = """A model was asked about an image and answered. List every object that the answer says is visible in the image.
@@ -54,6 +59,7 @@ _FIELDS = {"question": "the question", "answer": "the model's answer"}
 _DETERMINERS = frozenset(
     ["a", "an", "another", "few", "many", "one", "several", "some", "the", "two", "three", "four", "five", "six"]
 )
+_FENCED = re.compile(r"```(?:json)?\s(.*?)```", re.DOTALL)
 _SHORT = 3
 """An answer of at most this many words names nothing where a judge lists the objects."""
 
@@ -84,7 +90,7 @@ class ListedNames(ObjectNames):
 
 @benchmarks.register("objhal")
 @dataclass(frozen=True)
-class ObjectHalBench(Benchmark):
+class ObjectHalBench(AskingBenchmark):
     """Objects named in detailed answers.
 
     Args:
@@ -98,8 +104,6 @@ class ObjectHalBench(Benchmark):
 
     synonyms: str | Path | None = None
     prompt: str = DESCRIBE
-    judge: Judge | None = None
-    judge_prompt: str | Path | None = None
     noun_extractor: Callable[[str], Sequence[str]] | None = None
     image_name: str | None = None
     name = "objhal"
@@ -107,10 +111,13 @@ class ObjectHalBench(Benchmark):
     id_keys = ("image_id", "image")
     text_keys = ("text", "answer", "caption")
     one_answer_each = False
+    own_prompt = ASK
+    prompt_fields = _FIELDS
 
     def __post_init__(self) -> None:
-        asked_once(self.judge, self.name)
-        Chair(image_name=self.image_name)  # checks the pattern
+        super().__post_init__()
+        check_function(self.name, "noun_extractor", self.noun_extractor)
+        check_file_name("image_name", self.image_name)
 
     @property
     def rule(self) -> str:
@@ -123,36 +130,27 @@ class ObjectHalBench(Benchmark):
         """The table of names in use."""
         return cast(ListedNames, ListedNames.load(None if self.synonyms is None else Path(self.synonyms)))
 
-    @cached_property
-    def _judge(self) -> Judge | None:
-        return asked_once(self.judge, self.name)
-
-    @cached_property
-    def _ask(self) -> str:
-        return template(self.judge_prompt, ASK, _FIELDS)
-
     def sample_id(self, raw: Any) -> str:
-        """The bare id, as for `Chair`."""
-        return Chair().sample_id(raw)
+        """The bare id, as for `mmdpo.evals.chair.Chair`."""
+        return image_id(raw)
 
     def samples(self, data: Path) -> list[Sample]:
         """One sample per image of a table, of JSON lines or of a folder of COCO annotations."""
         if data.is_dir():
-            images: Mapping[str, CocoImage] = read_coco(data)
-        elif data.name.endswith((".jsonl", ".jsonl.gz")):
-            images = dict(_image_of_row(row, number, data) for number, row in enumerate(read_rows(data), 1))
-        else:
-            table = Chair(synonyms=self.synonyms).samples(data)
-            images = {sample.id: CocoImage(sample.media["images"][0], set(sample.target)) for sample in table}
-        return [self._sample(image_id, image) for image_id, image in images.items()]
+            return [self._sample(each, image) for each, image in read_coco(data).items()]
+        if data.name.endswith((".jsonl", ".jsonl.gz")):
+            rows = enumerate(read_rows(data), 1)
+            return [self._sample(*_image_of_row(row, f"image {number} of {str(data)!r}")) for number, row in rows]
+        table = Chair(synonyms=self.synonyms).samples(data)
+        return [self._sample(each.id, CocoImage(each.media["images"][0], set(each.target))) for each in table]
 
     def read_answers(self, path: Path) -> list[Answer]:
         """The answers in JSON lines, a JSON list, or the form ``{"imgToEval": {id: {caption}}}``."""
-        return Chair().read_answers(path)
+        return self.answers(read_captions(path), str(path))
 
     def item(self, item_id: str, sample: Sample, answer: Answer) -> Item:
         """Finds the objects that an answer names and those of them that are absent."""
-        text = answer.text.replace("Assistant:", "").strip()
+        text = _plain(answer.text)
         mentions = self._mentions(text, answer.question or sample.prompt)
         present = set(sample.target)
         named = {mention.category for mention in mentions or ()}
@@ -195,30 +193,31 @@ class ObjectHalBench(Benchmark):
         ]
 
     def notes(self, items: Sequence[Item]) -> list[str]:
-        """Counts replies of the judge that hold no list; their answers count as naming nothing."""
-        lost = sum(item.parsed is None and bool(item.raw.strip()) for item in items)
-        return [f"no_list: {lost} replies of the judge hold no JSON list; their answers name nothing"] if lost else []
+        """Counts replies of the judge that hold no list, further answers of one image, objects without a name."""
+        lost = sum(item.parsed is None and bool(_plain(item.raw)) for item in items)
+        flag = f"no_list: {lost} replies of the judge hold no JSON list; their answers count as naming nothing"
+        return [*([flag] if lost else []), *caption_notes(items, self.names)]
 
     def _mentions(self, text: str, question: str) -> list[Mention] | None:
         """The objects in an answer; None if the judge's reply holds no list."""
-        if self.noun_extractor is not None:
-            return self.names.listed(self.noun_extractor(text))
-        if self._judge is None:
+        if self.noun_extractor is None and self.judge is None:
             return self._read(text)
         if len(text.split()) <= _SHORT:
             return []
-        phrases = list_of_reply(self._judge(filled(self._ask, {"question": question, "answer": text})))
+        if self.noun_extractor is not None:
+            return self.names.listed(self.noun_extractor(text))
+        phrases = list_of_reply(self.ask({"question": question, "answer": text}))
         return None if phrases is None else self.names.listed(phrases)
 
     def _read(self, text: str) -> list[Mention]:
         """The rule without GPT."""
         return self.names.mentions([noun_lemma(token, self.names.words) for token in tokens(text.lower())])
 
-    def _sample(self, image_id: str, image: CocoImage) -> Sample:
+    def _sample(self, given_id: str, image: CocoImage) -> Sample:
         objects = {self.names.category_of.get(name, name) for name in image.categories}
         objects |= {mention.category for caption in image.captions for mention in self._read(caption)}
-        sample_id = self.sample_id(image_id)
-        file = image.file_name if self.image_name is None else self.image_name.format(id=sample_id)
+        sample_id = self.sample_id(given_id)
+        file = file_name(self.image_name, sample_id, image.file_name)
         return Sample(sample_id, self.prompt, {"images": [file]}, sorted(objects), sample_id)
 
 
@@ -227,25 +226,40 @@ def _rate(name: str, part: str, whole: str, label: str, meaning: str) -> Metric:
 
 
 def list_of_reply(reply: str) -> list[str] | None:
-    """The list in a judge's reply: the whole of it, or its last line, as in the official script; None if neither is."""
-    for text in (reply, reply.strip().split("\n")[-1]):
+    """The list in a judge's reply: the whole of it or its last line, as in the official script, or a fenced block.
+
+    The official script asks again where it finds none, and stops after a hundred times; here that is None.
+    """
+    for text in (reply, reply.strip().split("\n")[-1], *_FENCED.findall(reply)):
         try:
             value = json.loads(text)
-        except ValueError:
+        except (ValueError, RecursionError):
             continue
         if isinstance(value, list) and all(isinstance(phrase, str) for phrase in value):
             return value
     return None
 
 
-def _image_of_row(row: Mapping[str, Any], number: int, path: Path) -> tuple[str, CocoImage]:
-    try:
-        categories = {instance["category"] for instance in row["instances"]}
-        image_id = str(row.get("id", row.get("image_id", row["image"])))
-        return image_id, CocoImage(str(row["image"]), categories, list(row["captions"]))
-    except (KeyError, TypeError) as error:
+def _plain(answer: str) -> str:
+    return answer.replace("Assistant:", "").strip()
+
+
+def _image_of_row(row: Mapping[str, Any], place: str) -> tuple[str, CocoImage]:
+    """Id and annotations of an image in a row."""
+    given_id, image = row.get("id", row.get("image_id", row.get("image"))), row.get("image")
+    captions, names = _texts(row.get("captions")), _texts(row.get("instances"), "category")
+    if not isinstance(given_id, int | str) or not isinstance(image, str) or captions is None or names is None:
         raise DataError(
-            f"image {number} of {str(path)!r} lacks id, image, captions or instances: {type(error).__name__} {error}",
+            f"{place} lacks id, image, captions or instances: {str(row)[:200]}",
             why="Objects could be missed, and naming them would then count as hallucination.",
             fix='Write {"id": "1", "image": "1.jpg", "captions": ["A dog."], "instances": [{"category": "cat"}]}.',
-        ) from error
+        )
+    return str(given_id), CocoImage(image, set(names), captions)
+
+
+def _texts(value: Any, key: str | None = None) -> list[str] | None:
+    """The texts in a list, or under a key of its entries; None if it is none, or some of them are no text."""
+    entries = value if isinstance(value, list) else [None]
+    found = [entry.get(key) if isinstance(entry, dict) else None for entry in entries] if key else entries
+    texts = [text for text in found if isinstance(text, str)]
+    return texts if len(texts) == len(found) else None

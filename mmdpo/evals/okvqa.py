@@ -23,10 +23,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mmdpo.errors import ConfigError, did_you_mean
+from mmdpo.errors import ConfigError
 from mmdpo.evals import vqa_text
 from mmdpo.evals.base import Sample
 from mmdpo.evals.consensus import ConsensusBenchmark, consensus, human_answers, question_texts
+from mmdpo.evals.options import check_choice, check_function
 from mmdpo.evals.vqa import read_annotations
 from mmdpo.registry import benchmarks
 
@@ -53,12 +54,8 @@ class OkVqa(ConsensusBenchmark):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.stemming not in STEMMING:
-            raise ConfigError(
-                f"unknown stemming {self.stemming!r} for okvqa",
-                why=did_you_mean(self.stemming, STEMMING),
-                fix="The default, none, compares as lmms-eval does.",
-            )
+        check_choice(self.name, "stemming", self.stemming, STEMMING, "The default, none, compares as lmms-eval does.")
+        check_function(self.name, "stem", self.stem)
         if self.stem is not None and self.stemming != "none":
             raise ConfigError(
                 f"stemming {self.stemming!r} with a function",
@@ -76,7 +73,7 @@ class OkVqa(ConsensusBenchmark):
         content = read_annotations(data)
         texts = question_texts(self.questions)
         stems = learned_stems(content["annotations"]) if self.stemming == "data" else {}
-        subset = content.get("data_subtype", "val2014")
+        subset = content.get("data_subtype") or "val2014"
         samples = []
         for row in content["annotations"]:
             references = human_answers(row["answers"], f"question {row['question_id']} of {str(data)!r}")

@@ -66,7 +66,9 @@ def paired_difference(
     """
     a, b = aligned(items_a, items_b)
     value = paired_value(metric, a.columns)
-    width, groups = len(a.columns), len(a.groups)
+    width = len(a.columns)
+    counted = [metric.count(table.sums(table.values)) != 0 for table in (a, b)]
+    groups = int(np.count_nonzero(counted[0] | counted[1])) or len(a.groups)  # images that the metric is about
     estimate = jackknife(
         np.concatenate([a.values, b.values], axis=1),
         lambda stacked: value(stacked[..., width:]) - value(stacked[..., :width]),
@@ -83,7 +85,7 @@ def paired_difference(
         value=estimate.value,
         low=max(-reach, low),
         high=min(reach, high),
-        n=groups,
+        n=len(a.groups),
         percent=metric.percent,
         p_value=p_value,
         detectable=minimum_detectable_difference(half / estimate.quantile(level), estimate.freedom, level=level),

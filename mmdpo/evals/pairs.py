@@ -46,14 +46,14 @@ class Nope(Pope):
         """The questions of a file, by kind where ``split_type`` names one."""
         samples = []
         for number, row in enumerate(read_rows(data), 1):
-            kind = str(row.get("split_type", ""))
+            kind = str(row.get("split_type") or "")
             if kind not in {"", *KINDS}:
                 raise DataError(
                     f"question {number} of {str(data)!r} has the split_type {kind!r}",
                     why="The numbers are given for each way of choosing absent objects.",
                     fix=f"It is one of {', '.join(KINDS)}, or left out.",
                 )
-            question_id = str(row.get("question_id", number))
+            question_id = str(number if row.get("question_id") is None else row["question_id"])
             samples.append(_sample(self.media, question_id, row, "question", "answer", {"kind": kind}, str(data)))
         return samples
 
@@ -89,7 +89,7 @@ class Ciem(JointBenchmark, Pope):
         return str(item.details["pair"])
 
     def _pair(self, row: Mapping[str, Any], origin: str) -> Iterator[Sample]:
-        if "pair_id" not in row:
+        if row.get("pair_id") is None:
             raise DataError(
                 f"an entry of {origin} has no pair_id; its keys are {sorted(row)}",
                 why="Answers are matched by it.",

@@ -16,15 +16,17 @@ Data: a file of questions ({question_id, image, text, label}), or a folder with 
 from __future__ import annotations
 
 import functools
+from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from mmdpo.errors import ConfigError, DataError, did_you_mean
-from mmdpo.evals.base import Answer, Benchmark, Item, Metric, Sample
-from mmdpo.evals.files import read_rows
+from mmdpo.errors import DataError
+from mmdpo.evals.base import Answer, Benchmark, Item, Metric, Result, Sample
+from mmdpo.evals.files import read_rows, required_texts
+from mmdpo.evals.options import check_choice
 from mmdpo.evals.stats import Array, Sums, Table, divide, ratio
 from mmdpo.evals.text import strip_punctuation
 from mmdpo.registry import benchmarks
@@ -72,6 +74,45 @@ PARSERS: Mapping[str, Parser] = {
 }
 """Name -> rule, from the raw answer and whether the label is yes, to whether the answer says yes (None: neither)."""
 
+SAID: Mapping[bool | None, str | None] = {True: "yes", False: "no", None: None}
+"""What was read -> the word for it."""
+
+FORM = 'A question looks like {"question_id": 1, "image": "a.jpg", "text": "...", "label": "yes"}.'
+_NAMES = (".json", ".jsonl", ".json.gz", ".jsonl.gz")
+
+
+@dataclass(frozen=True)
+class KindAnswer(Answer):
+    """An answer from a folder of the three kinds.
+
+    Attributes:
+        kind: That of its file.
+    """
+
+    kind: str = ""
+
+
+def tally(parser: str, text: str, label: bool) -> tuple[bool | None, dict[str, float]]:
+    """What an answer says, and what it adds to the sums that the five numbers are made of.
+
+    Args:
+        parser: A name in `PARSERS`.
+        text: The raw answer.
+        label: Whether yes is right.
+    """
+    said = PARSERS[parser](text, label)
+    # VLMEvalKit's precision and recall take whatever is not yes as no; lmms-eval leaves it out of both.
+    says_no = said is False or (said is None and parser == "vlmevalkit")
+    amounts = {
+        "questions": True,
+        "correct": said is label,
+        "yes": said is True,
+        "true_yes": label and said is True,
+        "false_yes": not label and said is True,
+        "false_no": label and says_no,
+    }
+    return said, {column: float(amount) for column, amount in amounts.items()}
+
 
 @benchmarks.register("pope")
 @dataclass(frozen=True)
@@ -90,12 +131,8 @@ class Pope(Benchmark):
     yes_no = True
 
     def __post_init__(self) -> None:
-        if self.parser not in PARSERS:
-            raise ConfigError(
-                f"unknown parser {self.parser!r} for pope",
-                why=did_you_mean(self.parser, PARSERS),
-                fix="The default, official, is the rule of the paper's own script.",
-            )
+        fix = "The default, official, is the rule of the paper's own script."
+        check_choice(self.name, "parser", self.parser, PARSERS, fix)
 
     @property
     def rule(self) -> str:
@@ -109,37 +146,54 @@ class Pope(Benchmark):
         return [sample for kind, path in _files_by_kind(data).items() for sample in self._questions(path, f"{kind}/")]
 
     def read_answers(self, path: Path) -> list[Answer]:
-        """The answers in a file, or in a folder of the three kinds."""
+        """The answers in a file, or in a folder of the three kinds.
+
+        Raises:
+            DataError: As for `Benchmark.read_answers`, or only some files of a folder have ids.
+        """
         if not path.is_dir():
             return super().read_answers(path)
-        return [
-            Answer(None if answer.sample_id is None else f"{kind}/{answer.sample_id}", answer.text, answer.question)
-            for kind, file in _files_by_kind(path).items()
-            for answer in super(Pope, self).read_answers(file)
-        ]
+        found: list[Answer] = []
+        for kind, file in _files_by_kind(path).items():
+            for answer in super().read_answers(file):
+                sample_id = None if answer.sample_id is None else f"{kind}/{answer.sample_id}"
+                found.append(KindAnswer(sample_id, answer.text, answer.question, kind))
+        if len({answer.sample_id is None for answer in found}) > 1:
+            raise DataError(
+                f"some files of {str(path)!r} have ids and others none",
+                why="Answers are matched either all by id or all by order.",
+                fix="Give every entry of every file a 'question_id', or none.",
+            )
+        return found
+
+    def score(self, samples: Sequence[Sample], answers: Sequence[Answer]) -> Result:
+        """As `Benchmark.score`.
+
+        Raises:
+            DataError: As there, or answers without ids are not of as many questions of each kind.
+        """
+        given = Counter(answer.kind for answer in answers if isinstance(answer, KindAnswer))
+        asked = Counter(str(sample.meta["kind"]) for sample in samples)
+        if given and answers[0].sample_id is None and given != asked:
+            raise DataError(
+                f"answers without ids to questions of other kinds: {dict(given)} for {dict(asked)}",
+                why="They can only be matched by order: those of one kind would be scored against another's questions.",
+                fix="Give a folder of answers with the same kinds as the questions, or answers with ids.",
+            )
+        return super().score(samples, answers)
 
     def item(self, item_id: str, sample: Sample, answer: Answer) -> Item:
         """Reads yes or no and compares it with the label."""
         label = sample.target == "yes"
-        said_yes = PARSERS[self.parser](answer.text, label)
-        # VLMEvalKit's precision and recall take whatever is not yes as no; lmms-eval leaves it out of both.
-        says_no = said_yes is False or (said_yes is None and self.parser == "vlmevalkit")
-        counts = {
-            "questions": 1.0,
-            "correct": float(said_yes is label),
-            "yes": float(said_yes is True),
-            "true_yes": float(label and said_yes is True),
-            "false_yes": float(not label and said_yes is True),
-            "false_no": float(label and says_no),
-        }
+        said, counts = tally(self.parser, answer.text, label)
         kind = sample.meta["kind"]
         return Item(
             id=item_id,
             group=sample.group,
             raw=answer.text,
-            parsed={True: "yes", False: "no", None: None}[said_yes],
+            parsed=SAID[said],
             label=sample.target,
-            correct=said_yes is label,
+            correct=said is label,
             counts={f"{kind}_{column}" if kind else column: amount for column, amount in counts.items()},
             details={"prompt": sample.prompt, self.media.removesuffix("s"): sample.media[self.media][0]},
         )
@@ -168,27 +222,29 @@ class Pope(Benchmark):
         return notes
 
     def _questions(self, path: Path, prefix: str) -> list[Sample]:
+        key = self.media.removesuffix("s")
+        wanted = {"text": ("text", "query"), key: (key, "image_name"), "label": ("label",)}
         samples = []
         for number, row in enumerate(read_rows(path), 1):
-            text = row.get("text", row.get("query"))
-            key = self.media.removesuffix("s")
-            file = row.get(key, row.get("image_name"))
-            label = str(row.get("label")).strip().lower()
-            if not isinstance(text, str) or not isinstance(file, str) or label not in {"yes", "no"}:
+            place = f"question {number} of {str(path)!r}"
+            texts = required_texts(row, wanted, place, fix=FORM)
+            label, file = texts["label"].strip().lower(), texts[key]
+            if label not in {"yes", "no"}:
                 raise DataError(
-                    f"question {number} of {str(path)!r} lacks text, {key} or a label of yes or no: {str(row)[:200]}",
-                    why="Any other label would count as yes in the official script.",
-                    fix='A question looks like {"question_id": 1, "image": "a.jpg", "text": "...", "label": "yes"}.',
+                    f"{place} has the label {texts['label']!r}",
+                    why="Any other label than yes and no would count as yes in the official script.",
+                    fix=FORM,
                 )
-            sample_id = f"{prefix}{row.get('question_id', number)}"
-            samples.append(Sample(sample_id, text, {self.media: [file]}, label, file, {"kind": prefix.rstrip("/")}))
+            question_id = number if row.get("question_id") is None else row["question_id"]
+            meta = {"kind": prefix.rstrip("/")}
+            samples.append(Sample(f"{prefix}{question_id}", texts["text"], {self.media: [file]}, label, file, meta))
         return samples
 
 
 def _files_by_kind(folder: Path) -> dict[str, Path]:
     found: dict[str, Path] = {}
     for kind in KINDS:
-        paths = [path for path in sorted(folder.iterdir()) if kind in path.name and path.suffix in {".json", ".jsonl"}]
+        paths = [path for path in sorted(folder.iterdir()) if kind in path.name and path.name.endswith(_NAMES)]
         if len(paths) > 1:
             raise DataError(
                 f"{str(folder)!r} has several files of the kind {kind!r}: {[path.name for path in paths]}",

@@ -7,7 +7,7 @@
   (1993, Biometrika 80:27), which stays finite where one model always wins or length tells all.
 * **Bradley-Terry strengths** (Bradley and Terry 1952): ``P(i beats j) = sigmoid(s_i - s_j)``, ties as half a win each,
   strengths with mean 0. Every model also wins half a game and loses half a game against an opponent of strength 0, so
-  that a model that never lost has a finite strength; intervals are percentiles of a bootstrap over images.
+  that a model that never lost has a finite strength; intervals are made as that of the win rate at equal length.
 """
 
 from __future__ import annotations
@@ -74,52 +74,54 @@ def _firth(design: Array, outcomes: Array) -> tuple[Array, Array]:
     return weights, information
 
 
-def strengths(wins: Array, *, imaginary: float = IMAGINARY_GAMES) -> Array:
-    """Bradley-Terry strengths with mean 0 by Newton's method [..., models].
+def strengths(wins: Array) -> Array:
+    """Bradley-Terry strengths with mean 0 [models].
 
     Args:
-        wins: ``wins[..., i, j]``: games that i won against j, ties as a half each [..., models, models].
-        imaginary: Games of each model against an opponent of strength 0, half of them won.
+        wins: ``wins[i, j]``: games that i won against j, ties as a half each [models, models].
     """
-    models = wins.shape[-1]
-    games, won = wins + np.swapaxes(wins, -1, -2), wins.sum(-1) + imaginary / 2
-    found = np.zeros(wins.shape[:-1])
-    # Without imaginary games only differences are told; this fixes the mean.
-    fixed = np.full((models, models), 1.0 / models) if imaginary == 0 else np.zeros((models, models))
+    found, _ = _fitted(wins)
+    return np.asarray(found - found.mean())
+
+
+def _fitted(wins: Array) -> tuple[Array, Array]:
+    """Strengths [models] by Newton's method, on the scale of the imaginary opponent, and their information matrix."""
+    games, won = wins + wins.T, wins.sum(1) + IMAGINARY_GAMES / 2
+    found = np.zeros(len(wins))
     for _ in range(_STEPS):
-        rates = scipy.special.expit(found[..., :, None] - found[..., None, :])
-        own = scipy.special.expit(found)
-        slope = won - (games * rates).sum(-1) - imaginary * own
-        curvature = -games * rates * (1 - rates)
-        diagonal = -curvature.sum(-1) + imaginary * own * (1 - own)
-        curvature = curvature + diagonal[..., None] * np.eye(models)
-        step = np.linalg.solve(curvature + fixed, slope[..., None])[..., 0]
-        longest = np.abs(step).max(-1, keepdims=True)
-        found = found + step * np.minimum(1.0, _LONGEST_STEP / np.maximum(longest, 1e-300))
-        if float(longest.max()) < _CONVERGED:
+        rates, own = scipy.special.expit(found[:, None] - found), scipy.special.expit(found)
+        between = games * rates * (1 - rates)
+        information = np.diag(between.sum(1) + IMAGINARY_GAMES * own * (1 - own)) - between
+        step = np.linalg.solve(information, won - (games * rates).sum(1) - IMAGINARY_GAMES * own)
+        longest = float(np.abs(step).max())
+        found = found + step * min(1.0, _LONGEST_STEP / max(longest, 1e-300))
+        if longest < _CONVERGED:
             break
-    return np.asarray(found - found.mean(-1, keepdims=True))
+    return found, information
 
 
-def strength_intervals(wins: Array, *, level: float = 0.95, draws: int = 1000, seed: int = 0) -> list[Interval]:
-    """Strengths with percentile intervals of a bootstrap over images, in the order of the models.
+def strength_intervals(wins: Array, *, level: float = 0.95) -> list[Interval]:
+    """Strengths with their intervals, in the order of the models.
+
+    The error is made as in `length_controlled`. A percentile bootstrap covers .90 to .94 at 50 images (simulated).
 
     Args:
         wins: Wins in the pairs about each image [images, models, models].
         level: Coverage.
-        draws: Bootstrap samples.
-        seed: Of the draws.
     """
-    images = len(wins)
-    weights = np.random.default_rng(seed).multinomial(images, np.full(images, 1 / images), draws).astype(np.float64)
-    drawn = strengths(np.einsum("di,ijk->djk", weights, wins))
-    tail = (1 - level) / 2
-    low, high = np.quantile(drawn, [tail, 1 - tail], axis=0)
-    total = wins.sum(0)
-    played = (total + total.T).sum(-1)
+    wins = wins[wins.any(axis=(1, 2))]
+    images, models = wins.shape[:2]
+    found, information = _fitted(wins.sum(0))
+    games = wins + wins.transpose(0, 2, 1)
+    residual = (wins - games * scipy.special.expit(found[:, None] - found)).sum(2)
+    centred = np.linalg.inv(information) @ (np.eye(models) - 1 / models)
+    clustered = images / max(images - 1, 1) * ((residual @ centred) ** 2).sum(0)
+    own = np.diag(centred.T @ information @ centred)
+    half = scipy.stats.t.ppf(0.5 + level / 2, max(images - 1, 1)) * np.sqrt(np.maximum(own, clustered))
+    played = games.sum((0, 2))
     return [
-        Interval(float(value), float(low[index]), float(high[index]), round(float(played[index])), percent=False)
-        for index, value in enumerate(strengths(total))
+        Interval(float(value), float(value - reach), float(value + reach), round(float(count)), percent=False)
+        for value, reach, count in zip(found - found.mean(), half, played, strict=True)
     ]
 
 

@@ -2,7 +2,8 @@
 
 Paper: Wu et al., "Evaluating and Analyzing Relationship Hallucinations in Large Vision-Language Models", ICML 2024
     (arXiv:2406.16449).
-Official code: github.com/mrwu-mac/R-Bench (eval.py), Apache-2.0; the data on images of nocaps are on Google Drive.
+Official code: github.com/mrwu-mac/R-Bench (eval.py), Apache-2.0; the data are on Google Drive, on photos of Open Images
+    (CC BY 2.0) and, for the questions of types, from the web.
 Official rule: the parser of POPE's own script; a label that contains "no" is no, any other yes. Precision, recall and
     f1 have 0.00001 added to their denominators. Every number is the mean over five random subsets of the questions,
     whose ids are in files of their own (``subsets``); the paper's "Image (All)" is over all questions. The questions
@@ -10,23 +11,25 @@ Official rule: the parser of POPE's own script; a label that contains "no" is no
 Known quirks: as for POPE; besides, the label "unknown" counts as no, and a model that is right everywhere has an f1
     below 1. Questions without an answer are passed over; of two answers to one question the last counts there, the
     first here.
+Left out: ``eval_box``, which looks for the first letter of a label in the answer.
 Data: JSON ``[{question_id, image, text, label}]``, or JSON lines.
 """
 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from mmdpo.errors import ConfigError, DataError, did_you_mean
+from mmdpo.errors import ConfigError, DataError
 from mmdpo.evals.base import Answer, Benchmark, Item, Metric, Sample
-from mmdpo.evals.files import read_json, read_rows
-from mmdpo.evals.pope import PARSERS
+from mmdpo.evals.files import read_json, read_rows, required_texts
+from mmdpo.evals.options import check_choice
+from mmdpo.evals.pope import FORM, PARSERS, SAID, tally
 from mmdpo.evals.stats import Array, Sums, divide, ratio
 from mmdpo.registry import benchmarks
 
@@ -53,12 +56,8 @@ class RBench(Benchmark):
     text_keys = ("text", "answer")
 
     def __post_init__(self) -> None:
-        if self.parser not in PARSERS:
-            raise ConfigError(
-                f"unknown parser {self.parser!r} for rbench",
-                why=did_you_mean(self.parser, PARSERS),
-                fix="The default, official, is the rule of the authors' own script.",
-            )
+        fix = "The default, official, is the rule of the authors' own script."
+        check_choice(self.name, "parser", self.parser, PARSERS, fix)
         if self.subsets is not None and "holder" not in str(self.subsets):
             raise ConfigError(
                 f"subsets {str(self.subsets)!r} has no 'holder' in it",
@@ -73,21 +72,14 @@ class RBench(Benchmark):
 
     def samples(self, data: Path) -> list[Sample]:
         """The questions of a file."""
-        member = self._membership()
-        return [self._sample(row, number, member, str(data)) for number, row in enumerate(read_rows(data), 1)]
+        rows = read_rows(data)
+        member = self._membership({str(row.get("question_id")) for row in rows})
+        return [self._sample(row, f"question {n} of {str(data)!r}", member) for n, row in enumerate(rows, 1)]
 
     def item(self, item_id: str, sample: Sample, answer: Answer) -> Item:
         """Reads yes or no and compares it with the label."""
         label = sample.target == "yes"
-        said = PARSERS[self.parser](answer.text, label)
-        counts = {
-            "questions": 1.0,
-            "correct": float(said is label),
-            "yes": float(said is True),
-            "true_yes": float(label and said is True),
-            "false_yes": float(not label and said is True),
-            "false_no": float(label and said is False),
-        }
+        said, counts = tally(self.parser, answer.text, label)
         kind = sample.meta["kind"]
         # A question whose id stands twice in a subset counts twice, as in the official script.
         named = {
@@ -101,7 +93,7 @@ class RBench(Benchmark):
             id=item_id,
             group=sample.group,
             raw=answer.text,
-            parsed={True: "yes", False: "no", None: None}[said],
+            parsed=SAID[said],
             label=sample.target,
             correct=said is label,
             counts=named,
@@ -130,7 +122,7 @@ class RBench(Benchmark):
             )
         return notes
 
-    def _membership(self) -> Mapping[str, Mapping[str, int]] | None:
+    def _membership(self, asked: Set[str]) -> Mapping[str, Mapping[str, int]] | None:
         """Question id -> names of its subsets and how often it stands there; None where there are none."""
         if self.subsets is None:
             return None
@@ -138,29 +130,35 @@ class RBench(Benchmark):
         for number in range(1, SUBSETS + 1):
             path = Path(str(self.subsets).replace("holder", str(number)))
             ids = read_json(path)
-            if not isinstance(ids, list) or not ids:
+            if not isinstance(ids, list) or not ids or not all(type(each) in (int, str) for each in ids):
                 raise DataError(
                     f"{str(path)!r} is no list of question ids",
                     why="It says which questions are in the subset.",
                     fix="Use the official files, such as image-level_ids_1.json.",
                 )
+            if asked.isdisjoint(map(str, ids)):
+                raise DataError(
+                    f"{str(path)!r} holds none of the questions' ids (it begins with {ids[0]!r})",
+                    why="The subset is of another question file: no number could be computed over it.",
+                    fix="Give the files of ids that belong to these questions, such as image-level_ids_holder.json.",
+                )
             for question_id in ids:
                 member[str(question_id)][f"subset{number}"] += 1
         return member
 
-    def _sample(self, row: Any, number: int, member: Mapping[str, Mapping[str, int]] | None, origin: str) -> Sample:
-        texts = [row.get(name) for name in ("text", "image", "label")]
-        if "question_id" not in row or not all(isinstance(text, str) and text for text in texts):
+    def _sample(self, row: Mapping[str, Any], place: str, member: Mapping[str, Mapping[str, int]] | None) -> Sample:
+        texts = required_texts(row, {name: (name,) for name in ("text", "image", "label")}, place, fix=FORM)
+        kind, question_id = row.get("type"), row.get("question_id")
+        if question_id is None or not isinstance(kind, str | None):
             raise DataError(
-                f"question {number} of {origin} lacks question_id, text, image or label: {str(row)[:200]}",
-                why="It can be neither asked nor scored.",
-                fix='A question looks like {"question_id": 1, "image": "a.jpg", "text": "...", "label": "yes"}.',
+                f"{place} lacks a question_id, or its type is no text: {str(row)[:200]}",
+                why="Answers and subsets are matched by the id, and there is a number for each type.",
+                fix=FORM,
             )
-        text, image, label = (str(value) for value in texts)
-        question_id = str(row["question_id"])
-        parts: Mapping[str, int] = {"all": 1} if member is None else member.get(question_id, {})
-        target = "no" if "no" in label.lower() else "yes"
-        return Sample(question_id, text, {"images": [image]}, target, image, {"parts": parts, "kind": row.get("type")})
+        parts: Mapping[str, int] = {"all": 1} if member is None else member.get(str(question_id), {})
+        target, image = "no" if "no" in texts["label"].lower() else "yes", texts["image"]
+        meta = {"parts": parts, "kind": kind}
+        return Sample(str(question_id), texts["text"], {"images": [image]}, target, image, meta)
 
 
 def _mean(name: str, parts: Sequence[str]) -> Metric:

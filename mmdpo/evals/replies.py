@@ -19,6 +19,18 @@ Judge = Callable[[str], str]
 """From a prompt to the judge's reply."""
 
 
+class Unjudged(Exception):
+    """An answer of which the judge said nothing, or nothing that can be read; it is set aside and counted.
+
+    Args:
+        replied: Whether there was a reply.
+    """
+
+    def __init__(self, *, replied: bool = True) -> None:
+        super().__init__("a reply that holds no verdict" if replied else "no reply")
+        self.replied = replied
+
+
 @dataclass(frozen=True)
 class JudgedAnswer(Answer):
     """An answer with what a judge said of it.
@@ -46,16 +58,21 @@ def asked_once(judge: Judge | None, benchmark: str) -> Judge | None:
         raise ConfigError(
             f"judge {judge!r} of {benchmark} is no function",
             why="It is called with every prompt and returns a reply.",
-            fix=f"From Python: make_benchmark({benchmark!r}, judge=lambda prompt: ...). Or score a file of replies.",
+            fix="Give --judge FILE.yaml to mmdpo score or eval (docs/evals_own.md); from Python a function, as in "
+            f"make_benchmark({benchmark!r}, judge=lambda prompt: ...).",
         )
     return functools.cache(judge)
 
 
 def prompted(judge: Judge | None, prompt: str | Path | None) -> list[str]:
-    """What a rule says of its judge: nothing without one, else whose prompt it is asked."""
+    """What a rule says of its judge: nothing without one, else its ``name``, if it has one, and whose prompt it gets.
+
+    Numbers of two judges are of two rules, and are not compared.
+    """
     if judge is None:
         return []
-    return ["judge with our prompt" if prompt is None else f"judge with {Path(prompt).name}"]
+    who = " ".join(["judge", *([judge.name] if hasattr(judge, "name") else [])])
+    return [f"{who} with {'our prompt' if prompt is None else Path(prompt).name}"]
 
 
 def template(path: str | Path | None, own: str, fields: Mapping[str, str]) -> str:

@@ -12,6 +12,7 @@ from mmdpo.errors import DataError
 from mmdpo.evals.files import read_json, read_rows
 from mmdpo.evals.stats import Interval
 from mmdpo.jsonfiles import write_json
+from mmdpo.records import Record
 
 METRICS_FILE = "metrics.json"
 """Written last: a folder without it holds an interrupted evaluation."""
@@ -28,6 +29,8 @@ class Sample:
         target: What a right answer is measured against.
         group: The resampling unit, normally the image.
         meta: Anything else that the benchmark needs to judge the answer.
+        record: The question as a record, where a prompt and files do not say all of it. A candidate in it is scored
+            in place of an answer.
     """
 
     id: str
@@ -36,6 +39,7 @@ class Sample:
     target: Any
     group: str
     meta: Mapping[str, Any] = field(default_factory=dict)
+    record: Record | None = None
 
 
 @dataclass(frozen=True)
@@ -104,6 +108,8 @@ class Result:
         flags: What the reader must know: missing answers, undefined metrics and so on.
         metrics: Name -> interval.
         items: The audit records.
+        habits: How a model answered, whatever it was asked (`mmdpo.evals.habits`): name -> interval; empty where no
+            model answered here.
     """
 
     benchmark: str
@@ -113,6 +119,7 @@ class Result:
     flags: Sequence[str]
     metrics: Mapping[str, Interval]
     items: Sequence[Item]
+    habits: Mapping[str, Interval] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """Everything but the items, in the form that ``mmdpo score`` prints."""
@@ -125,11 +132,16 @@ class Result:
             "metrics": {name: _told(value) for name, value in self.metrics.items()},
         }
 
+    def summary(self) -> dict[str, Any]:
+        """What ``metrics.json`` holds: what `to_json` gives and, where there are any, the habits."""
+        habits = {name: _told(value) for name, value in self.habits.items()}
+        return self.to_json() | ({"habits": habits} if habits else {})
+
     def save(self, folder: Path) -> None:
         """Writes ``items.jsonl`` and then ``metrics.json``, each whole or not at all; makes the folder if needed."""
         folder.mkdir(parents=True, exist_ok=True)
         self.save_items(folder / "items.jsonl")
-        write_json(folder / METRICS_FILE, self.to_json())
+        write_json(folder / METRICS_FILE, self.summary())
 
     def save_items(self, path: Path) -> None:
         """Writes the items as JSON lines, all or nothing; pure ASCII, for answers may hold half a surrogate pair."""
@@ -147,8 +159,11 @@ class Result:
         summary = read_json(folder / METRICS_FILE)
         rows = read_rows(folder / "items.jsonl")
         try:
-            metrics = {name: Interval(**value) for name, value in summary.pop("metrics").items()}
-            return cls(**summary, metrics=metrics, items=[Item.from_json(row) for row in rows])
+            metrics, habits = (
+                {name: Interval(**value) for name, value in named.items()}
+                for named in (summary.pop("metrics"), summary.pop("habits", {}))
+            )
+            return cls(**summary, metrics=metrics, items=[Item.from_json(row) for row in rows], habits=habits)
         except (TypeError, KeyError, AttributeError) as error:
             raise DataError(
                 f"{str(folder)!r} holds no result of this version: {error}",

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from mmdpo.errors import ConfigError, DataError, did_you_mean
 from mmdpo.evals.base import Benchmark, Item, Metric, Result
+from mmdpo.evals.lmms_logs import read_answers
 from mmdpo.evals.paired import Difference, paired_difference
+from mmdpo.evals.stats import Counted, Interval
 from mmdpo.registry import benchmarks
 
 UNDEFINED = "undefined"
@@ -40,7 +43,7 @@ def score(benchmark: str, data: str | Path, answers: str | Path, **options: Any)
     Args:
         benchmark: Registered name.
         data: The questions or annotations in the official form.
-        answers: The answers in the official form.
+        answers: The answers in the official form, or a sample log of lmms-eval.
         options: The benchmark's own, such as ``parser`` or ``lineage``.
 
     Raises:
@@ -48,7 +51,7 @@ def score(benchmark: str, data: str | Path, answers: str | Path, **options: Any)
         DataError: A file is not of its form, or the answers do not belong to the data.
     """
     made = make_benchmark(benchmark, **options)
-    return made.score(made.samples(Path(data)), made.read_answers(Path(answers)))
+    return made.score(made.samples(Path(data)), read_answers(made, Path(answers)))
 
 
 def compare(before: Result, after: Result, *, level: float = 0.95, seed: int = 0) -> dict[str, dict[str, Any]]:
@@ -74,24 +77,47 @@ def compare(before: Result, after: Result, *, level: float = 0.95, seed: int = 0
             why="Two rules read the same answer differently.",
             fix="Score both models' answers by the same rule with mmdpo score.",
         )
-    first, second = _shared(before, after)
+    first, second = shared_items(before, after)
     columns = {column for item in first for column in item.counts}
-    comparison = {}
-    for metric in make_benchmark(before.benchmark).metrics(columns):
-        gap = paired_difference(first, second, metric, level=level, seed=seed)
-        both = {"A": before.metrics[metric.name], "B": after.metrics[metric.name]}
-        without = " and ".join(name for name, measured in both.items() if measured.n == 0)
-        comparison[metric.name] = {
-            "before": both["A"].to_json(),
-            "after": both["B"].to_json(),
-            "difference": {
-                **gap.to_json(),
-                "verdict": f"{UNDEFINED} for {without}" if without else verdict(metric, gap),
-            },
-            "better": metric.better,
-            **metric.told,
-        }
-    return comparison
+    return {
+        metric.name: compared(
+            metric, first, second, before.metrics[metric.name], after.metrics[metric.name], level=level, seed=seed
+        )
+        for metric in make_benchmark(before.benchmark).metrics(columns)
+    }
+
+
+def compared(
+    metric: Metric,
+    first: Sequence[Counted],
+    second: Sequence[Counted],
+    before: Interval,
+    after: Interval,
+    *,
+    level: float = 0.95,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """One metric of two models: the entry of `compare`.
+
+    Args:
+        metric: What to compare.
+        first: Items of the first model.
+        second: Items of the second model, on the same images.
+        before: The first model's value, as scored.
+        after: The second model's.
+        level: Coverage of the interval.
+        seed: Of the p-value's random swaps.
+    """
+    gap = paired_difference(first, second, metric, level=level, seed=seed)
+    both = {"A": before, "B": after}
+    without = " and ".join(name for name, measured in both.items() if measured.n == 0)
+    return {
+        "before": before.to_json(),
+        "after": after.to_json(),
+        "difference": {**gap.to_json(), "verdict": f"{UNDEFINED} for {without}" if without else verdict(metric, gap)},
+        "better": metric.better,
+        **metric.told,
+    }
 
 
 def verdict(metric: Metric, gap: Difference) -> str:
@@ -104,7 +130,12 @@ def verdict(metric: Metric, gap: Difference) -> str:
     return "better" if rises == (metric.better == "higher") else "worse"
 
 
-def _shared(before: Result, after: Result) -> tuple[list[Item], list[Item]]:
+def shared_items(before: Result, after: Result) -> tuple[list[Item], list[Item]]:
+    """The items of two results that are of the same answers, in one order.
+
+    Raises:
+        DataError: They have different labels or groups, or are of fewer than two groups.
+    """
     by_id = {item.id: item for item in after.items}
     pairs = [(item, by_id[item.id]) for item in before.items if item.id in by_id]
     other = next((item.id for item, twin in pairs if item.label != twin.label or item.group != twin.group), None)

@@ -24,8 +24,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
-from mmdpo.errors import ConfigError, DataError, did_you_mean
+from mmdpo.errors import ConfigError, DataError
 from mmdpo.evals.base import Answer, Benchmark, Item, Metric, Result, Sample
+from mmdpo.evals.options import check_choice, check_function
 from mmdpo.evals.replies import Judge, JudgedAnswer, asked_once, filled, prompted, template
 from mmdpo.evals.safety_probes import SHIPPED, digest, read_probes, samples_of
 from mmdpo.evals.safety_rules import READINGS, read_by_rules, read_verdict
@@ -87,16 +88,15 @@ class Safety(Benchmark):
     judge: Judge | None = None
     judge_prompt: str | Path | None = None
     name = "safety"
+    refusals_wanted = True
     max_new_tokens = 512
+    own_data = "{out}/pictures"  # drawn beside the answers, where no folder is named
 
     def __post_init__(self) -> None:
         asked_once(self.judge, self.name)
-        if self.reader not in READERS:
-            raise ConfigError(
-                f"unknown reader {self.reader!r} for safety",
-                why=did_you_mean(self.reader, READERS),
-                fix="rules reads the answers; verdicts takes what the answer file says.",
-            )
+        check_function(self.name, "classifier", self.classifier)
+        fix = "rules reads the answers; verdicts takes what the answer file says."
+        check_choice(self.name, "reader", self.reader, READERS, fix)
         ways = [self.reader != "rules", self.classifier is not None, self.judge is not None]
         if sum(ways) > 1:
             raise ConfigError(

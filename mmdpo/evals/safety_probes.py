@@ -135,7 +135,7 @@ def read_probes(path: Path) -> Categories:
     """
     try:
         categories: Categories = _FORM.validate_python(yaml.safe_load(read_text(path)))
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, RecursionError) as error:
         raise DataError(
             f"{str(path)!r} is not YAML: {error}",
             why="The probes stand in it.",
@@ -196,13 +196,23 @@ def draw(text: str, folder: Path) -> str:
 
     Returns:
         The name of the file in the folder.
+
+    Raises:
+        DataError: The folder cannot be written to.
     """
     name = f"safety-{hashlib.sha256(text.encode()).hexdigest()[:16]}.png"
     if not (folder / name).exists():
-        folder.mkdir(parents=True, exist_ok=True)
         temporary = folder / f".{name}.tmp"
-        picture_of(text).save(temporary, format="PNG")
-        temporary.replace(folder / name)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            picture_of(text).save(temporary, format="PNG")
+            temporary.replace(folder / name)
+        except OSError as error:
+            raise DataError(
+                f"no picture can be drawn into {str(folder)!r}: {error.strerror or error}",
+                why="Some probes are shown as pictures of their text.",
+                fix="Name a folder that can be written to.",
+            ) from error
     return name
 
 

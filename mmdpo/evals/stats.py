@@ -30,7 +30,7 @@ __all__ = ["Array", "Better", "Counted", "Interval", "Metric", "Role", "Sums", "
 
 Sums = Mapping[str, Array]
 Better = Literal["higher", "lower", "neither"]
-Role = Literal["hallucination", "coverage", "other"]
+Role = Literal["hallucination", "coverage", "capability", "other"]
 
 
 class Counted(Protocol):
@@ -80,7 +80,8 @@ class Metric:
         better: Which direction is an improvement.
         label: Its name in a report; by default its name in words.
         meaning: What is counted, in half a sentence, for a report.
-        role: What it is evidence of: a report reads ``hallucination`` and ``coverage`` together.
+        role: What it is evidence of: a report reads ``hallucination`` and ``coverage`` together, and shows beside them
+            what became of ``capability``.
     """
 
     name: str

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Collection
 
 # Order matters: runs of dots before single ones, quotes before clitics.
@@ -43,6 +44,16 @@ _IRREGULAR = {
 _ENDINGS = (("ies", "y"), ("men", "man"), ("es", ""), ("s", ""))
 
 _PUNCTUATION = ';/[]"{}()=+\\_-><@`,?!'
+_WORD = re.compile(r"[^\W_]+(?:'[^\W_]+)*")
+
+
+def words(text: str) -> list[str]:
+    """The words of a text, lower case, in Unicode's form NFKC: runs of letters and digits, with apostrophes inside.
+
+    Commas between digits are deleted; all other marks only part words.
+    """
+    plain = unicodedata.normalize("NFKC", text).lower().replace("’", "'")
+    return _WORD.findall(re.sub(r"(?<=\d),(?=\d)", "", plain))
 
 
 def tokens(text: str) -> list[str]:

@@ -49,7 +49,7 @@ class TextVqa(ConsensusBenchmark):
         return said, consensus(said, [vqa_text.eval_ai(reference) for reference in sample.target])
 
     def _sample(self, row: Any, number: int, origin: str) -> Sample:
-        if not isinstance(row, dict) or "question_id" not in row:
+        if not isinstance(row, dict) or row.get("question_id") is None:
             raise DataError(
                 f"question {number} of {origin} has no question_id",
                 why="Answers are matched by it.",
@@ -63,7 +63,7 @@ class TextVqa(ConsensusBenchmark):
                 fix="Use the official file.",
             )
         # Without an image's id every question stands for itself.
-        image = row.get("image_id", row["question_id"])
+        image = row["question_id"] if row.get("image_id") is None else row["image_id"]
         return self.sample(row["question_id"], str(row.get("question") or ""), image, references, {}, f"{image}.jpg")
 
 

@@ -21,12 +21,14 @@ import numpy as np
 from mmdpo.errors import DataError
 from mmdpo.evals.answer_pairs import AnswerPair
 from mmdpo.evals.audio_files import read_any_rows
+from mmdpo.evals.files import write_text
 from mmdpo.evals.stats import Array, Metric, Sums, Table, divide, interval, ratio
 from mmdpo.evals.winrate import Judgement, identical
 from mmdpo.jsonfiles import read_json, write_json
 
 SHEET, KEY = "votes.csv", "votes_key.json"
 COLUMNS = ("pair", "prompt", "images", "reference", "answer_1", "answer_2", "vote", "rater", "comment")
+_NAMED = {"item", "first", "second"}
 _WORDS = {"1": 1.0, "2": 0.0, "tie": 0.5}
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 _SHOWN = 10
@@ -65,7 +67,7 @@ def write_sheet(pairs: Sequence[AnswerPair], folder: Path, *, seed: int = 0) -> 
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / KEY, key)
     # With a byte-order mark, without which spreadsheets take UTF-8 for something else.
-    (folder / SHEET).write_text(text.getvalue(), encoding="utf-8-sig", errors="replace", newline="")
+    write_text(folder / SHEET, "\ufeff" + text.getvalue())
     return folder / SHEET
 
 
@@ -90,7 +92,8 @@ def read_votes(files: Iterable[Path], *, key: Path | None = None) -> tuple[Votes
 
     Args:
         files: Tables with the columns ``pair`` and ``vote``, or ``item``, ``first``, ``second`` (names of models) and
-            ``vote``; ``rater`` is the file's name where it is not filled in. A vote is 1, 2 or tie.
+            ``vote``; ``rater`` is the file's name where it is not filled in, or its path where two files have one
+            name. A vote is 1, 2 or tie.
         key: The file that says which pair is what; by default the one beside each table.
 
     Returns:
@@ -102,8 +105,11 @@ def read_votes(files: Iterable[Path], *, key: Path | None = None) -> tuple[Votes
     votes: Votes = defaultdict(dict)
     rows: list[_Row] = []
     blank = 0
+    files = list(files)
+    stems = Counter(path.stem for path in files)
     for path in files:
-        read, empty = _rows(path, key)
+        # Two people's files may both be called votes.csv.
+        read, empty = _rows(path, key, path.stem if stems[path.stem] == 1 else str(path))
         rows, blank = rows + read, blank + empty
     given: dict[tuple[str, str, str, str], list[float]] = defaultdict(list)
     for row in rows:
@@ -126,10 +132,10 @@ def read_votes(files: Iterable[Path], *, key: Path | None = None) -> tuple[Votes
     return dict(votes), [sentence.format(count) for count, sentence in flags if count]
 
 
-def _rows(path: Path, key: Path | None) -> tuple[list[_Row], int]:
-    """The votes in one table, and how many rows have none."""
+def _rows(path: Path, key: Path | None, unnamed: str) -> tuple[list[_Row], int]:
+    """The votes in one table, and how many rows have none; ``unnamed`` is who voted where no row says so."""
     table = read_any_rows(path)
-    named = {"item", "first", "second"} <= set(table[0])
+    named = table[0].keys() >= _NAMED
     if "vote" not in table[0] or not (named or "pair" in table[0]):
         raise DataError(
             f"{str(path)!r} has the columns {sorted(map(str, table[0]))}",
@@ -139,14 +145,15 @@ def _rows(path: Path, key: Path | None) -> tuple[list[_Row], int]:
     keys = {} if named else read_json(key or path.parent / KEY)
     rows, problems, blank = [], [], 0
     for number, cells in enumerate(table, 2):
-        what = cells if named else keys.get(str(cells["pair"]))
+        what = cells if named else keys.get(str(cells.get("pair")))
         word = str(cells.get("vote") or "").strip().lower()
-        if not isinstance(what, Mapping):
-            problems.append(f"line {number}: pair {cells['pair']!r} is not in the key")
+        if not isinstance(what, Mapping) or not what.keys() >= _NAMED:
+            told = "item, first or second is missing" if named else f"pair {cells.get('pair')!r} is not in the key"
+            problems.append(f"line {number}: {told}")
         elif word and word not in _WORDS:
             problems.append(f"line {number}: vote {cells['vote']!r}")
         elif word:
-            rater = str(cells.get("rater") or "").strip() or path.stem
+            rater = str(cells.get("rater") or "").strip() or unnamed
             rows.append(_Row(str(what["item"]), str(what["first"]), str(what["second"]), rater, _WORDS[word]))
         else:
             blank += 1

@@ -24,11 +24,12 @@ from decimal import ROUND_HALF_UP, Decimal
 from pathlib import Path
 from typing import Any
 
-from mmdpo.errors import ConfigError, DataError, did_you_mean
+from mmdpo.errors import DataError
 from mmdpo.evals import vqa_text
 from mmdpo.evals.base import Answer, Result, Sample
 from mmdpo.evals.consensus import ConsensusBenchmark, consensus, human_answers, question_texts
-from mmdpo.evals.files import read_json
+from mmdpo.evals.files import read_json, write_text
+from mmdpo.evals.options import check_choice
 from mmdpo.registry import benchmarks
 
 RULES = ("official", "always_normalise")
@@ -53,12 +54,8 @@ class Vqa(ConsensusBenchmark):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.rule not in RULES:
-            raise ConfigError(
-                f"unknown rule {self.rule!r} for vqa",
-                why=did_you_mean(self.rule, RULES),
-                fix="The default, official, is that of the official script; harnesses use always_normalise.",
-            )
+        fix = "The default, official, is that of the official script; harnesses use always_normalise."
+        check_choice(self.name, "rule", self.rule, RULES, fix)
 
     def samples(self, data: Path) -> list[Sample]:
         """The questions of a file of annotations."""
@@ -86,7 +83,7 @@ class Vqa(ConsensusBenchmark):
         written = [vqa_text.trimmed(reference) for reference in references]
         image, kind = row["image_id"], row.get("answer_type")
         meta = {
-            "kind": None if kind is None else str(kind).replace("/", "_"),
+            "kind": str(kind).replace("/", "_") if kind else None,
             "question_type": row.get("question_type"),
             "answer_type": kind,
             "trimmed": written,
@@ -106,14 +103,20 @@ def read_annotations(path: Path) -> Any:
     """
     content = read_json(path)
     rows = content.get("annotations") if isinstance(content, dict) else None
-    needed = {"question_id", "image_id", "answers"}
-    if not isinstance(rows, list) or not rows or not all(isinstance(row, dict) and needed <= set(row) for row in rows):
+    rows = rows if isinstance(rows, list) and rows else [None]
+    wrong = next((number for number, row in enumerate(rows, 1) if not _is_annotation(row)), None)
+    if wrong is not None:
         raise DataError(
-            f"{str(path)!r} is no file of annotations",
-            why="Every question needs an id, an image and human answers.",
+            f"{str(path)!r} is no file of annotations: entry {wrong} is {str(rows[wrong - 1])[:120]}",
+            why="Every question needs an id, an image's id and human answers.",
             fix='The official file looks like {"annotations": [{"question_id": 1, "image_id": 2, "answers": [...]}]}.',
         )
     return content
+
+
+def _is_annotation(row: Any) -> bool:
+    ids = ("question_id", "image_id")
+    return isinstance(row, dict) and "answers" in row and all(isinstance(row.get(key), int | str) for key in ids)
 
 
 def official_report(result: Result, samples: Sequence[Sample]) -> dict[str, Any]:
@@ -154,7 +157,7 @@ def official_report(result: Result, samples: Sequence[Sample]) -> dict[str, Any]
 def write_official_answers(answers: Sequence[Answer], path: Path) -> None:
     """Writes answers as the official scripts and EvalAI's servers take them: ``[{"question_id", "answer"}]``."""
     rows = [{"question_id": _number(answer.sample_id), "answer": answer.text} for answer in answers]
-    path.write_text(json.dumps(rows), encoding="ascii")
+    write_text(path, json.dumps(rows))
 
 
 def _number(sample_id: str | None) -> int | str | None:

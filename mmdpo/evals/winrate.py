@@ -164,13 +164,12 @@ def metrics(by: str) -> list[Metric]:
     return rates + (of_judge if by == JUDGE else [])
 
 
-def standing(judgements: Sequence[Judgement], by: str, *, seed: int = 0) -> dict[str, Any]:
+def standing(judgements: Sequence[Judgement], by: str) -> dict[str, Any]:
     """Win rates of every two models, and the ranking of three or more.
 
     Args:
         judgements: One of each pair.
         by: `PEOPLE` or `JUDGE`.
-        seed: Of the bootstrap.
 
     Returns:
         ``pairs``: a list of ``first``, ``second``, ``n`` and ``metrics`` (value, low, high, n by name; of the first
@@ -197,7 +196,7 @@ def standing(judgements: Sequence[Judgement], by: str, *, seed: int = 0) -> dict
         wins = _wins(judgements, models)
         if not connected(wins.sum(0)):
             flags.append("unconnected_models: some models are compared by no chain of pairs; their order means nothing")
-        found = zip(models, strength_intervals(wins, seed=seed), strict=True)
+        found = zip(models, strength_intervals(wins), strict=True)
         ranked = sorted(found, key=lambda entry: -entry[1].value)
         ranking = [{"model": model, "strength": value.to_json()} for model, value in ranked]
     return {"pairs": pairs, "ranking": ranking, "flags": flags}

@@ -3,6 +3,9 @@
 What is judged: log-probabilities that an answer begins with a spelling of yes, and of no (`mmdpo.yes_no`). P(yes) is
     taken among the two, so the logit is log p(yes) - log p(no). Generated text is not read: a model may put .51 and .99
     into the same word.
+Source: our own; no published benchmark and no official rule.
+Known quirks: equal probabilities are half right; what other words have of the probability enters `mass` alone, and rows
+    that give nothing but P(yes) have no `mass`.
 Data: the questions of POPE (`mmdpo.evals.pope`) and whatever has their form. Answers: {question_id, yes, no}, natural
     logarithms; ``mmdpo calibrate`` makes them. {question_id, p_yes} is read too, P(yes) among the two.
 """
@@ -11,6 +14,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +30,8 @@ from mmdpo.registry import benchmarks
 
 CERTAIN = 1e-12
 """Nearest to 0 and 1 that a probability without its logarithm is taken to be."""
+MOST = 1.01
+"""Largest sum of the two probabilities: 1, and what models of half precision are off."""
 LITTLE = 0.5
 """Probability on the two words below which the model would mostly say something else."""
 
@@ -61,18 +67,18 @@ class YesNo(CalibratedBenchmark):
         kept = []
         for number, row in enumerate(rows, 1):
             logps = _logps(row)
-            if not all(isinstance(value, int | float) and -math.inf < value <= 1e-6 for value in logps):
+            if not all(map(_is_log, logps)) or sum(map(math.exp, logps)) > MOST:
                 raise DataError(
-                    f"entry {number} of {origin} has yes {logps[0]!r} and no {logps[1]!r}",
-                    why="Both must be natural logarithms of probabilities, 0 or below.",
+                    f"entry {number} of {origin} has yes {logps[0]!r:.40} and no {logps[1]!r:.40}",
+                    why="Both must be natural logarithms of probabilities, 0 or below, that add up to 1 at most.",
                     fix='Write {"question_id": 1, "yes": -0.2, "no": -1.8}, or p_yes between 0 and 1.',
                 )
-            kept.append({**row, "logps": json.dumps(logps)})
+            kept.append({**row, "logps": json.dumps([*logps, "yes" in row])})
         return super().answers(kept, origin)
 
     def item(self, item_id: str, sample: Sample, answer: Answer) -> Item:
         """Holds the likelier word against the label."""
-        yes, no = json.loads(answer.text)
+        yes, no, weighed = json.loads(answer.text)
         logit, label = yes - no, sample.target == "yes"
         return Item(
             id=item_id,
@@ -85,7 +91,8 @@ class YesNo(CalibratedBenchmark):
                 "questions": 1.0,
                 "correct": 0.5 if logit == 0 else float((logit > 0) == label),
                 "probability": 1 / (1 + math.exp(min(-logit, 700.0))),
-                "mass": math.exp(yes) + math.exp(no),
+                # P(yes) among the two words does not tell what others have.
+                **({"mass": min(1.0, math.exp(yes) + math.exp(no)), "weighed": 1.0} if weighed else {}),
             },
             details={"prompt": sample.prompt, self.media.removesuffix("s"): sample.media[self.media][0]},
         )
@@ -96,13 +103,14 @@ class YesNo(CalibratedBenchmark):
         found = [
             ratio("accuracy", "correct", "questions", meaning="questions whose likelier word is right"),
             ratio("yes_probability", "probability", "questions", better="neither", meaning="mean probability of yes"),
-            ratio("mass", "mass", "questions", better="neither", meaning=words),
+            *([ratio("mass", "mass", "weighed", better="neither", meaning=words)] if "weighed" in columns else []),
         ]
         return found + (calibration.metrics("yes") if "yes_predictions" in columns else [])
 
     def notes(self, items: Sequence[Item]) -> list[str]:
         """Says where the model would mostly say something else."""
-        mass = sum(item.counts["mass"] for item in items) / len(items)
+        known = [item.counts["mass"] for item in items if "mass" in item.counts]
+        mass = sum(known) / len(known) if known else 1.0
         said = f"little_mass: yes and no have {mass:.3f} of the probability; the model would mostly say something else"
         return [said] if mass < LITTLE else []
 
@@ -111,9 +119,14 @@ class YesNo(CalibratedBenchmark):
         return {"yes": [(item.parsed, float(item.label == "yes"))]}
 
 
+def _is_log(value: Any) -> bool:
+    """Whether it is the natural logarithm of a probability."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and -sys.float_info.max <= value <= 1e-6
+
+
 def _logps(row: Mapping[str, Any]) -> list[Any]:
     p = row.get("p_yes")
-    if "yes" in row or not isinstance(p, int | float) or not 0 <= p <= 1:
+    if "yes" in row or not isinstance(p, int | float) or isinstance(p, bool) or not 0 <= p <= 1:
         return [row.get("yes"), row.get("no")]
     p = min(max(p, CERTAIN), 1 - CERTAIN)
     return [math.log(p), math.log1p(-p)]

@@ -5,6 +5,7 @@ from mmdpo.report.figures import write_figures
 from mmdpo.report.pages import write_report
 from mmdpo.report.quality import differing_words, write_quality_page, write_records_page
 from mmdpo.report.run_pages import write_run_pages
+from mmdpo.report.tables import write_tables
 
 __all__ = [
     "differing_words",
@@ -14,4 +15,5 @@ __all__ = [
     "write_records_page",
     "write_report",
     "write_run_pages",
+    "write_tables",
 ]

@@ -11,7 +11,8 @@ from huggingface_hub import EvalResult, ModelCardData
 
 from mmdpo.jsonfiles import read_json
 from mmdpo.report import provenance
-from mmdpo.report.reading import Benchmark, Change, Run, read_run
+from mmdpo.report.evaluated import Benchmark
+from mmdpo.report.reading import Change, Run, read_run
 from mmdpo.report.rendering import write_page
 from mmdpo.report.verdict import judge, limits
 from mmdpo.report.words import word_for

@@ -7,7 +7,8 @@ from typing import Any
 
 from matplotlib.axes import Axes
 
-from mmdpo.report.reading import number, series
+from mmdpo.report.evaluated import number
+from mmdpo.report.reading import series
 
 SMOOTH_FROM = 40
 """Curves with at least this many points get a running mean over the faint raw values."""

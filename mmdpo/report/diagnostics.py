@@ -14,7 +14,8 @@ from matplotlib.ticker import MaxNLocator
 
 from mmdpo.report.curves import curve, legend, points
 from mmdpo.report.drawing import BLUE, GREEN, GREY, INK, ORANGE, styled
-from mmdpo.report.reading import Run, number
+from mmdpo.report.evaluated import number
+from mmdpo.report.reading import Run
 
 Events = Sequence[Mapping[str, Any]]
 WARNING = ("rule", "metric", "split", "zone", "meaning", "attempt")

@@ -27,6 +27,8 @@ GREY, BLUE, ORANGE, GREEN, PINK, YELLOW, SKY = (
     "#e69f00",
     "#56b4e9",
 )
+RUN_COLOURS, MARKERS = (BLUE, ORANGE, GREEN, PINK, YELLOW, SKY), "oD^vPX"
+"""Of several runs side by side; what is before training is grey and a square."""
 _CSS_VARIABLES = {
     INK: "ink",
     MUTED: "muted",

@@ -13,11 +13,15 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import MaxNLocator
 
-from mmdpo.report.curves import curve, legend, or_else, points
+from mmdpo.report.bars import comparison_figure
+from mmdpo.report.curves import curve, legend, points
 from mmdpo.report.diagnostics import diagnostics_figure
-from mmdpo.report.drawing import BLUE, GREEN, GREY, INK, ORANGE, PAGE, PINK, SKY, YELLOW, save_figure, styled
-from mmdpo.report.measures import format_value
-from mmdpo.report.reading import Change, read_run
+from mmdpo.report.drawing import BLUE, GREEN, INK, ORANGE, PAGE, PINK, save_figure, styled
+from mmdpo.report.reading import read_run
+from mmdpo.report.reliability import reliability_figure, side_by_side
+from mmdpo.report.slice_figures import slice_figure
+from mmdpo.report.slices import slices
+from mmdpo.report.trends import trends_figure
 from mmdpo.report.verdict import displacement
 
 
@@ -28,10 +32,14 @@ def write_figures(run: Path) -> list[Path]:
         The files written; figures that have no data are left out.
     """
     read = read_run(run)
+    found, _ = slices([read], [read.name])
     figures = {
         "training": training_figure(read.training, read.validation),
         "diagnostics": diagnostics_figure(read.training, read.validation),
         "comparison": comparison_figure([(read.name, read.changes)]),
+        "trends": trends_figure(read),
+        "reliability": reliability_figure(side_by_side([run], [read.name])),
+        **{f"slices_{one.name}": slice_figure(one) for one in found},
     }
     written = []
     for name, figure in figures.items():
@@ -115,75 +123,6 @@ def _loss_panel(axes: Axes, training: Sequence[Mapping[str, Any]], validation: S
             curve(axes, training, term, colour=colour, label=term.removeprefix("loss/"), line=line)
     points(axes, validation, "loss", colour=GREEN, label="validation")
     legend(axes)
-
-
-def comparison_figure(runs: Sequence[tuple[str, Sequence[Change]]]) -> Figure | None:
-    """Bars with 95% intervals before and after training, one panel for each better direction.
-
-    Args:
-        runs: Name and changes of each run; the bars before training are those of the first.
-
-    Returns:
-        The figure, or None where no metric is a fraction with a better direction.
-    """
-    shown = [change for change in runs[0][1] if change.measure.better and change.measure.percent and change.after]
-    panels = [
-        (title, [change for change in shown if change.measure.better == better])
-        for better, title in (("lower", "Lower is better ↓"), ("higher", "Higher is better ↑"))
-    ]
-    panels = [(title, changes) for title, changes in panels if changes]
-    if not panels:
-        return None
-    bars = len(runs) + 1
-    rows = max(len(changes) for _, changes in panels)
-    with styled("comparison"):
-        figure = Figure(figsize=(10.5, 1.1 + rows * (0.16 + 0.24 * bars)), layout="constrained")
-        for axes, (title, changes) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
-            _bars_panel(axes, title, changes, runs)
-            axes.set_ylim(rows - 0.5, -0.5)  # the same rows in both panels, so that bars are equally thick
-        handles, labels = figure.axes[0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside lower center", ncols=len(labels))
-    return figure
-
-
-_RUN_COLOURS = (BLUE, ORANGE, GREEN, PINK, YELLOW, SKY)
-
-
-def _bars_panel(
-    axes: Axes, title: str, changes: Sequence[Change], runs: Sequence[tuple[str, Sequence[Change]]]
-) -> None:
-    axes.set_title(title)
-    height = 0.8 / (len(runs) + 1)
-    by_name = [{change.measure.name: change for change in run} for _, run in runs]
-    tops = []
-    for place in range(len(runs) + 1):
-        colour = GREY if place == 0 else _RUN_COLOURS[(place - 1) % len(_RUN_COLOURS)]
-        label = "before training" if place == 0 else "after training" if len(runs) == 1 else runs[place - 1][0]
-        for row, change in enumerate(changes):
-            found = change if place == 0 else by_name[place - 1].get(change.measure.name)
-            estimate = None if found is None else found.before if place == 0 else found.after
-            if estimate is None or estimate.value is None:
-                continue
-            y = row - 0.4 + height * (place + 0.5)
-            axes.barh(y, estimate.value, height * 0.86, color=colour, label=label if row == 0 else None)
-            low, high = or_else(estimate.low, estimate.value), or_else(estimate.high, estimate.value)
-            axes.plot([low, high], [y, y], color=INK, linewidth=1.3, solid_capstyle="butt")
-            written = format_value(change.measure, estimate.value)
-            axes.annotate(written, (high, y), (5, 0), textcoords="offset points", va="center", fontsize=8.5)
-            tops.append(high)
-    axes.set_yticks(range(len(changes)), [_row_label(change) for change in changes])
-    axes.set_xlim(0, 1.18 * max(tops, default=1.0) or 1.0)
-    axes.xaxis.set_major_formatter(lambda value, _: f"{100 * value:.0f}%")
-    axes.grid(axis="x")
-    axes.spines["bottom"].set_visible(False)
-    axes.tick_params(length=0)
-    axes.tick_params(axis="y", labelcolor=INK)
-
-
-def _row_label(change: Change) -> str:
-    n = change.after.n if change.after else None
-    label = textwrap.fill(change.measure.label, 24)
-    return f"{label}\nn = {n:,}" if n is not None else label
 
 
 def histogram_figure(edges: Sequence[float], counts: Sequence[int], xlabel: str) -> Figure:

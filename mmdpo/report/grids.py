@@ -12,12 +12,13 @@ from typing import Any
 from markupsafe import Markup, escape
 
 from mmdpo.media import Media
+from mmdpo.report.evaluated import Benchmark
 from mmdpo.report.exhibits import Exhibit, Exhibits
-from mmdpo.report.reading import Benchmark, Run
+from mmdpo.report.items import Item, pairs
+from mmdpo.report.reading import Run
 from mmdpo.report.words import Word, word_for
 
 CLASSES = ("better", "mixed", "worse", "unchanged")
-Item = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -144,7 +145,7 @@ def _card(before: Item, after: Sequence[Item | None], source: Benchmark, exhibit
         exhibits=[
             exhibits.show(plural, Media(str(path)), root) for plural, paths in before["media"].items() for path in paths
         ],
-        label="" if before.get("label") is None else str(before["label"]),
+        label=_truth(before.get("label")),
         answers=answers,
         outcome=answers[1].outcome,
     )
@@ -152,7 +153,7 @@ def _card(before: Item, after: Sequence[Item | None], source: Benchmark, exhibit
 
 def _answer(item: Item, outcome: str) -> Answer:
     text = str(item.get("raw", ""))
-    wrong = sorted({pair[0] for pair in _pairs(item.get("hallucinated"))})
+    wrong = sorted({pair[0] for pair in pairs(item.get("hallucinated"))})
     marked = mark(text, wrong)
     shown = str(marked).lower()
     correct = item.get("correct")
@@ -166,19 +167,20 @@ def _answer(item: Item, outcome: str) -> Answer:
 
 def _wrong(item: Item) -> set[str]:
     """The objects named that are not there."""
-    return {pair[-1] for pair in _pairs(item.get("hallucinated"))}
+    return {pair[-1] for pair in pairs(item.get("hallucinated"))}
 
 
 def _right(item: Item) -> set[str]:
     """The objects named that are there."""
-    return {pair[-1] for pair in _pairs(item.get("objects"))} - _wrong(item)
+    return {pair[-1] for pair in pairs(item.get("objects"))} - _wrong(item)
 
 
-def _pairs(value: Any) -> list[list[str]]:
-    """Entries of a list as [word as written, object it names]; a lone word is both."""
-    if not isinstance(value, list):
-        return []
-    return [[str(word) for word in entry] if isinstance(entry, list) and entry else [str(entry)] for entry in value]
+def _truth(label: Any) -> str:
+    """What is right, in words; of many human answers each once."""
+    told = label.get("truth") if isinstance(label, Mapping) else label
+    if isinstance(told, list):
+        return ", ".join(dict.fromkeys(map(str, told)))
+    return "" if told is None else str(told)
 
 
 def _by_id(items: Sequence[Item]) -> dict[str, Item]:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar, get_args
 
+Row = TypeVar("Row")
 Direction = Literal["lower", "higher"]
-Role = Literal["hallucination", "coverage", "other"]
+Role = Literal["hallucination", "coverage", "capability", "other"]
 _DIRECTIONS: Mapping[str, Direction | None] = {"lower": "lower", "higher": "higher", "neither": None}
-_ROLES = ("hallucination", "coverage", "other")
+_ROLES: Mapping[str, Role] = {role: role for role in get_args(Role)}
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,8 @@ class Measure:
         label: Its name in words.
         meaning: What is counted, in half a sentence.
         better: The better direction; None where neither is better by itself.
-        role: ``hallucination`` and ``coverage`` are read together: who says less hallucinates less.
+        role: ``hallucination`` and ``coverage`` are read together: who says less hallucinates less. ``capability`` is
+            what a model can do beside, and may lose.
         percent: Values are fractions in 0..1, shown as percent; otherwise they are shown as they are.
     """
 
@@ -86,7 +88,7 @@ def measure(name: str, told: Mapping[str, Any] | None = None) -> Measure:
         label=str(told.get("label") or found.label),
         meaning=str(told.get("meaning") or found.meaning),
         better=_DIRECTIONS.get(str(better), found.better),
-        role=role if role in _ROLES else found.role,
+        role=_ROLES.get(str(role), found.role),
         percent=percent if isinstance(percent, bool) else found.percent,
     )
 
@@ -95,19 +97,30 @@ def _known(name: str) -> Measure:
     if name in _KNOWN:
         return _KNOWN[name]
     head, _, group = name.partition("/")
-    if group and head in _KNOWN:
-        return replace(_KNOWN[head], name=name, label=f"{_KNOWN[head].label}, {_words(group)}")
+    if group and (found := _known(head)).meaning:
+        return replace(found, name=name, label=f"{found.label}, {in_words(group)}")
     endings = [known for known in _KNOWN if re.search(rf"[_/.]{re.escape(known)}$", name)]
     if not endings:
-        return Measure(name, _words(name), "", None)
+        return Measure(name, in_words(name), "", None)
     ending = max(endings, key=len)
     known = _KNOWN[ending]
     # Recall of yes/no questions is no coverage of a free answer: there is no "saying less" to detect.
     role: Role = "other" if ending == "recall" and not name.startswith("chair") else known.role
-    return replace(known, name=name, label=f"{_words(name[: -len(ending) - 1])}: {known.label}", role=role)
+    return replace(known, name=name, label=f"{in_words(name[: -len(ending) - 1])}: {known.label}", role=role)
 
 
-def _words(name: str) -> str:
+def foremost(rows: Sequence[Row], measure_of: Callable[[Row], Measure], most: int) -> list[Row]:
+    """At most so many, in the order in which they came.
+
+    Left out are first those of a part of the questions (``accuracy/number``), then those of a later `Role`.
+    """
+    roles, found = list(_ROLES), [measure_of(row) for row in rows]
+    ranked = sorted(range(len(rows)), key=lambda place: ("/" in found[place].name, roles.index(found[place].role)))
+    return [rows[place] for place in sorted(ranked[:most])]
+
+
+def in_words(name: str) -> str:
+    """A name in words: ``pope_random`` as ``POPE random``."""
     words = [_SPELLED.get(word, word) for word in re.split(r"[_/.\s]+", name) if word]
     text = " ".join(words) or name
     return text[:1].upper() + text[1:]

@@ -13,9 +13,9 @@ from markupsafe import Markup, escape
 from mmdpo.media import Media
 from mmdpo.records import Record, Records, prompt_text
 from mmdpo.report.drawing import inline_svg
+from mmdpo.report.evaluated import number
 from mmdpo.report.exhibits import Exhibit, Exhibits
 from mmdpo.report.figures import histogram_figure
-from mmdpo.report.reading import number
 from mmdpo.report.rendering import write_page
 from mmdpo.report.verdict import Verdict
 from mmdpo.report.words import Word, counted, word_for

@@ -2,28 +2,19 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from mmdpo.errors import DataError
+from mmdpo.evals.conclusion import LEVEL
+from mmdpo.evals.testing import CORRECTIONS
 from mmdpo.jsonfiles import read_json, read_json_lines
-from mmdpo.report.measures import Measure, measure
+from mmdpo.report.evaluated import Benchmark, Estimate, estimate_of, mapping_of, number, read_stage
+from mmdpo.report.measures import Measure, in_words, measure
 from mmdpo.run import RunFolder
 
-_ID_KEYS = ("question_id", "id", "image_id", "entry_id")
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A value with its 95% interval and the number of items behind it."""
-
-    value: float | None
-    low: float | None = None
-    high: float | None = None
-    n: int | None = None
+COMPARISON = Path("comparison.json")
 
 
 @dataclass(frozen=True)
@@ -36,6 +27,7 @@ class Difference:
         high: Upper end.
         p: Two-sided p-value of no difference.
         detectable: The smallest true difference that the evaluation would show four times in five.
+        p_adjusted: The p-value corrected for the number of comparisons, where it was.
     """
 
     value: float | None
@@ -43,6 +35,7 @@ class Difference:
     high: float | None = None
     p: float | None = None
     detectable: float | None = None
+    p_adjusted: float | None = None
 
     @property
     def sign(self) -> int:
@@ -54,20 +47,46 @@ class Difference:
 
 @dataclass(frozen=True)
 class Change:
-    """One metric before and after training."""
+    """One metric before and after training; ``level`` is what a corrected p-value must stay below."""
 
     measure: Measure
     before: Estimate | None
     after: Estimate | None
     difference: Difference | None = None
+    level: float = LEVEL
+
+    @property
+    def unconfirmed(self) -> bool:
+        """The interval leaves out zero, but the p-value does not stand after the correction for many comparisons."""
+        difference = self.difference
+        if difference is None or difference.sign == 0 or difference.p_adjusted is None:
+            return False
+        return difference.p_adjusted >= self.level
+
+    @property
+    def fell_behind(self) -> bool:
+        """The whole interval lies on the worse side of zero, whether or not that stands among many comparisons."""
+        if self.difference is None or self.measure.better is None or self.undefined:
+            return False
+        return self.difference.sign == (-1 if self.measure.better == "higher" else 1)
+
+    @property
+    def undefined(self) -> bool:
+        """One model gave the metric nothing to divide by, so that the value that stands there is none."""
+        return any(estimate is not None and estimate.n == 0 for estimate in (self.before, self.after))
 
     @property
     def outcome(self) -> str:
-        """``better``, ``worse``, ``unclear`` (zero is in the interval), ``moved`` (no better direction) or ``none``."""
-        if self.difference is None or self.difference.value is None or self.difference.low is None:
+        """What the difference shows.
+
+        Returns:
+            ``better``, ``worse``, ``moved`` (no better direction), ``unclear`` (zero is in the interval, or the change
+            is `unconfirmed`) or ``none``.
+        """
+        if self.difference is None or self.difference.value is None or self.difference.low is None or self.undefined:
             return "none"
         sign = self.difference.sign
-        if sign == 0:
+        if sign == 0 or self.unconfirmed:
             return "unclear"
         if self.measure.better is None:
             return "moved"
@@ -75,18 +94,16 @@ class Change:
 
 
 @dataclass(frozen=True)
-class Benchmark:
-    """What one benchmark gave for one model; ``media`` are the names of the lists that its items are of."""
+class Correction:
+    """How p-values were corrected for their number.
 
-    name: str
-    rule: str
-    media: Sequence[str]
-    n: int | None
-    unparsed: int
-    flags: Sequence[str]
-    metrics: Mapping[str, Estimate]
-    items: Sequence[Mapping[str, Any]]
-    folder: Path
+    Args:
+        words: For running text, such as "Holm's correction".
+        comparisons: How many were corrected together.
+    """
+
+    words: str
+    comparisons: int
 
 
 @dataclass(frozen=True)
@@ -96,6 +113,9 @@ class Run:
     Args:
         training: Events of ``log.jsonl`` with a loss, by ascending step.
         validation: Events of ``log.jsonl`` with ``eval_`` keys, prefix removed, by ascending step.
+        evaluations: Events of ``log.jsonl`` with ``eval/`` keys (benchmarks during training), prefix removed.
+        habits: What answers are like, whatever they answer: their length, refusals.
+        correction: Of the p-values; None where there is none.
         notices: What could not be read, in sentences.
     """
 
@@ -105,9 +125,12 @@ class Run:
     manifest: Mapping[str, Any]
     training: Sequence[Mapping[str, Any]]
     validation: Sequence[Mapping[str, Any]]
+    evaluations: Sequence[Mapping[str, Any]]
     before: Mapping[str, Benchmark]
     after: Mapping[str, Benchmark]
     changes: Sequence[Change]
+    habits: Sequence[Change]
+    correction: Correction | None
     story: Sequence[str]
     notices: Sequence[str]
 
@@ -127,7 +150,7 @@ def read_run(path: Path) -> Run:
     """
     manifest = RunFolder.open(path).manifest
     log = read_json_lines(path / "log.jsonl")
-    before, after = _read_stage(path / "base_eval"), _read_stage(path / "eval")
+    before, after = read_stage(path / "base_eval"), read_stage(path / "eval")
     comparison = read_json(path / "comparison.json") if (path / "comparison.json").is_file() else None
     config = path / "config.yaml"
     notices = []
@@ -135,31 +158,31 @@ def read_run(path: Path) -> Run:
         notices.append(f"{log.unreadable} line(s) of log.jsonl could not be read and are not in the curves.")
     if comparison is None and before and after:
         notices.append("There is no comparison.json, so no paired differences are shown; mmdpo compare makes it.")
-    story = (comparison or {}).get("story") or []
+    notices += [
+        f"{benchmark.unreadable} line(s) of {stage}/{name}/items.jsonl could not be read; their answers are not shown."
+        for stage, found in (("base_eval", before), ("eval", after))
+        for name, benchmark in found.items()
+        if benchmark.unreadable
+    ]
+    told = comparison or {}
+    story = told.get("story") or []
+    level = number(mapping_of(told.get("correction") or {}, COMPARISON).get("level"))
     return Run(
         path=path,
         name=path.resolve().name,
         config=config.read_text(encoding="utf-8") if config.is_file() else "",
         manifest=manifest,
         training=_latest([event for event in log.rows if "loss" in event]),
-        validation=_latest([_without_prefix(event) for event in log.rows if _is_validation(event)]),
+        validation=_latest(_prefixed(log.rows, "eval_")),
+        evaluations=_latest(_prefixed(log.rows, "eval/")),
         before=before,
         after=after,
-        changes=_changes(comparison, before, after),
+        changes=_measured(before, after) if comparison is None else _changes(told.get("metrics"), level),
+        habits=_habits(told, level, after),
+        correction=_correction(told),
         story=[story] if isinstance(story, str) else [str(part) for part in story],
         notices=notices,
     )
-
-
-def number(value: Any) -> float | None:
-    """A number from JSON; None for nothing, NaN and infinities (written as strings) and what is no number."""
-    if value is None or isinstance(value, bool):
-        return None
-    try:
-        read = float(value)
-    except (TypeError, ValueError):
-        return None
-    return read if math.isfinite(read) else None
 
 
 def series(events: Sequence[Mapping[str, Any]], key: str) -> tuple[list[float], list[float]]:
@@ -169,12 +192,14 @@ def series(events: Sequence[Mapping[str, Any]], key: str) -> tuple[list[float], 
     return [step for step, _ in known], [value for _, value in known]
 
 
-def _is_validation(event: Mapping[str, Any]) -> bool:
-    return any(key.startswith("eval_") for key in event)
-
-
-def _without_prefix(event: Mapping[str, Any]) -> dict[str, Any]:
-    return {key.removeprefix("eval_"): value for key, value in event.items()}
+def _prefixed(events: Sequence[Mapping[str, Any]], prefix: str) -> list[dict[str, Any]]:
+    """Step and values of the events with keys that begin so, without that beginning."""
+    return [
+        {"step": event.get("step")}
+        | {key.removeprefix(prefix): value for key, value in event.items() if key.startswith(prefix)}
+        for event in events
+        if any(key.startswith(prefix) for key in event)
+    ]
 
 
 def _latest(events: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
@@ -190,107 +215,56 @@ def _latest(events: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     return kept
 
 
-def _read_stage(folder: Path) -> dict[str, Benchmark]:
-    if not folder.is_dir():
-        return {}
-    return {
-        entry.name: _read_benchmark(entry) for entry in sorted(folder.iterdir()) if (entry / "metrics.json").is_file()
-    }
+def _measured(before: Mapping[str, Benchmark], after: Mapping[str, Benchmark]) -> list[Change]:
+    """The metrics of evaluations that nobody compared."""
+    return [
+        Change(
+            measure(name if name.startswith(key) or "/" in name else f"{key}_{name}"),
+            before[key].metrics.get(name) if key in before else None,
+            estimate,
+        )
+        for key, benchmark in after.items()
+        for name, estimate in benchmark.metrics.items()
+    ]
 
 
-def _read_benchmark(folder: Path) -> Benchmark:
-    written, items = read_json(folder / "metrics.json"), read_items(folder)
-    return Benchmark(
-        name=str(written.get("benchmark", folder.name)),
-        rule=str(written.get("rule", "")),
-        media=sorted({plural for item in items for plural in item["media"]}),
-        n=_count(written.get("n")),
-        unparsed=_count(written.get("unparsed")) or 0,
-        flags=[str(flag) for flag in written.get("flags") or ()],
-        metrics={
-            name: _estimate(value, folder / "metrics.json")
-            for name, value in _mapping(written.get("metrics"), folder / "metrics.json").items()
-        },
-        items=items,
-        folder=folder,
-    )
-
-
-def read_items(folder: Path) -> list[dict[str, Any]]:
-    """The judged items of a benchmark, each with its details, its prompt and its media on one level.
-
-    What was asked and shown stands in ``answers.jsonl``, the folder of the media in ``generation.json``; both may be
-    absent where existing answers were scored. Then ``image`` counts, where an item has it.
-
-    Returns:
-        Items with ``media`` (paths by the name of their list) and ``media_root`` beside what was written.
-    """
-    asked = {}
-    for row in read_json_lines(folder / "answers.jsonl").rows:
-        key = next((row[name] for name in _ID_KEYS if row.get(name) is not None), None)
-        asked[str(key)] = row
-    generation = read_json(folder / "generation.json") if (folder / "generation.json").is_file() else {}
-    items = []
-    for item in read_json_lines(folder / "items.jsonl").rows:
-        details = item.get("details")
-        question = asked.get(str(item.get("id")), {})
-        read = {"prompt": question.get("prompt"), **(details if isinstance(details, Mapping) else {}), **item}
-        own = {"images": [read["image"]]} if read.get("image") else {}
-        media = {plural: paths for plural, paths in (question.get("media") or own).items() if paths}
-        items.append({**read, "media": media, "media_root": generation.get("media_root")})
-    return items
-
-
-def _changes(
-    comparison: Mapping[str, Any] | None, before: Mapping[str, Benchmark], after: Mapping[str, Benchmark]
-) -> list[Change]:
-    if comparison is None:
-        return [
-            Change(
-                measure(name if name.startswith(key) or "/" in name else f"{key}_{name}"),
-                before[key].metrics.get(name) if key in before else None,
-                estimate,
-            )
-            for key, benchmark in after.items()
-            for name, estimate in benchmark.metrics.items()
-        ]
-    source = Path("comparison.json")
+def _changes(metrics: Any, level: float | None) -> list[Change]:
     changes = []
-    for name, entry in _mapping(comparison.get("metrics"), source).items():
-        entry = _mapping(entry, source)
-        difference = _mapping(entry.get("difference") or {}, source)
+    for name, entry in mapping_of(metrics, COMPARISON).items():
+        entry = mapping_of(entry, COMPARISON)
+        difference = mapping_of(entry.get("difference") or {}, COMPARISON)
         changes.append(
             Change(
                 measure(name, entry),
-                _estimate(entry["before"], source) if entry.get("before") else None,
-                _estimate(entry["after"], source) if entry.get("after") else None,
+                estimate_of(entry["before"], COMPARISON) if entry.get("before") else None,
+                estimate_of(entry["after"], COMPARISON) if entry.get("after") else None,
                 _difference(difference) if difference else None,
+                LEVEL if level is None else level,
             )
         )
     return changes
 
 
+def _habits(comparison: Mapping[str, Any], level: float | None, benchmarks: Iterable[str]) -> list[Change]:
+    """The habits of each benchmark's answers; whose they are stands before their name in words."""
+    changes = []
+    for change in _changes(comparison.get("habits") or {}, level):
+        owners = [name for name in benchmarks if change.measure.name.startswith(f"{name}_")]
+        label = f"{in_words(max(owners, key=len))}: {change.measure.label}" if owners else change.measure.label
+        changes.append(replace(change, measure=replace(change.measure, label=label)))
+    return changes
+
+
 def _difference(entry: Mapping[str, Any]) -> Difference:
-    value, low, high, detectable = (number(entry.get(key)) for key in ("value", "low", "high", "detectable"))
-    return Difference(value, low, high, number(entry.get("p", entry.get("p_value"))), detectable)
-
-
-def _estimate(value: Any, source: Path) -> Estimate:
-    entry = _mapping(value, source)
-    low, high = number(entry.get("low")), number(entry.get("high"))
-    return Estimate(number(entry.get("value")), low, high, _count(entry.get("n")))
-
-
-def _count(value: Any) -> int | None:
-    read = number(value)
-    return None if read is None else int(read)
-
-
-def _mapping(value: Any, source: Path) -> Mapping[str, Any]:
-    if isinstance(value, Mapping):
-        return value
-    raise DataError(
-        f"{str(source)!r} holds {value!r} where an object of named values belongs",
-        why="Its numbers cannot be told apart.",
-        fix="Make the file again with mmdpo eval or mmdpo compare.",
+    value, low, high, detectable, p_adjusted = (
+        number(entry.get(key)) for key in ("value", "low", "high", "detectable", "p_adjusted")
     )
+    return Difference(value, low, high, number(entry.get("p", entry.get("p_value"))), detectable, p_adjusted)
+
+
+def _correction(comparison: Mapping[str, Any]) -> Correction | None:
+    told = mapping_of(comparison.get("correction") or {}, COMPARISON)
+    method, comparisons = str(told.get("method", "none")), number(told.get("comparisons"))
+    if method == "none" or comparisons is None:
+        return None
+    return Correction(CORRECTIONS.get(method, method), int(comparisons))

@@ -6,6 +6,7 @@ for each text whether it is running text (``md``), code (``code``, ``fence``) or
 
 from __future__ import annotations
 
+import os
 import re
 from functools import cache
 from pathlib import Path
@@ -25,8 +26,18 @@ def write_page(path: Path, template: str, **values: Any) -> Path:
         **values: What the template names.
     """
     page = _environment().get_template(template).render(**values)
+    return write_whole(path, page)
+
+
+def write_whole(path: Path, text: str) -> Path:
+    """Writes a text so that no reader, and no crash, meets half of it; makes the folder if needed."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(page, encoding="utf-8")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        temporary.write_text(text, encoding="utf-8", newline="")
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
     return path
 
 

@@ -16,6 +16,9 @@ from mmdpo.report.words import word_for
 SMALL_COST = 0.02
 """A clear loss of coverage up to this (two points) is called small."""
 
+NAMED = 4
+"""Measures of hallucination, and of coverage, that the paragraph tells one by one; the others are counted."""
+
 
 @dataclass(frozen=True)
 class Verdict:
@@ -60,11 +63,14 @@ def judge(run: Run) -> Verdict:
         return _without_comparison(run)
     hallucination = [change for change in changes if change.measure.role == "hallucination"]
     coverage = [change for change in changes if change.measure.role == "coverage"]
-    rest = [change for change in changes if change.measure.role == "other" and change.measure.better is not None]
+    roles = ("capability", "other")
+    rest = [change for change in changes if change.measure.role in roles and change.measure.better is not None]
     headline, tone = _headline(hallucination, coverage, rest)
-    sentences = [_sentence(change) for change in (*hallucination, *coverage)]
-    if rest:
-        sentences.append(_count(rest, among=bool(sentences)))
+    told = [*hallucination[:NAMED], *coverage[:NAMED]]
+    sentences = [_sentence(change) for change in told]
+    counted = [*hallucination[NAMED:], *coverage[NAMED:], *rest]
+    if counted:
+        sentences.append(_count(counted, among=bool(sentences)))
     return Verdict(headline, " ".join(sentences), tone)
 
 
@@ -79,7 +85,13 @@ def _headline(hallucination: list[Change], coverage: list[Change], rest: list[Ch
         return _price(coverage, rest)
     clear = {change.outcome for change in (*coverage, *rest)} & {"better", "worse"}
     if not clear:
-        return "No clear change: every interval of a difference includes zero.", "open"
+        doubtful = any(change.unconfirmed for change in (*hallucination, *coverage, *rest))
+        reason = (
+            "no difference stands among so many comparisons"
+            if doubtful
+            else "every interval of a difference includes zero"
+        )
+        return f"No clear change: {reason}.", "open"
     if hallucination:
         return "No clear change in hallucination; other measures moved.", "mixed"
     if clear == {"better"}:
@@ -89,7 +101,8 @@ def _headline(hallucination: list[Change], coverage: list[Change], rest: list[Ch
 
 def _price(coverage: list[Change], rest: list[Change]) -> tuple[str, str]:
     """Headline and tone where hallucination fell: what was paid for it."""
-    lost = [change for change in coverage if change.outcome == "worse"]
+    # A loss here explains the gain, so it need not stand among all comparisons to be told.
+    lost = [change for change in coverage if change.fell_behind]
     if any(abs(_difference(change)) > SMALL_COST for change in lost):
         return "It hallucinates less, but it also says less.", "mixed"
     if any(change.outcome == "worse" for change in rest):
@@ -104,11 +117,14 @@ def _sentence(change: Change) -> str:
     if difference is None or change.before is None or change.after is None:
         return ""
     measure = change.measure
+    if change.undefined:
+        return f"{measure.label} ({measure.meaning}) is undefined: a model gave nothing to divide by."
+    doubt = "; not confirmed among so many comparisons" if change.unconfirmed else ""
     verb = {-1: "fell", 1: "rose", 0: "did not change clearly,"}[difference.sign]
     return (
         f"{measure.label} ({measure.meaning}) {verb} from {format_value(measure, change.before.value)} "
         f"to {format_value(measure, change.after.value)} ({format_difference(measure, difference.value)}, "
-        f"95% interval {format_bounds(measure, difference.low, difference.high)})."
+        f"95% interval {format_bounds(measure, difference.low, difference.high)}{doubt})."
     )
 
 
@@ -155,13 +171,24 @@ def _without_comparison(run: Run) -> Verdict:
     return Verdict("Nothing to report yet.", "The run folder holds neither a training log nor an evaluation.", "open")
 
 
+def _about_p(run: Run) -> str:
+    """How p-values are to be read."""
+    found = run.correction
+    if found is None:
+        return "p-values belong to single measures and are not corrected for how many there are."
+    return (
+        f"p-values are corrected for {found.comparisons} comparisons at once ({found.words}); a change that does not "
+        "stand after that is called not confirmed. Intervals belong to single measures."
+    )
+
+
 def limits(runs: Sequence[Run]) -> list[str]:
     """What the numbers of these runs do not say, each sentence once."""
     unit = word_for(plural for run in runs for plural in run.media).one
     sentences = [
         f"Intervals are 95% intervals whose unit is the {unit}: what is said about one {unit} stands or falls "
         "together. They do not cover what another seed of training would give.",
-        "p-values belong to single measures and are not corrected for how many there are.",
+        *dict.fromkeys(_about_p(run) for run in runs if any(change.difference for change in run.changes)),
     ]
     sentences += [
         f"{run.name}: {benchmark.unparsed} of {benchmark.n} answers to {benchmark.name} could not be parsed; "

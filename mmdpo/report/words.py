@@ -19,6 +19,8 @@ class Word:
     many: str
 
 
+BEFORE, AFTER = "before training", "after training"
+"""What the columns of one run are called."""
 _WORDS = {"images": Word("picture", "pictures"), "audios": Word("clip", "clips"), "videos": Word("video", "videos")}
 _ITEM = Word("item", "items")
 

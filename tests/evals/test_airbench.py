@@ -37,6 +37,7 @@ NASTY = [
     "É",
     "ＡB?",
     "I think it is\nA.",
+    "I think it is A\n.",
 ]
 
 
@@ -78,7 +79,16 @@ def official_script(lines: list[dict[str, Any]]) -> tuple[dict[str, tuple[int, i
 
 @pytest.mark.parametrize(
     ("text", "letter"),
-    [("A", "A"), ("The answer is C.", "C"), ("(A)", "A"), ("(A).", None), ("Both", "B"), ("a", None), ("None", None)],
+    [
+        ("A", "A"),
+        ("The answer is C.", "C"),
+        ("(A)", "A"),
+        ("(A).", None),
+        ("Both", "B"),
+        ("a", None),
+        ("None", None),
+        ("It is A\n.", "A"),
+    ],
 )
 def test_the_official_letter(text: str, letter: str | None) -> None:
     assert official(text) == letter
@@ -113,6 +123,15 @@ def test_whoever_answers_only_what_is_sure_gains_and_is_found_out(write_json: Ca
     assert (values["accuracy"], values["accuracy_of_all"], values["failed"]) == (1.0, 0.25, 0.75)
 
 
+def test_other_keys_and_what_is_kept_for_audit(write_json: Callable[..., Path]) -> None:
+    data = write_json("meta.json", [row(n) for n in range(3)])
+    rows = [{"id": 0, "answer": "B"}, {"uniq_id": 1, "text": "A"}, {"uniq_id": 2, "response": "A", "answer": "B"}]
+    result = score("airbench", data, write_json("a.json", rows))
+    assert [(item.parsed, item.correct) for item in result.items] == [("B", False), ("A", True), ("A", True)]
+    assert result.items[0].details["audio"] == "Sound_AQA_clotho/0.wav"
+    assert (result.items[0].details["task"], result.items[0].label) == ("Sound_AQA_clotho", "A")
+
+
 def test_a_task_of_failures_is_undefined(write_json: Callable[..., Path]) -> None:
     data = write_json("meta.json", [row(1), row(2, "Other")])
     answers = write_json("a.json", [{"uniq_id": 1, "response": "A"}, {"uniq_id": 2, "response": "never"}])
@@ -137,6 +156,7 @@ def test_what_the_model_gets(write_json: Callable[..., Path]) -> None:
     (sample,) = AirBench(instruction="Choose.").samples(write_json("meta.json", [two, untasked]))
     assert sample.prompt == "Choose.\nWhat is it?\nA. dog\nB. cat"
     assert sample.media == {"audios": ["Audio_Grounding_clotho/1.flac"]}
+    assert AirBench().samples(write_json("other.json", [row(3)]))[0].media == {"audios": ["Sound_AQA_clotho/3.wav"]}
 
 
 def test_equal_choices_the_first_is_right(write_json: Callable[..., Path]) -> None:
@@ -144,7 +164,16 @@ def test_equal_choices_the_first_is_right(write_json: Callable[..., Path]) -> No
     assert AirBench().samples(data)[0].target == "A"
 
 
-@pytest.mark.parametrize("change", [{"answer_gt": "fox"}, {"path": 1}, {"dataset_name": None}, {"choice_a": 3}])
+def test_questions_that_nobody_answered_are_passed_over(write_json: Callable[..., Path]) -> None:
+    data = write_json("meta.json", [row(1), row(2)])
+    result = score("airbench", data, write_json("a.json", [{**row(1), "response": "A"}, row(2)]))
+    assert (result.n, result.flags) == (1, ["missing_answers: 1 of 2 samples have no answer; set aside"])
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"answer_gt": "fox"}, {"path": 1}, {"dataset_name": None}, {"choice_a": 3}, {"choice_d": 3}, {"uniq_id": None}],
+)
 def test_wrong_data(write_json: Callable[..., Path], change: dict[str, Any]) -> None:
     with pytest.raises(DataError, match="question 1 of"):
         AirBench().samples(write_json("meta.json", [{**row(1), **change}]))

@@ -139,7 +139,7 @@ def test_the_official_numbers_to_the_last_digit(
         responses.append({"id": row["id"], "response": text})
 
     def near(one: str, other: str) -> bool:
-        return frozenset((one, other)) in similar
+        return one == other or frozenset((one, other)) in similar
 
     expected = official_script(data, responses, near, str.split)
     path = write_json("similarity.json", [[*pair, value] for pair, value in drawn.items()])
@@ -254,6 +254,8 @@ def test_a_near_word_clears_and_marks(tmp_path: Path) -> None:
     assert (told.wrong, told.covered, told.imagined) == ([], 1, 1)
     # The word itself marks one absent object, the first near one another.
     assert words.describe(["cat"], [], ["toy", "cat"]).imagined == 2
+    # A word is the nearest to itself, so nothing after it is marked.
+    assert words.describe(["cat"], [], ["cat", "toy"]).imagined == 1
 
 
 def test_a_similarity_function_is_asked_once_for_each_pair(data: Path, write_json: Callable[..., Path]) -> None:
@@ -271,7 +273,9 @@ def test_a_similarity_function_is_asked_once_for_each_pair(data: Path, write_jso
     assert result.rule == "official; given similarity"
 
 
-@pytest.mark.parametrize("text", ["{}", '[["a", "b"]]', '[["a", "b", "1"]]', "[1]", '[[1, "b", 1]]'])
+@pytest.mark.parametrize(
+    "text", ["{}", '[["a", "b"]]', '[["a", "b", "1"]]', "[1]", '[[1, "b", 1]]', '[["a", "b", NaN]]']
+)
 def test_wrong_similarities(tmp_path: Path, text: str) -> None:
     (tmp_path / "s.json").write_text(text)
     with pytest.raises(DataError, match="is no table of similarities"):
@@ -437,6 +441,11 @@ def test_other_order_missing_duplicate_and_unknown_ids(data: Path, write_json: C
         ("annotations.json", '[{"id": 1, "type": "relation", "truth": "No"}]', "annotation 1 of"),
         ("annotations.json", '[{"id": 1, "type": "generative", "truth": ["dog"]}]', "annotation 1 of"),
         ("annotations.json", '[{"type": "relation", "truth": "no"}]', "annotation 1 of"),
+        ("annotations.json", '[{"id": [1], "type": "relation", "truth": "no"}]', "annotation 1 of"),
+        ("annotations.json", '[{"id": 1, "type": "generative", "truth": [1], "hallu": []}]', "annotation 1 of"),
+        ("annotations.json", '[{"id": 1, "type": "generative", "truth": [], "hallu": ["owl"]}]', "annotation 1 of"),
+        ("query/query_all.json", '[{"id": 1, "image": 1, "query": "Is it?"}]', "query 1 of .* lacks image"),
+        ("query/query_all.json", '[{"id": 1, "image": "1.jpg", "query": null}]', "query 1 of .* lacks query"),
         ("annotations.json", "[{", "is not JSON"),
         ("annotations.json", "[]", "is empty"),
     ],
@@ -445,6 +454,12 @@ def test_wrong_data(data: Path, file: str, text: str, message: str) -> None:
     (data / file).write_text(text)
     with pytest.raises(DataError, match=message):
         Amber().samples(data)
+
+
+def test_ids_of_queries_may_be_strings(data: Path) -> None:
+    path = data / "query" / "query_all.json"
+    path.write_text(json.dumps([{**row, "id": str(row["id"])} for row in json.loads(path.read_text())]))
+    assert Amber().samples(data)[0].media == {"images": ["AMBER_2.jpg"]}
 
 
 def test_a_folder_that_is_none(tmp_path: Path) -> None:
@@ -456,6 +471,11 @@ def test_a_folder_that_is_none(tmp_path: Path) -> None:
 def test_wrong_options(option: str, near: str) -> None:
     with pytest.raises(ConfigError, match="Did you mean"):
         Amber(**{option: near})
+
+
+def test_an_extractor_that_is_no_function() -> None:
+    with pytest.raises(ConfigError, match="noun_extractor 'spacy' of amber is no function"):
+        Amber(noun_extractor="spacy")  # type: ignore[arg-type]
 
 
 def test_the_command(data: Path, write_json: Callable[..., Path]) -> None:

@@ -144,8 +144,11 @@ def test_wrong_data(write_json: Callable[..., Path], data: Any) -> None:
 
 def test_wrong_csv_and_options(tmp_path: Path) -> None:
     (tmp_path / "d.csv").write_text("clip,start\na,0\n")
-    with pytest.raises(DataError, match="no clip or no caption"):
+    with pytest.raises(DataError, match=r"row 1 of .* has no clip or no caption: {'clip': 'a', 'start': '0'}"):
         AudioCaptions().samples(tmp_path / "d.csv")
+    for pattern in ("clip.wav", "{name}.wav"):
+        with pytest.raises(ConfigError, match="audio_name"):
+            AudioCaptions(audio_name=pattern)
     with pytest.raises(ConfigError, match="at_recall 'all' is no coverage"):
         AudioCaptions(at_recall="all")
 

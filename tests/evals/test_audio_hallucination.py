@@ -227,10 +227,67 @@ def test_wrong_questions(tmp_path: Path, text: str, message: str) -> None:
         AudioHallucination().samples(tmp_path / "d.csv")
 
 
+def test_questions_that_nobody_answered_are_passed_over_and_rows_without_an_answer_are_not(
+    write_lines: Callable[..., Path],
+) -> None:
+    rows = [{"entry_id": n, "audio": f"{n}.wav", "ground_truth": " Yes "} for n in range(3)]
+    data = write_lines("d.jsonl", rows)
+    given = [{**rows[0], "response": "no."}, rows[1], {"id": 2, "text": "Yes"}]
+    for version, counted in (("2024", "count as no"), ("2025", "are in neither precision nor recall")):
+        result = score("audio_hallucination", data, write_lines("a.jsonl", given), version=version)
+        assert [(item.id, item.parsed, item.label) for item in result.items] == [
+            ("0", None, "yes"),
+            ("2", "yes", "yes"),
+        ]
+        assert result.flags[0].startswith("missing_answers: 1 of 3")
+        assert any(flag.startswith("neither_yes_nor_no: 1 of 2") and counted in flag for flag in result.flags)
+        assert result.items[0].details["audio"] == "0.wav"
+    with pytest.raises(DataError, match="there are no answers"):
+        score("audio_hallucination", data, data)
+    with pytest.raises(DataError, match="has no text"):
+        score("audio_hallucination", data, write_lines("b.jsonl", [{"entry_id": 0}]))
+    with pytest.raises(DataError, match="lacks entry_id"):
+        AudioHallucination().samples(write_lines("e.jsonl", [{**rows[0], "entry_id": None}]))
+
+
+def test_an_endless_answer_in_csv(write_csv: Callable[..., Path]) -> None:
+    limit = csv.field_size_limit()
+    path = write_csv("result.csv", [(0, "a", "Yes", "Yes " * 50_000), (1, "a", "No", "No")])
+    assert score("audio_hallucination", path, path).metrics["accuracy"].value == 1.0
+    assert csv.field_size_limit() == limit
+
+
+def test_lines_are_counted_as_an_editor_counts_them(tmp_path: Path) -> None:
+    (tmp_path / "d.csv").write_text('entry_id,audio_index,label\n\n0,a,"Yes\n"\n1,b\n')
+    with pytest.raises(DataError, match=r"line 5 of .* has 2 fields, the header 3"):
+        AudioHallucination().samples(tmp_path / "d.csv")
+
+
+def test_two_columns_of_one_name(write_csv: Callable[..., Path]) -> None:
+    path = write_csv("a.csv", [(0, "Yes", "No")], ["entry_id", "response", "response"])
+    with pytest.raises(DataError, match="several columns called response"):
+        AudioHallucination().read_answers(path)
+
+
+def test_the_name_may_be_in_capitals(write_csv: Callable[..., Path]) -> None:
+    assert len(AudioHallucination().samples(write_csv("D.CSV", drawn(1, 4)))) == 4
+
+
+def test_f1_counts_each_question_once(write_csv: Callable[..., Path]) -> None:
+    # Looked at are all but the rightly affirmed; an answer that says neither to a question of no is one question.
+    path = write_csv(
+        "a.csv", [(0, "a", "Yes", "Yes"), (1, "a", "No", "hm"), (2, "b", "Yes", "hm"), (3, "b", "No", "No")]
+    )
+    assert score("audio_hallucination", path, path).metrics["f1"].n == 3
+    assert score("audio_hallucination", path, path, version="2025").metrics["f1"].n == 1
+
+
 def test_wrong_version() -> None:
     assert AudioHallucination(version=2025).version == "2025"  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="unknown version '2023'"):
         AudioHallucination(version="2023")
+    with pytest.raises(ConfigError, match="noun_extractor 'nltk' of audio_hallucination is no function"):
+        AudioHallucination(noun_extractor="nltk")  # type: ignore[arg-type]
 
 
 def test_json_that_is_neither(write_json: Callable[..., Path], tmp_path: Path) -> None:

@@ -121,6 +121,9 @@ def test_probabilities_without_their_logarithms_are_read_too(write_lines: Write)
     result = score("yes_no", data, said)
     assert result.metrics["yes_brier"].value == pytest.approx((0.1**2 + 0.25**2 + 1) / 3)
     assert result.metrics["accuracy"].value == pytest.approx(2 / 3)
+    # P(yes) among the two words does not tell what the others have.
+    assert "mass" not in result.metrics
+    assert not [flag for flag in result.flags if flag.startswith("little_mass")]
 
 
 @pytest.mark.parametrize("side", ["yes", "no"])
@@ -140,7 +143,18 @@ def test_a_model_that_would_say_something_else_is_flagged(write_lines: Write) ->
 
 @pytest.mark.parametrize(
     "entry",
-    [{"yes": -1.0}, {"yes": "a", "no": -1}, {"yes": 0.7, "no": -1}, {"yes": -math.inf, "no": -1}, {"p_yes": 1.2}],
+    [
+        {"yes": -1.0},
+        {"yes": "a", "no": -1},
+        {"yes": 0.7, "no": -1},
+        {"yes": -math.inf, "no": -1},
+        {"yes": -(10**400), "no": -1},
+        {"yes": math.nan, "no": -1},
+        {"yes": False, "no": -1},
+        {"yes": -0.2, "no": -1.0},  # .82 and .37: more than there is
+        {"p_yes": 1.2},
+        {"p_yes": True},
+    ],
 )
 def test_what_is_no_logarithm_of_a_probability_is_refused(write_lines: Write, entry: dict[str, Any]) -> None:
     data, _ = questions(write_lines, [("yes", -1.0, -2.0)])

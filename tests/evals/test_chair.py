@@ -185,6 +185,10 @@ def test_image_names_from_ids(objects: Path) -> None:
         ({"lineage": "pattern"}, "with singulars 'None'"),
         ({"singulars": "x.json"}, "lineage 'lemma' with singulars"),
         ({"lineage": "pattern", "singulars": "x.json", "lemmatize": str.split}, "with a lemmatizer"),
+        ({"lemmatize": "spacy"}, "lemmatize 'spacy' of chair is no function"),
+        ({"image_name": "{id.name}"}, "is no pattern"),
+        ({"image_name": "{"}, "is no pattern"),
+        ({"image_name": "image.jpg"}, "has no place for the id"),
     ],
 )
 def test_wrong_options(options: dict[str, Any], message: str) -> None:
@@ -198,7 +202,9 @@ def test_wrong_data(write_json: Callable[..., Path], data: Any) -> None:
         Chair().samples(write_json("objects.json", data))
 
 
-@pytest.mark.parametrize("content", [{"imgToEval": []}, {"imgToEval": {"1": "a dog"}}, [{"imgToEval": 1}]])
+@pytest.mark.parametrize(
+    "content", [{"imgToEval": []}, {"imgToEval": {}}, {"imgToEval": {"1": "a dog"}}, [{"imgToEval": 1}]]
+)
 def test_wrong_official_caption_files(write_json: Callable[..., Path], content: Any) -> None:
     with pytest.raises(DataError, match="is no table of captions"):
         Chair().read_answers(write_json("c.json", content))
@@ -236,7 +242,28 @@ def test_coco_annotations(tmp_path: Path, write_json: Callable[..., Path], write
         ("7", ["dining table", "dog"], {"images": ["000000000007.jpg"]}),
         ("8", [], {"images": ["000000000008.jpg"]}),
     ]
-    write_json("coco/captions_val2017.json", {"images": images, "annotations": [{"image_id": 9, "caption": "A dog."}]})
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"annotations": [{"image_id": 9, "caption": "A dog."}]},
+        {"annotations": [{"image_id": 7, "caption": None}]},
+        {"annotations": [{"image_id": 7, "category_id": 2}]},
+        {"annotations": {}},
+        {"annotations": None},
+        {"images": [{"id": 8, "file_name": 8}]},
+        {"images": ""},
+        {"categories": [{"id": 1, "name": None}]},
+        {"categories": {}},
+        [],
+        "text",
+    ],
+)
+def test_coco_annotations_of_another_form(tmp_path: Path, write_json: Callable[..., Path], change: Any) -> None:
+    good = {"images": [{"id": 7, "file_name": "7.jpg"}], "annotations": [{"image_id": 7, "caption": "A dog."}]}
+    write_json("coco/instances_val2017.json", {**good, "annotations": [], "categories": []})
+    write_json("coco/captions_val2017.json", good | change if isinstance(change, dict) else change)
     with pytest.raises(DataError, match="is not of COCO's form"):
         Chair().samples(tmp_path / "coco")
 

@@ -1,7 +1,10 @@
 """Answers first: what is kept of them, how an interrupted evaluation goes on, and yes/no read from the logits."""
 
+import functools
 import hashlib
+import io
 import json
+import re
 import subprocess
 import sys
 import threading
@@ -11,19 +14,22 @@ from typing import Any
 
 import pytest
 import torch
+import tqdm
 from PIL import Image
 from typer.testing import CliRunner
 
 from mmdpo import answer_file
 from mmdpo.answer_file import AnswerFile, Shard, check_samples, model_fingerprint
 from mmdpo.answering import judged
+from mmdpo.benchmarking import evaluate_model
 from mmdpo.cli import app
 from mmdpo.config import EvalSection
-from mmdpo.errors import ConfigError, DataError
+from mmdpo.errors import ConfigError, DataError, MMDPOError
 from mmdpo.evals.base import Sample
 from mmdpo.evals.runner import make_benchmark
-from mmdpo.evaluation import answer_and_score, evaluate_model, load_any
+from mmdpo.evaluation import answer_and_score, load_any
 from mmdpo.launch import launch
+from mmdpo.terminal import progress
 from training.common import loaded_model
 
 OBJECTS = ("star", "boat", "tree")
@@ -74,7 +80,9 @@ def test_answers_say_what_was_asked_of_what_and_how(playground: tuple[Any, Any],
     told = json.loads((tmp_path / "generation.json").read_text(encoding="utf-8"))
     assert (told["max_new_tokens"], told["temperature"], told["answer_by"]) == (3, 0.0, "generation")
     again = run("score", "pope", "--data", str(data / "questions.jsonl"), "--answers", str(tmp_path / "answers.jsonl"))
-    assert json.loads(again.stdout) == json.loads((tmp_path / "metrics.json").read_text(encoding="utf-8"))
+    kept = json.loads((tmp_path / "metrics.json").read_text(encoding="utf-8"))
+    assert set(kept.pop("habits")) == {"words_per_answer", "refusal_rate", "empty_rate"}
+    assert json.loads(again.stdout) == kept
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         "answers.jsonl",
         "generation.json",
@@ -187,8 +195,10 @@ def test_only_questions_of_yes_or_no_are_read(tmp_path: Path) -> None:
         "generative": False,
         "existence": True,
     }
+    (tmp_path / "x.json").write_text("{}", encoding="utf-8")
     with pytest.raises(ConfigError, match="chair asks no yes/no questions"):
-        evaluate_model("playground", {"chair": EvalSection(data="x.json")}, tmp_path, answer_by="logits")
+        section = EvalSection(data=str(tmp_path / "x.json"), answer_by="logits")
+        evaluate_model("playground", {"chair": section}, tmp_path)
 
 
 def test_what_cannot_be_asked_is_told_before_anything_is_answered() -> None:
@@ -197,6 +207,64 @@ def test_what_cannot_be_asked_is_told_before_anything_is_answered() -> None:
         check_samples([good, replace(good, id="2", prompt=" ")])
     with pytest.raises(DataError, match="'1' more than once"):
         check_samples([good, good])
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "told"),
+    [
+        (["pope"], 2, "pope reads: a file of questions"),
+        (["pope", "chair", "--data", "pope=q"], 2, "chair reads: "),
+        (["pope", "--data", "pope=gone.jsonl"], 2, "pope reads: a file of questions"),
+        (["pope", "--data", "q.jsonl"], 2, "has no benchmark name"),
+        (["pope", "--data", "pope=q", "--data", "pope=r"], 2, "--data names 'pope' twice"),
+        (["pope", "--data", "pop=q"], 2, "data of 'pop', which is not evaluated"),
+        (["safety", "--images", "safty=x"], 2, "Did you mean 'safety'?"),
+        (["popee"], 2, "Did you mean 'pope' or 'nope'?"),
+        (["safety", "--parsr", "x"], 2, "unknown option 'parsr' of the benchmark 'safety'"),
+        (["safety", "--judge", "gone.yaml"], 1, "there is no file 'gone.yaml'"),
+    ],
+)
+def test_wrong_use_is_told_before_a_model_is_loaded(words: list[str], code: int, told: str, tmp_path: Path) -> None:
+    """The model is a path that does not exist: none of these errors is about it."""
+    error = CliRunner().invoke(app, ["eval", "/no/model", *words, "--out", str(tmp_path / "out")]).exception
+    assert isinstance(error, MMDPOError), error
+    assert (error.exit_code, told in str(error)) == (code, True), error
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_list_says_what_each_benchmark_needs() -> None:
+    rows = {row["name"]: row for row in json.loads(run("ls", "benchmarks", "--json").stdout)}
+    assert {name for name, row in rows.items() if row["judge"]} == {
+        "faithscore",
+        "hallusionbench",
+        "mmhal",
+        "objhal",
+        "safety",
+    }
+    asked = {"amber", "ciem", "hallusionbench", "mme", "nope", "pope", "rbench"}
+    assert {name for name, row in rows.items() if row["logits"]} >= asked
+    assert (rows["safety"]["data"], rows["pope"]["data"]) == ("ships", "to give")
+    (pope,) = json.loads(run("ls", "benchmarks", "pope", "--json").stdout)
+    assert pope["reads"].startswith("a file of questions ({question_id, image, text, label})")
+    assert "default official" in pope["options"]["parser"]
+    shown = run("ls", "benchmarks", "mmhal").stdout
+    assert "--judge-prompt" in shown and "answer template" in shown
+
+
+def test_a_bar_shows_questions_a_second_and_the_time_left(
+    playground: tuple[Any, Any], data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Screen(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    screen, bar = Screen(), functools.partial(tqdm.tqdm, mininterval=0)  # drawn anew for every question
+    monkeypatch.setattr("sys.stderr", screen)
+    monkeypatch.setattr("tqdm.tqdm", bar)
+    evaluated(playground, data, tmp_path, progress=progress, batch_size=3)
+    drawn = screen.getvalue().split("\r")
+    form = r"(\d)/9 \[\d\d:\d\d<\d\d:\d\d, +[\d.]+(?:it/s|s/it)\]"  # gone < left, questions a second
+    assert [found[1] for found in (re.search(form, line) for line in drawn) if found] == list("123456789")
 
 
 def test_several_processes_share_the_questions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

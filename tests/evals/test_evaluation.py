@@ -139,7 +139,7 @@ def test_with_several_benchmarks_an_option_says_whose_it_is() -> None:
     sections = eval_sections(["pope", "chair", "--parser", "pope=opera", "--prompt=chair=a=b"], paths, [], None)
     assert sections["pope"].options == {"parser": "opera"}
     assert sections["chair"].options == {"prompt": "a=b"}
-    assert eval_sections(["chair", "--prompt", "a=b"], paths, [], None)["chair"].options == {"prompt": "a=b"}
+    assert eval_sections(["chair", "--prompt", "a=b"], paths[1:], [], None)["chair"].options == {"prompt": "a=b"}
     with pytest.raises(ConfigError, match="has no benchmark name"):
         eval_sections(["pope", "chair", "--parser", "opera"], paths, [], None)
 

@@ -104,6 +104,9 @@ def test_two_injected_models_do_the_work(write_lines: Callable[..., Path]) -> No
     assert result.items[0].details["hallucinated"] == ["There is a cat."]
     assert result.flags == ["no_facts: 1 answers claim nothing; each scores 0, as officially"]
     assert [sample.prompt for sample in samples] == ["What?", "Describe this image."]
+    bare = write_lines("bare.jsonl", [{"id": "000000000007", "image": None, "question": None}])
+    assert FaithScore().samples(bare)[0].media == {"images": ["COCO_val2014_000000000007.jpg"]}
+    assert FaithScore().samples(bare)[0].prompt == "Describe this image."
 
 
 @pytest.mark.parametrize(
@@ -127,6 +130,9 @@ def test_wrong_facts(write_lines: Callable[..., Path], facts: Any) -> None:
         FaithScore().read_answers(write_lines("a.jsonl", [{"id": 1, "answer": "x", "facts": facts}]))
     with pytest.raises(DataError, match="facts of another form"):
         FaithScore().answers([{"id": 1, "answer": "x", "facts": {"a": 1}, "kinds": {"a": "shape"}}])
+    for more in ({"kinds": {"a": ["colors"]}}, {"kinds": ["colors"]}, {"sentences": "a dog"}, {"sentences": ["a", 1]}):
+        with pytest.raises(DataError, match="facts of another form"):
+            FaithScore().answers([{"id": 1, "answer": "x", "facts": {"a": 1}, **more}])
     with pytest.raises(DataError, match="has no id"):
         FaithScore().samples(write_lines("d.jsonl", [{"image": "a.jpg"}]))
 

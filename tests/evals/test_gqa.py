@@ -89,7 +89,23 @@ def test_official_answers_are_written_and_read(tmp_path: Path) -> None:
     assert Gqa().read_answers(tmp_path / "a.json") == answers
 
 
-@pytest.mark.parametrize("content", [[], {}, {"1": {"imageId": "n", "question": "Is it?"}}, {"1": "yes"}])
+def test_other_keys_and_what_is_kept_for_audit(data: Path, write_json: Callable[..., Path]) -> None:
+    rows = [
+        {"question_id": "01", "answer": "yes"},
+        {"id": "03", "text": ""},
+        {"questionId": "04", "prediction": "left"},
+    ]
+    result = score("gqa", data, write_json("a.json", rows))
+    assert [item.parsed for item in result.items] == ["yes", None, "left"]
+    assert (result.unparsed, result.metrics["accuracy"].value) == (1, 2 / 3)
+    assert result.items[1].details == {
+        "prompt": "Is it?\nAnswer the question using a single word or phrase.",
+        "image": "n2.jpg",
+    }
+    assert [flag.split(":")[0] for flag in result.flags] == ["missing_answers", "empty_answers"]
+
+
+@pytest.mark.parametrize("content", [[], [1], {}, {"1": {"imageId": "n", "question": "Is it?"}}, {"1": "yes"}])
 def test_files_that_are_none(write_json: Callable[..., Path], content: Any) -> None:
     with pytest.raises(DataError, match=r"is no table of questions|lacks imageId, question or answer"):
         Gqa().samples(write_json("q.json", content))

@@ -83,7 +83,9 @@ def test_the_sample_results_are_read_by_their_words(real_data: Callable[[str], P
     (missing,) = (flag for flag in result.flags if flag.startswith("missing_answers"))
     assert missing.startswith("missing_answers: 875 ")
     assert not any(flag.startswith("other_question_text") for flag in result.flags)
-    with pytest.raises(DataError, match="254 of 254 answers have no judge's code"):
+    with pytest.raises(
+        DataError, match="254 of 254 answers have no verdict under 'gpt4v_output_gpt_check', and there is"
+    ):
         score("hallusionbench", real_data(QUESTIONS), answers)
 
 
@@ -217,7 +219,30 @@ def test_a_judge_is_asked_once_for_each_answer_without_a_code(
         score("hallusionbench", data, write_json("t.json", rows), judge=judge, judge_prompt=str(own))
 
 
+def test_replies_that_are_nonsense_or_contradict_themselves(data: Path, write_json: Callable[..., Path]) -> None:
+    replies = iter(["correct, or is it incorrect?", "I refuse.", "", "unclear", *["Correct."] * 4])
+    answers = write_json("r.json", [{**row, "model_prediction": f"No. {n}"} for n, row in enumerate(ROWS)])
+    result = score("hallusionbench", data, answers, judge=lambda prompt: next(replies))
+    assert [item.details["code"] for item in result.items] == [0, 2, 2, 2, 1, 1, 1, 1]
+    assert [item.parsed for item in result.items] == [0, None, None, 2, 1, 1, 1, 1]
+    assert (result.unparsed, values(result)["a_acc"]) == (2, 0.5)
+    assert result.flags == [
+        "no_verdict: 2 replies hold none of correct, incorrect and unclear; they count as unclear",
+        "two_verdicts: 1 replies hold both correct and incorrect; they count as incorrect",
+    ]
+    with pytest.raises(ConfigError, match="the judge of hallusionbench returned None, no text"):
+        score("hallusionbench", data, answers, judge=lambda prompt: None)
+
+
 # -- files ------------------------------------------------------------------------------------------------------------
+
+
+def test_the_questions_own_keys_are_its_id(data: Path, write_json: Callable[..., Path]) -> None:
+    rows = [{**row, "id": n} for n, row in enumerate(judged("1" * 8))]
+    assert score("hallusionbench", data, write_json("r.json", rows)).n == 8
+    # Ids may be numbers on one side and strings on the other.
+    rows = [{**row, **{key: int(row[key]) for key in KEY[2:]}} for row in judged("1" * 8)]
+    assert score("hallusionbench", data, write_json("s.json", rows)).n == 8
 
 
 def test_other_order_missing_duplicate_and_unknown(data: Path, write_json: Callable[..., Path]) -> None:
@@ -253,11 +278,24 @@ def test_codes_may_be_numbers_and_answers_may_be_left_out(data: Path, write_json
 
 @pytest.mark.parametrize("code", ["3", "yes", -1, 0.5, ""])
 def test_codes_that_are_none(data: Path, write_json: Callable[..., Path], code: Any) -> None:
-    with pytest.raises(DataError, match="is no code of a judge"):
+    with pytest.raises(DataError, match=r"entry 1 of .* is no code or reply of a judge"):
         score("hallusionbench", data, write_json("r.json", [{**ROWS[0], "model_prediction": "", CODE: code}]))
 
 
-@pytest.mark.parametrize("change", [{"gt_answer": "2"}, {"gt_answer": ""}, {"set_id": ...}, {"visual_input": ...}])
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"gt_answer": "2"},
+        {"gt_answer": ""},
+        {"set_id": ...},
+        {"visual_input": ...},
+        {"visual_input": "3"},
+        {"question": None},
+        {"question": " "},
+        {"gt_answer_details": 1},
+        {"filename": 5},
+    ],
+)
 def test_questions_that_are_none(write_json: Callable[..., Path], change: dict[str, Any]) -> None:
     row = {key: value for key, value in (ROWS[0] | change).items() if value is not ...}
     with pytest.raises(DataError, match="question 1 of"):

@@ -93,6 +93,9 @@ def test_order_does_not_matter() -> None:
         ("Man", None),
         ("", None),
         ("E", None),
+        *((f"dog{mark}B{mark}", None) for mark in ",.!?;:'"),
+        *((f"{mark}B{mark}", "B") for mark in ",.!?;:'"),
+        ("*B*", None),
     ],
 )
 def test_letters_of_lmms_eval(text: str, letter: str | None) -> None:
@@ -121,11 +124,23 @@ def test_letters_count_by_the_other_rule_and_are_shown_to_the_model(write_json: 
     answers = [{"id": f"q{number}", "model_prediction": text} for number, text in enumerate(["A.", "(D)", "no idea"])]
     result = score("mmau", data, write_json("a.json", answers), parser="lmms_eval")
     assert [item.correct for item in result.items] == [True, True, False]
-    assert result.flags == [
-        "no_letter: 1 answers are wrong for want of a letter; lmms-eval draws one of four at random"
-    ]
+    assert result.flags == ["no_letter: 1 answers are wrong for want of a letter; lmms-eval draws one at random"]
     assert "\nB. Woman\n" in Mmau(parser="lmms_eval").samples(data)[0].prompt
     assert "\nWoman\n" in Mmau().samples(data)[0].prompt
+
+
+def test_another_letter_is_wrong_and_equal_choices_are_one(write_json: Callable[..., Path]) -> None:
+    row = {**ROWS[0], "choices": ["Man", "Woman", " man", "Dog"]}
+    data = write_json("d.json", [{**row, "id": name} for name in "abcd"])
+    answers = write_json("a.json", [{"id": name, "model_output": name.upper()} for name in "abcd"])
+    result = score("mmau", data, answers, parser="lmms_eval")
+    assert [item.correct for item in result.items] == [True, False, True, False]
+
+
+def test_a_choice_without_words_is_right_for_any_words_that_no_wrong_choice_has() -> None:
+    for text, right in (("", False), ("?", False), ("plus", True), ("minus", False)):
+        assert official(text, "+", ["+", "minus"]) is right
+        assert official_script(text, "+", ["+", "minus"]) is right
 
 
 def test_a_letter_beyond_the_choices_is_wrong(write_json: Callable[..., Path]) -> None:

@@ -150,12 +150,30 @@ def test_responses_may_hold_tabs_and_questions_the_request(questions: Path, tmp_
     assert (tmp_path / "out" / "existence.txt").read_text().split("\n")[0].endswith("\tYes\tyes indeed")
 
 
+def test_half_a_surrogate_pair_does_not_stop_the_writing(
+    questions: Path, write_lines: Callable[..., Path], tmp_path: Path
+) -> None:
+    samples = Mme().samples(questions)
+    rows = [{"question_id": sample.id, "answer": "yes \ud83d"} for sample in samples]
+    write_official_answers(score("mme", questions, write_lines("a.jsonl", rows)).items, samples, tmp_path / "out")
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["existence.txt"]
+    assert score("mme", questions, tmp_path / "out").items[0].raw == "yes ?"
+
+
 def test_answers_of_a_model_as_json_lines(questions: Path, write_lines: Callable[..., Path]) -> None:
     samples = Mme().samples(questions)
     assert samples[0].prompt == "Is there a dog? Please answer yes or no."
     assert samples[0].media == {"images": ["existence/a.png"]}
     rows = [{"question_id": sample.id, "answer": sample.target} for sample in samples]
     assert score("mme", questions, write_lines("a.jsonl", rows)).metrics["existence"].value == 200.0
+
+
+def test_images_of_five_tasks_lie_in_a_folder_of_their_own(tmp_path: Path) -> None:
+    below = {"posters", "celebrity", "scene", "landmark", "artwork"}
+    for task in TASKS:
+        write(tmp_path / "q" / f"{task}.txt", [("a.png", "Is it so?", "Yes")])
+    places = {sample.media["images"][0] for sample in Mme().samples(tmp_path / "q")}
+    assert places == {f"{task}/images/a.png" if task in below else f"{task}/a.png" for task in TASKS}
 
 
 def test_missing_duplicate_and_unknown_answers(questions: Path, tmp_path: Path) -> None:
@@ -171,6 +189,15 @@ def test_missing_duplicate_and_unknown_answers(questions: Path, tmp_path: Path) 
         ["missing_answers:", "1"],
         ["incomplete_sets:", "1"],
     ]
+
+
+def test_four_questions_about_an_image_are_two_pairs(tmp_path: Path) -> None:
+    # As the official script takes them: two lines after each other.
+    rows = [("a.png", f"Is there a {thing}?", truth) for thing, truth in zip("wxyz", ["Yes", "No"] * 2, strict=True)]
+    data = write(tmp_path / "q" / "existence.txt", rows)
+    said = [(*row, answer) for row, answer in zip(rows, ["yes", "no", "yes", "yes"], strict=True)]
+    result = score("mme", data, write(tmp_path / "a" / "existence.txt", said))
+    assert (result.metrics["existence"].value, result.flags) == (75.0 + 50.0, [])
 
 
 def test_totals_need_all_their_tasks(questions: Path, tmp_path: Path) -> None:
@@ -208,6 +235,11 @@ def test_files_that_are_none(tmp_path: Path, name: str, text: str, message: str)
     for data in (path, tmp_path):
         with pytest.raises(DataError, match=message):
             Mme().samples(data)
+
+
+def test_an_absent_file_is_called_absent(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"there is no file .*nowhere'"):
+        Mme().samples(tmp_path / "nowhere")
 
 
 def test_answers_without_a_response_are_refused(questions: Path) -> None:

@@ -163,7 +163,7 @@ def test_judges_that_always_say_the_same(data: Path, write_json: Callable[..., P
 
 def test_answers_without_a_judge_cannot_be_rated(data: Path, write_lines: Callable[..., Path]) -> None:
     answers = write_lines("a.jsonl", [{"image_id": row["image_id"], "text": "A dog."} for row in ROWS])
-    with pytest.raises(DataError, match="4 of 4 answers have no reply of a judge"):
+    with pytest.raises(DataError, match="4 of 4 answers have no verdict under 'gpt4_review', and there is no judge"):
         score("mmhal", data, answers)
     assert values(score("mmhal", data, answers, judge=lambda prompt: "Rating: 4"))["score"] == 4.0
 
@@ -188,6 +188,7 @@ def test_other_order_missing_duplicate_and_unknown_ids(data: Path, write_json: C
         ([{"choices": []}] * 4, "has no text under"),
         ([{"image_id": "id0", "model_answer": 3}], "has no text under"),
         ([7], "entry 1 of .* is int"),
+        ([{"image_id": "id0", REVIEW: 3}], "entry 1 of .*: '3' under 'gpt4_review' is no code or reply"),
         ([], "is empty"),
     ],
 )
@@ -202,7 +203,27 @@ def test_questions_that_are_none(write_json: Callable[..., Path], key: str) -> N
         MMHal().samples(write_json("q.json", [{name: value for name, value in ROWS[0].items() if name != key}]))
 
 
+@pytest.mark.parametrize(
+    "change", [{"image_content": [None]}, {"image_content": "Dog"}, {"image_src": 5}, {"question": ""}]
+)
+def test_questions_with_values_of_another_kind(write_json: Callable[..., Path], change: dict[str, Any]) -> None:
+    with pytest.raises(DataError, match="question 1 of"):
+        MMHal().samples(write_json("q.json", [ROWS[0] | change]))
+
+
+def test_an_image_without_a_url_is_known_by_its_id(write_json: Callable[..., Path]) -> None:
+    row = {key: value for key, value in ROWS[0].items() if key != "image_src"}
+    assert MMHal().samples(write_json("q.json", [row]))[0].media == {"images": ["id0"]}
+
+
+def test_a_judge_that_returns_no_text(data: Path, write_json: Callable[..., Path]) -> None:
+    with pytest.raises(ConfigError, match="the judge of mmhal returned 3, no text"):
+        score("mmhal", data, write_json("r.json", [{**row, "model_answer": "A."} for row in ROWS]), judge=lambda _: 3)
+
+
 def test_wrong_options() -> None:
+    with pytest.raises(ConfigError, match="is no pattern"):
+        MMHal(image_name="{ids}.jpg")
     with pytest.raises(ConfigError, match="has no place for the id"):
         MMHal(image_name="a.jpg")
     with pytest.raises(ConfigError, match="judge 'gpt-4' of mmhal is no function"):

@@ -201,7 +201,9 @@ def test_objects_in_a_list(phrases: Sequence[str], expected: list[str]) -> None:
         ("[]", []),
         ('Here it is:\n["dog"]', ["dog"]),
         ('["dog"]\nThat is all.', None),
-        ('```json\n["dog"]\n```', None),
+        ('Here:\n```json\n["dog",\n"cat"]\n```\nDone.', ["dog", "cat"]),
+        ("```\nno list\n```", None),
+        ("[" * 100_000, None),
         ('{"objects": ["dog"]}', None),
         ("[1, 2]", None),
         ("dog, cat", None),
@@ -225,7 +227,10 @@ def test_a_judge_lists_the_objects(data: Path, write_lines: Callable[..., Path],
     assert all(part in asked[0] for part in ("What?", "A dog on a sofa with cats and a cat."))
     assert values(result)["object_hallucination"] == (0.5, 2)
     assert (result.rule, result.unparsed) == ("judge with our prompt", 1)
-    assert result.flags == ["no_list: 1 replies of the judge hold no JSON list; their answers name nothing"]
+    assert result.flags == [
+        "no_list: 1 replies of the judge hold no JSON list; their answers count as naming nothing",
+        "repeated_images: 1 captions are further ones of their image; each counts",
+    ]
     own = tmp_path / "prompt.txt"
     own.write_text("{question}: {answer}")
     again = score("objhal", data, answers, judge=judge, judge_prompt=str(own))
@@ -233,7 +238,39 @@ def test_a_judge_lists_the_objects(data: Path, write_lines: Callable[..., Path],
     assert again.rule == "judge with prompt.txt"
 
 
+@pytest.mark.parametrize(("text", "expected"), [("a dog here", []), ("there is a dog", ["dog"])])
+def test_an_extractor_stands_for_the_judge_and_is_not_asked_about_three_words(text: str, expected: list[str]) -> None:
+    assert named(text, noun_extractor=lambda text: ["dog"]) == expected
+
+
+def test_an_empty_answer_is_no_lost_reply(data: Path, write_lines: Callable[..., Path]) -> None:
+    result = score("objhal", data, write_lines("a.jsonl", [ANSWERS[0], {"image_id": 2, "text": "Assistant: "}]))
+    assert (result.unparsed, result.flags) == (1, [])
+
+
+def test_a_judge_that_returns_no_text(data: Path, write_lines: Callable[..., Path]) -> None:
+    with pytest.raises(ConfigError, match=r"the judge of objhal returned \['dog'\], no text"):
+        score("objhal", data, write_lines("a.jsonl", ANSWERS), judge=lambda prompt: ["dog"])
+
+
 # -- files ------------------------------------------------------------------------------------------------------------
+
+
+def test_the_answer_is_taken_before_a_caption_beside_it(data: Path, write_lines: Callable[..., Path]) -> None:
+    row = {"image_id": 1, "caption": "A car.", "text": "A dog."}
+    assert score("objhal", data, write_lines("a.jsonl", [row])).items[0].raw == "A dog."
+
+
+def test_objects_without_a_name_are_flagged(write_json: Callable[..., Path], write_lines: Callable[..., Path]) -> None:
+    data = write_json("objects.json", {"1": ["dog", "spoonbill"]})
+    (flag,) = score("objhal", data, write_lines("a.jsonl", ANSWERS[:1])).flags
+    assert flag.startswith("unknown_objects: 1 ")
+
+
+def test_two_rows_of_one_image(write_lines: Callable[..., Path]) -> None:
+    rows = [{"id": n, "image": "7.jpg", "captions": [], "instances": []} for n in (7, "007.jpg")]
+    with pytest.raises(DataError, match="id '7' more than once"):
+        score("objhal", write_lines("d.jsonl", rows), write_lines("a.jsonl", [{"image_id": 7, "text": "A dog."}]))
 
 
 def test_coco_annotations_and_the_official_answer_file(write_json: Callable[..., Path], tmp_path: Path) -> None:
@@ -262,6 +299,10 @@ def test_unknown_images_are_set_aside(data: Path, write_lines: Callable[..., Pat
         {"image": "1.jpg", "instances": [{"category": "dog"}], "id": 1},
         {"image": "1.jpg", "captions": [], "instances": ["dog"], "id": 1},
         {"captions": [], "instances": []},
+        {"image": "1.jpg", "captions": "A dog.", "instances": [], "id": 1},
+        {"image": "1.jpg", "captions": [1], "instances": [], "id": 1},
+        {"image": "1.jpg", "captions": [], "instances": [{"category": None}], "id": 1},
+        {"image": "1.jpg", "captions": [], "instances": [], "id": [1]},
     ],
 )
 def test_images_that_are_none(write_lines: Callable[..., Path], row: dict[str, Any]) -> None:
@@ -280,6 +321,8 @@ def test_wrong_options() -> None:
         ObjectHalBench(image_name="{ids}")
     with pytest.raises(ConfigError, match="judge 'gpt-4' of objhal is no function"):
         ObjectHalBench(judge="gpt-4")  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="noun_extractor 'spacy' of objhal is no function"):
+        ObjectHalBench(noun_extractor="spacy")  # type: ignore[arg-type]
 
 
 def test_the_command_and_the_comparison(data: Path, write_lines: Callable[..., Path], tmp_path: Path) -> None:

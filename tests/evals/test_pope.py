@@ -1,5 +1,6 @@
 """POPE: every parser on nasty answers, the official numbers to the last digit, files as they are found in the wild."""
 
+import gzip
 import json
 import random
 from collections import Counter
@@ -268,6 +269,9 @@ def test_answers_that_cannot_be_matched(
         {"image": "a.jpg", "text": "Is there a dog?"},
         {"text": "Is there a dog?", "label": "yes"},
         {"image": "a.jpg", "label": "yes"},
+        {"image": "", "text": "Is there a dog?", "label": "yes"},
+        {"image": "a.jpg", "text": " ", "label": "yes"},
+        {"image": "a.jpg", "text": "Is there a dog?", "label": True},
     ],
 )
 def test_questions_that_are_none(write_lines: Callable[..., Path], row: dict[str, Any]) -> None:
@@ -291,6 +295,52 @@ def test_a_folder_needs_one_file_of_each_kind(tmp_path: Path, write_lines: Calla
     write_lines("b_random.json", [row])
     with pytest.raises(DataError, match="several files of the kind 'random'"):
         Pope().samples(tmp_path)
+
+
+@pytest.fixture
+def folders(write_lines: Callable[..., Path], tmp_path: Path) -> tuple[Path, Callable[..., Path]]:
+    """Questions of two kinds, two each, and what writes a folder of answers."""
+    for kind in ("popular", "adversarial"):
+        rows = [{"question_id": n, "image": f"{n}.jpg", "text": f"{kind} {n}?", "label": "yes"} for n in range(2)]
+        write_lines(f"questions/{kind}.jsonl", rows)
+
+    def answers(**rows: list[dict[str, Any]]) -> Path:
+        for kind, entries in rows.items():
+            write_lines(f"answers/{kind}.jsonl", entries)
+        return tmp_path / "answers"
+
+    return tmp_path / "questions", answers
+
+
+def test_answers_of_one_kind_are_not_scored_by_order_against_another(
+    folders: tuple[Path, Callable[..., Path]],
+) -> None:
+    data, answers = folders
+    said = [{"answer": "yes"}] * 2
+    with pytest.raises(DataError, match="answers without ids to questions of other kinds"):
+        score("pope", data, answers(random=said, popular=said))
+
+
+def test_files_with_and_without_ids_are_not_mixed(folders: tuple[Path, Callable[..., Path]]) -> None:
+    data, answers = folders
+    said = [{"question_id": n, "answer": "yes"} for n in range(2)]
+    with pytest.raises(DataError, match=r"some files of .* have ids and others none"):
+        score("pope", data, answers(popular=[{"answer": "yes"}] * 2, adversarial=said))
+
+
+def test_a_missing_kind_is_counted(folders: tuple[Path, Callable[..., Path]]) -> None:
+    data, answers = folders
+    result = score("pope", data, answers(adversarial=[{"question_id": n, "answer": "yes"} for n in (1, 0)]))
+    assert (result.n, result.metrics["adversarial_accuracy"].value) == (2, 1.0)
+    assert result.flags[0].startswith("missing_answers: 2 of 4")
+    assert "popular_accuracy" not in result.metrics
+
+
+def test_packed_files_in_a_folder_and_questions_without_ids(tmp_path: Path) -> None:
+    rows = [{"question_id": None, "image": "a.jpg", "text": f"{n}?", "label": "no"} for n in range(2)]
+    lines = "".join(json.dumps(row) + "\n" for row in rows)
+    (tmp_path / "random.jsonl.gz").write_bytes(gzip.compress(lines.encode()))
+    assert [sample.id for sample in Pope().samples(tmp_path)] == ["random/1", "random/2"]
 
 
 def test_unknown_parser() -> None:

@@ -120,16 +120,42 @@ def test_questions_from_the_web_have_types(write_json: Callable[..., Path], writ
 
 
 def test_rbench_input_that_is_none(write_json: Callable[..., Path]) -> None:
-    with pytest.raises(DataError, match=r"question 1 of .* lacks question_id, text, image or label"):
+    with pytest.raises(DataError, match=r"question 1 of .* lacks label"):
         RBench().samples(write_json("q.json", [{"question_id": 1, "text": "Is it?", "image": "a.jpg"}]))
     with pytest.raises(ConfigError, match="has no 'holder' in it"):
         RBench(subsets="ids_1.json")
     with pytest.raises(ConfigError, match="unknown parser 'mme'"):
         RBench(parser="mme")
-    write_json("ids_1.json", {})
+    row = {"question_id": 1, "text": "Is it?", "image": "a.jpg", "label": "yes"}
+    for change in ({"question_id": None}, {"type": ["illusion"]}):
+        with pytest.raises(DataError, match=r"question 1 of .* lacks a question_id, or its type is no text"):
+            RBench().samples(write_json("q.json", [row | change]))
+
+
+@pytest.mark.parametrize(
+    ("ids", "message"),
+    [
+        ({}, "is no list of question ids"),
+        ([], "is no list of question ids"),
+        ([None], "is no list of question ids"),
+        ([1.5], "is no list of question ids"),
+        ([7, 8], "holds none of the questions' ids"),
+    ],
+)
+def test_subsets_that_are_none(write_json: Callable[..., Path], ids: Any, message: str) -> None:
     data = write_json("q.json", [{"question_id": 1, "text": "Is it?", "image": "a.jpg", "label": "yes"}])
-    with pytest.raises(DataError, match="is no list of question ids"):
+    write_json("ids_1.json", ids)
+    with pytest.raises(DataError, match=message):
         RBench(subsets=data.parent / "ids_holder.json").samples(data)
+
+
+def test_ids_in_subsets_may_be_strings(write_json: Callable[..., Path], write_lines: Callable[..., Path]) -> None:
+    data = write_json("q.json", [{"question_id": 1, "text": "Is it?", "image": "a.jpg", "label": "yes"}])
+    for number in range(1, 6):
+        write_json(f"ids_{number}.json", ["1", "2"])
+    answers = write_lines("a.jsonl", [{"question_id": "1", "text": "yes"}])
+    metrics = score("rbench", data, answers, subsets=data.parent / "ids_holder.json").metrics
+    assert (metrics["accuracy"].value, metrics["accuracy"].n) == (1.0, 5)
 
 
 # -- NOPE and CIEM ----------------------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ import pytest
 
 from evals import official_rules as oracle
 from mmdpo.errors import ConfigError, DataError
+from mmdpo.evals import vqa_text
 from mmdpo.evals.okvqa import OkVqa, learned_stems
 from mmdpo.evals.runner import score
 from mmdpo.evals.textvqa import TextVqa
@@ -54,6 +55,10 @@ def ten(*answers: str) -> list[str]:
         ("Zürich", ten("zürich"), 0.3),
         ("dont", ten("don't"), 0.3),
         ("coca-cola", ten("coca cola", "cocacola"), 0.3),
+        ("MEN'S", ten("men's", "Men 'S", "mens"), 0.6),
+        ("hot\ndogs", ten("hot dogs", "hot\tdogs", "hotdogs"), 0.6),
+        ("what? 3,5", ten("what 35"), 0.3),
+        ("3 . 5 ...", ten("3 5"), 0.3),
     ],
 )
 def test_nasty_answers(write_json: Callable[..., Path], said: str, answers: list[str], expected: float) -> None:
@@ -63,6 +68,15 @@ def test_nasty_answers(write_json: Callable[..., Path], said: str, answers: list
     )
     assert printed["metrics"]["accuracy"]["value"] == pytest.approx(expected, abs=1e-12)
     assert oracle.eval_ai_accuracy(answers, said) == pytest.approx(expected, abs=1e-12)
+
+
+def test_a_clitic_is_a_word_of_its_own_whatever_its_capitals() -> None:
+    assert vqa_text.eval_ai(" Men'S hats? ") == "men 's hats"
+
+
+def test_questions_without_the_id_of_an_image_stand_for_themselves(write_json: Callable[..., Path]) -> None:
+    rows = [{"question_id": n, "image_id": None, "answers": ten("x")} for n in (1, 2)]
+    assert [sample.group for sample in TextVqa().samples(write_json("d.json", rows))] == ["1", "2"]
 
 
 def test_three_forms_of_the_data(write_json: Callable[..., Path], write_lines: Callable[..., Path]) -> None:
@@ -83,6 +97,7 @@ def test_three_forms_of_the_data(write_json: Callable[..., Path], write_lines: C
     ("content", "message"),
     [
         ([{"answers": ten("x")}], "question 1 of .* has no question_id"),
+        ([{"question_id": None, "answers": ten("x")}], "question 1 of .* has no question_id"),
         ([{"question_id": 1, "answers": ["x"] * 9}], "has 9 human answers"),
         ([{"question_id": 1}], "has no list of human answers: None"),
         ({"data": []}, "holds no questions under 'data'"),
@@ -165,3 +180,5 @@ def test_okvqa_options_that_are_none() -> None:
         OkVqa(stemming="porter")
     with pytest.raises(ConfigError, match="with a function"):
         OkVqa(stemming="data", stem=str.lower)
+    with pytest.raises(ConfigError, match="stem 'porter' of okvqa is no function"):
+        OkVqa(stem="porter")  # type: ignore[arg-type]

@@ -169,6 +169,10 @@ NINE_YES = ("no", *["yes"] * 9)
         ("\u00c9cole", ("\u00e9cole", *["x"] * 9), 0.3, 0.3),
         ("2:50", ("2:50", *["x"] * 9), 0.3, 0.3),
         ("yes " * 500, NINE_YES, 0.0, 0.0),
+        ("hot\ndog", ("hot dog",) * 10, 1.0, 1.0),
+        ("hot\tdog", ("hot dog",) * 10, 1.0, 1.0),
+        ("hot  dog", ("hot dog",) * 10, 0.0, 1.0),
+        ("hot dogs", ("hot dog", *["hot dogs"] * 9), 1.0, 1.0),
     ],
 )
 def test_nasty_answers(
@@ -199,6 +203,24 @@ def test_nasty_answers(
 )
 def test_the_official_form(text: str, expected: str) -> None:
     assert vqa_text.official(text) == expected
+
+
+def test_every_number_word_up_to_ten_is_a_digit() -> None:
+    words = "None zero one two three four five six seven eight nine ten eleven"
+    assert vqa_text.official(words) == "0 0 1 2 3 4 5 6 7 8 9 10 eleven"
+    assert vqa_text.harness(words) == vqa_text.eval_ai(words) == vqa_text.official(words)
+
+
+@pytest.mark.parametrize("mark", ';/[]"{}()=+\\_-><@`,?!')
+def test_a_mark_is_a_space_inside_a_word_and_nothing_beside_a_space(mark: str) -> None:
+    assert vqa_text.official(f"tv{mark}set") == "tv set"
+    assert vqa_text.official(f"tv{mark}set {mark}") == "tvset"
+    assert vqa_text.official(f"tv{mark}set 1,000") == "tvset 1000"
+
+
+@pytest.mark.parametrize("mark", ":'$%&#*~|^\u2019\u3001\uff0c")
+def test_other_marks_stay(mark: str) -> None:
+    assert vqa_text.official(f"tv{mark}set {mark}") == f"tv{mark}set {mark}"
 
 
 def test_harnesses_know_digits_of_other_scripts() -> None:
@@ -304,7 +326,7 @@ def test_a_question_repeated_in_the_answers_may_lack_the_suffix(data: Path, writ
 
 
 def test_official_answers_are_written_and_read(tmp_path: Path) -> None:
-    answers = [Answer("540769000", "a\u2028b"), Answer("2", "")]
+    answers = [Answer("540769000", "a\u2028b"), Answer("2", ""), Answer("3", "half a pair: \ud83d")]
     write_official_answers(answers, tmp_path / "a.json")
     assert json.loads((tmp_path / "a.json").read_text())[0] == {"question_id": 540769000, "answer": "a\u2028b"}
     assert Vqa().read_answers(tmp_path / "a.json") == answers
@@ -319,6 +341,10 @@ def test_official_answers_are_written_and_read(tmp_path: Path) -> None:
         ({"annotations": [{"question_id": 1, "answers": []}]}, "is no file of annotations"),
         ({"annotations": [{**question(1), "answers": []}]}, "question 1 of .* has no list of human answers"),
         ({"annotations": [{**question(1), "answers": [{"answer": 2}]}]}, "has no list of human answers"),
+        ({"annotations": [question(1, "x"), {**question(2, "x"), "image_id": None}]}, "annotations: entry 2 is "),
+        ({"annotations": [{**question(1, "x"), "image_id": [1]}]}, "annotations: entry 1 is "),
+        ({"annotations": [{**question(1, "x"), "question_id": None}]}, "annotations: entry 1 is "),
+        ({"annotations": ["x"]}, "annotations: entry 1 is x"),
     ],
 )
 def test_files_that_are_none(write_json: Callable[..., Path], content: Any, message: str) -> None:

@@ -9,9 +9,14 @@ import matplotlib as mpl
 import pytest
 from PIL import Image
 
+from mmdpo.jsonfiles import read_json_lines, write_json, write_json_lines
+from mmdpo.report.bars import BARS, comparison_figure
 from mmdpo.report.drawing import inline_svg
-from mmdpo.report.figures import comparison_figure, histogram_figure, training_figure, write_figures
+from mmdpo.report.figures import histogram_figure, training_figure, write_figures
 from mmdpo.report.reading import read_run
+from mmdpo.report.trends import LINES, trends_figure
+
+from .conftest import change
 
 MakeRun = Callable[..., Path]
 
@@ -76,9 +81,52 @@ def test_bars_carry_values_intervals_direction_and_n(make_run: MakeRun) -> None:
     assert higher.get_title(loc="left") == "Higher is better ↑"
     assert [bar.get_width() for bar in lower.patches] == [0.132, 0.033]
     assert list(lower.lines[0].get_xdata()) == pytest.approx([0.112, 0.152])
-    assert [label.get_text() for label in lower.get_yticklabels()] == ["CHAIR_i\nn = 500"]
+    assert [label.get_text() for label in lower.get_yticklabels()] == ["CHAIR_i  (n = 500)"]
     assert "Objects per caption" not in str([label.get_text() for label in higher.get_yticklabels()])
     assert comparison_figure([("first", [])]) is None
+
+
+def test_a_figure_of_many_metrics_keeps_those_of_hallucination_and_says_how_many_there_are(make_run: MakeRun) -> None:
+    run = make_run()
+    metrics = {f"vqa_{place}_accuracy": change(0.5, 0.6) for place in range(60)}
+    write_json(run / "comparison.json", {"metrics": {**metrics, "chair_i": change(0.2, 0.1)}})
+    figure = comparison_figure([("first", read_run(run).changes)])
+    assert figure is not None
+    lower, higher = figure.axes
+    assert [label.get_text() for label in lower.get_yticklabels()] == ["CHAIR_i  (n = 500)"]
+    assert len(lower.patches) + len(higher.patches) == BARS
+    assert [text.get_text() for text in figure.texts] == [f"{BARS // 2} of 61 measures; all are in the table"]
+
+
+def test_evaluations_during_training_are_curves_with_their_intervals(make_run: MakeRun) -> None:
+    run = make_run()
+    rows = read_json_lines(run / "log.jsonl").rows
+    for step, rate, recall in ((0, 0.4, 0.9), (20, 0.3, 0.88), (40, 0.2, 0.7)):
+        rates = {"eval/chair_i": rate, "eval/chair_i_low": rate - 0.1, "eval/chair_i_high": rate + 0.05}
+        changes = {"eval/chair_i_change": -0.1, "eval/vqa_accuracy/number_change": 0.2}
+        rows.append({"step": step, **rates, **changes, "eval/chair_recall": recall, "eval/objects_per_caption": 2.0})
+    write_json_lines(run / "log.jsonl", sorted(rows, key=lambda row: row["step"]))
+    figure = trends_figure(read_run(run))
+    assert figure is not None
+    lower, higher = figure.axes
+    points, _, (segments,) = lower.containers[0]
+    assert (list(points.get_xdata()), list(points.get_ydata())) == ([0, 20, 40], [0.4, 0.3, 0.2])
+    assert segments.get_segments()[1][:, 1] == pytest.approx([0.2, 0.35])
+    assert [text.get_text() for text in lower.get_legend().get_texts()] == ["CHAIR_i"]
+    assert [list(drawn.lines[0].get_ydata()) for drawn in higher.containers] == [[0.9, 0.88, 0.7]]
+    assert {"trends.svg", "trends.png"} <= {path.name for path in write_figures(run)}
+    assert len(read_run(run).training) == 60
+
+
+def test_more_curves_than_can_be_read_are_counted(make_run: MakeRun) -> None:
+    run = make_run()
+    write_json_lines(run / "log.jsonl", [{"step": 0} | {f"eval/pope_{place}_f1": 0.5 for place in range(LINES + 3)}])
+    figure = trends_figure(read_run(run))
+    assert figure is not None
+    (higher,) = figure.axes
+    assert len(higher.containers) == LINES
+    assert "3 more in log.jsonl" in higher.get_title(loc="left")
+    assert trends_figure(read_run(make_run("without"))) is None
 
 
 def test_inline_svg_follows_the_theme_and_escapes(make_run: MakeRun) -> None:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from mmdpo.jsonfiles import write_json
 from mmdpo.report.measures import format_bounds, format_difference, format_interval, format_p, format_value, measure
 from mmdpo.report.reading import read_run
-from mmdpo.report.verdict import displacement, judge, limits
+from mmdpo.report.verdict import NAMED, displacement, judge, limits
 
 from .conftest import change
 
@@ -26,6 +27,8 @@ MakeRun = Callable[..., Path]
         ("pope_adversarial_recall", "POPE adversarial: Recall", "higher", "other"),
         ("pope_yes_ratio", "POPE: Yes ratio", None, "other"),
         ("accuracy/yes_no", "Accuracy, Yes no", "higher", "other"),
+        ("vqa_accuracy/yes_no", "VQA: Accuracy, Yes no", "higher", "other"),
+        ("my_own/part", "My own part", None, "other"),
         ("hallucination_rate", "Hallucination rate", "lower", "hallucination"),
         ("my_own_metric", "My own metric", None, "other"),
     ],
@@ -112,6 +115,71 @@ def test_a_comparison_says_what_its_metrics_mean(make_run: MakeRun) -> None:
     verdict = judge(read_run(path))
     assert verdict.headline == "It hallucinates less, and nothing measured here got clearly worse."
     assert verdict.paragraph.startswith("Usual <sound> (clips with it) fell from 40.0% to 10.0%")
+
+
+def corrected(entry: dict[str, Any], p: float) -> dict[str, Any]:
+    return {**entry, "difference": {**entry["difference"], "p_adjusted": p}}
+
+
+def test_a_change_that_is_not_confirmed_is_told_so_and_makes_no_headline(make_run: MakeRun) -> None:
+    path = make_run()
+    metrics = {"chair_i": corrected(change(0.2, 0.1), 0.3), "pope_f1": corrected(change(0.8, 0.9), 1.0)}
+    correction = {"method": "holm", "comparisons": 2, "level": 0.05}
+    write_json(path / "comparison.json", {"metrics": metrics, "correction": correction})
+    run = read_run(path)
+    verdict = judge(run)
+    assert (verdict.headline, verdict.tone) == (
+        "No clear change: no difference stands among so many comparisons.",
+        "open",
+    )
+    assert "fell from 20.0% to 10.0% (−10.0 pts, 95% interval −11.0 to −9.0; not confirmed among" in verdict.paragraph
+    told = " ".join(limits([run]))
+    assert "p-values are corrected for 2 comparisons at once (Holm's correction)" in told
+    assert "not corrected" not in told
+
+
+def test_p_values_without_a_correction_are_said_to_have_none(make_run: MakeRun) -> None:
+    path = make_run()
+    assert "are not corrected for how many there are" in " ".join(limits([read_run(path)]))
+    correction = {"method": "none", "comparisons": 2, "level": 0.05}
+    write_json(path / "comparison.json", {"metrics": {"chair_i": change(0.2, 0.1)}, "correction": correction})
+    assert "are not corrected for how many there are" in " ".join(limits([read_run(path)]))
+    write_json(path / "comparison.json", {"metrics": {}})
+    assert "p-values" not in " ".join(limits([read_run(path)]))
+
+
+def test_saying_less_is_told_even_where_it_does_not_stand_among_many_comparisons(make_run: MakeRun) -> None:
+    path = make_run()
+    metrics = {"chair_i": corrected(change(0.2, 0.1), 0.001), "recall": corrected(change(0.9, 0.8), 0.06)}
+    write_json(path / "comparison.json", {"metrics": metrics})
+    assert judge(read_run(path)).headline == "It hallucinates less, but it also says less."
+
+
+def test_a_lost_capability_is_something_that_got_worse(make_run: MakeRun) -> None:
+    path = make_run()
+    lost = {**change(0.6, 0.5), "role": "capability"}
+    write_json(path / "comparison.json", {"metrics": {"chair_i": change(0.2, 0.1), "vqa_accuracy": lost}})
+    verdict = judge(read_run(path))
+    assert verdict.headline == "It hallucinates less, and something else got worse."
+    assert "1 got clearly worse (VQA: Accuracy)" in verdict.paragraph
+
+
+def test_a_metric_that_one_model_leaves_undefined_claims_nothing(make_run: MakeRun) -> None:
+    path = make_run()
+    silent = {**change(0.2, 0.0), "after": {"value": 0.0, "low": 0.0, "high": 1.0, "n": 0}}
+    write_json(path / "comparison.json", {"metrics": {"chair_i": silent, "recall": change(0.9, 0.0)}})
+    verdict = judge(read_run(path))
+    assert verdict.headline == "No clear change in hallucination; other measures moved."
+    assert "CHAIR_i (named objects that are not there) is undefined" in verdict.paragraph
+
+
+def test_the_paragraph_counts_what_it_does_not_tell(make_run: MakeRun) -> None:
+    path = make_run()
+    metrics = {f"x{place}_chair_i": change(0.2, 0.1) for place in range(7)}
+    write_json(path / "comparison.json", {"metrics": metrics})
+    paragraph = judge(read_run(path)).paragraph
+    assert paragraph.count("fell from") == NAMED
+    assert f"Of the {7 - NAMED} other measures with a better direction, {7 - NAMED} got clearly better." in paragraph
 
 
 def test_displacement_needs_both_rewards_clearly_below_zero() -> None:

@@ -52,7 +52,7 @@ FIRES: dict[str, list[dict[str, float]]] = {
     "chosen_fell": [{f"{D}chosen_change": -0.11}],
     "length": [{f"{D}length_correlation": 0.51}, {f"{D}length_correlation": -0.6}],
     "saturated": [{f"{D}saturated": 0.51}],
-    "far_away": [{f"{D}kl_k3": 0.51}],
+    "far_away": [{f"{D}kl_k2": 0.51}],
     "off_policy": [{f"{D}off_policy_gap": 1.1}],
     "over_optimised": [{"best/accuracies": 0.86}],
     "beta_moved": [{f"{D}beta": 0.31}, {f"{D}beta": 0.03}],
@@ -62,6 +62,7 @@ QUIET: dict[str, dict[str, float]] = {
     "rates of a policy that has hardly moved": {f"{D}displacement": 0.9, f"{D}chosen_change": -1e-4},
     "a correlation of rounding": {f"{D}length_correlation": 0.99, f"{D}kl_k2": 1e-9},
     "a correlation without a reference": {f"{D}length_correlation": 0.99, f"{D}kl_k2": float("nan")},
+    "one token of log-ratio -11 in a thousand pairs": {f"{D}kl_k3": 35.0},
     "no number": {name: float("nan") for name in HEALTHY},
 }
 
@@ -109,8 +110,8 @@ def test_the_sentence_has_value_number_and_remedy() -> None:
 
 
 def test_held_out_pairs_come_before_training_pairs() -> None:
-    bad = HEALTHY | {f"{D}kl_k3": 2.0}
-    (one,) = advice(as_held_out(bad) | as_training(bad | {f"{D}kl_k3": 3.0}))
+    bad = HEALTHY | {f"{D}kl_k2": 2.0}
+    (one,) = advice(as_held_out(bad) | as_training(bad | {f"{D}kl_k2": 3.0}))
     assert (one.split, one.value) == ("held-out", 2.0)
 
 
@@ -130,10 +131,10 @@ def test_what_is_to_be_tried_exists() -> None:
 def test_small_log_entries_are_judged_together() -> None:
     """Entries of 8 pairs: nothing at 96, at 104 the mean over all of them, in the end the newest 104 alone."""
     adviser = Adviser()
-    entries = [as_training(HEALTHY | {f"{D}kl_k3": 5.2 if n == 0 else 0.0}, pairs=8) for n in range(13)]
+    entries = [as_training(HEALTHY | {f"{D}kl_k2": 5.2 if n == 0 else 0.0}, pairs=8) for n in range(13)]
     assert [adviser.hear(entry) for entry in entries[:12]] == [[]] * 12
     assert adviser.hear(entries[12]) == [], "5.2 / 13 = 0.4"
-    high = as_training(HEALTHY | {f"{D}kl_k3": 0.6}, pairs=8)
+    high = as_training(HEALTHY | {f"{D}kl_k2": 0.6}, pairs=8)
     found = [adviser.hear(high) for _ in range(13)]
     # entry n of the high ones: n of 13 are 0.6, and the 5.2 is gone from the first on
     fired = [bool(one) for one in found]
@@ -144,7 +145,7 @@ def test_small_log_entries_are_judged_together() -> None:
 
 def test_the_window_is_no_longer_than_it_must_be() -> None:
     adviser = Adviser()
-    values = [adviser.hear(as_training(HEALTHY | {f"{D}kl_k3": value}, pairs=50)) for value in (1.8, 0.0, 0.0)]
+    values = [adviser.hear(as_training(HEALTHY | {f"{D}kl_k2": value}, pairs=50)) for value in (1.8, 0.0, 0.0)]
     assert [len(one) for one in values] == [0, 1, 0], "the third entry makes the first one unnecessary"
 
 

@@ -1,0 +1,87 @@
+"""Preference data of other toolkits become records: `mmdpo build import`.
+
+source --recognise--> format --read--> records
+                               `------ set aside, with the row and the reason
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal
+
+from data_builders.base import Builder, BuilderConfig, SetAside, Work
+from data_builders.importers.formats import AUTO, format_named, recognise
+from data_builders.importers.media_cells import MediaReader
+from data_builders.importers.sources import Source, open_source
+from mmdpo.errors import DataError
+from mmdpo.records import Record
+from mmdpo.registry import builders
+
+
+class ImportConfig(BuilderConfig):
+    """What to import.
+
+    Args:
+        data: A file, a folder, a saved data set, or OWNER/NAME of a data set on the hub.
+        format: Which format it is of; `auto` tells it from the columns of the first rows.
+        media_root: Folder of the media; by default that of the data.
+        media: `optional` also makes records whose media are absent, from text and path alone.
+        split: Which split, where there are several.
+        subset: Which entry of `dataset_info.json` or `meta.json`, or which configuration on the hub.
+        allow_remote: Whether media with an address (http, https) are fetched and embedded.
+    """
+
+    data: str
+    format: str = AUTO
+    media_root: Path | None = None
+    media: Literal["required", "optional"] = "required"
+    split: str = "train"
+    subset: str | None = None
+    allow_remote: bool = False
+
+
+@builders.register("import")
+class Imported(Builder[ImportConfig]):
+    """Records from preference data of other toolkits: LLaMA-Factory, ms-swift, TRL, RLAIF-V, MMPR and more."""
+
+    Config = ImportConfig
+    sound_reasons = ("tie", "single_candidate")
+
+    def records(self, config: ImportConfig, work: Work) -> Iterator[Record]:
+        """See `Builder.records`."""
+        source = _source(config)
+        form, reason = recognise(source) if config.format == AUTO else (format_named(config.format), "as format= says")
+        if form.prompts_only:
+            raise DataError(
+                f"{config.data!r} holds prompts without answers ({form.name}: {reason})",
+                why="The records of a data set have answers; there is nothing to prefer in these.",
+                fix="Read them in Python, as docs/formats.md shows, to sample answers for.",
+            )
+        work.notes += [f"{form.name}: {reason}", *source.notes]
+        work.quality["source"] = config.data
+        reader = MediaReader(
+            self.media_root(config), optional=config.media == "optional", allow_remote=config.allow_remote
+        )
+        kept: Counter[str] = Counter()
+        for item in form.read(source, reader):
+            if isinstance(item, SetAside):
+                work.ledger.read(item.row)
+                work.ledger.set_aside(item.reason, item.row, item.value, column=item.column, message=item.message)
+                continue
+            work.ledger.read(item.meta["row"])
+            work.ledger.use(item.meta["row"])
+            kept.update(list(item.meta.get("columns", ())))  # a mapping would be added by its values
+            yield item
+        if kept:
+            told = ", ".join(f"{name} ({count})" for name, count in kept.most_common())
+            work.notes.append(f"columns that no loss reads are kept in meta.columns: {told}")
+
+    def media_root(self, config: ImportConfig) -> Path | None:
+        """See `Builder.media_root`."""
+        return config.media_root or _source(config).folder
+
+
+def _source(config: ImportConfig) -> Source:
+    return open_source(config.data, split=config.split, subset=config.subset, root=config.media_root)

@@ -1,0 +1,102 @@
+"""Length bias, margins of the scores, and how good the chosen answers are by themselves."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from data_builders.intervals import Sums, estimate
+from data_builders.quality.findings import finding, share
+from data_builders.quality.sample import Comparison, Sample
+from mmdpo.evals.stats import ratio
+
+_BINS = 10
+_LONGER_IS_CHOSEN = ratio("longer_is_chosen", "longer", "unequal")
+_DIFFERENCE = ratio("difference", "difference", "pairs", bounds=(-math.inf, math.inf))
+_POOR = ratio("poor", "poor", "pairs")
+
+
+def length_bias(sample: Sample) -> tuple[dict[str, Any] | None, list[dict[str, Any]]]:
+    """How often the longer answer is the chosen one, in words; a rater who likes length pulls it above one half."""
+    if not sample.comparisons:
+        return None, []
+    counted = [(one.group, len(one.better.text.split()), len(one.worse.text.split())) for one in sample.comparisons]
+    items = [
+        Sums(group, {"pairs": 1, "difference": a - b, "longer": float(a > b), "unequal": float(a != b)})
+        for group, a, b in counted
+    ]
+    chosen, rejected = (float(np.mean([one[side] for one in counted])) for side in (1, 2))
+    longer = estimate(items, _LONGER_IS_CHOSEN)
+    numbers = {
+        "unit": "words",
+        "chosen_mean": chosen,
+        "rejected_mean": rejected,
+        "difference": estimate(items, _DIFFERENCE),
+        "longer_is_chosen": longer,
+        "equal_length": sum(a == b for _, a, b in counted),
+    }
+    message = (
+        f"Where the two answers differ in length, the longer one is chosen in {share(longer)}; 50% is no bias. "
+        f"Chosen answers have {chosen:.1f} words on average, rejected ones {rejected:.1f}."
+    )
+    if longer["value"] is None:
+        message = "All compared answers are equally long."
+    return numbers, [finding("length_bias", longer, message)]
+
+
+def margins(sample: Sample) -> dict[str, Any] | None:
+    """The distances of the scores, of the comparisons that have scores."""
+    found = [gap for one in sample.comparisons if (gap := margin_of(one)) is not None]
+    if not found:
+        return None
+    counts, edges = np.histogram(found, bins=_BINS, range=(0.0, max(found) or 1.0))
+    return {
+        "n": len(found),
+        "mean": float(np.mean(found)),
+        "median": float(np.median(found)),
+        "ties": sum(margin == 0 for margin in found),
+        "histogram": {"edges": edges.tolist(), "counts": counts.tolist()},
+    }
+
+
+def margin_of(one: Comparison) -> float | None:
+    """The distance of two scores; None without them."""
+    if one.better.score is None or one.worse.score is None:
+        return None
+    return abs(one.better.score - one.worse.score)
+
+
+def chosen_level(sample: Sample, scale: tuple[float, float] | None) -> tuple[dict[str, Any] | None, list[Any]]:
+    """How often even the chosen answer is rated in the worse half of the scale: better than the other, but not good.
+
+    Args:
+        sample: The records.
+        scale: Lowest and highest rating that could be given; a data set alone does not say it.
+    """
+    rated = [one for one in sample.comparisons if one.better.score is not None]
+    if scale is None or not rated:
+        return None, []
+    middle = sum(scale) / 2
+    items = [Sums(one.group, {"pairs": 1, "poor": float(_is_poor(one, middle))}) for one in rated]
+    poor = estimate(items, _POOR)
+    message = (
+        f"In {share(poor)} of the pairs even the chosen answer is rated in the worse half of the scale "
+        f"({scale[0]:g} to {scale[1]:g}): it is the lesser evil, and training raises its likelihood all the same."
+    )
+    mean = float(np.mean([one.better.score for one in rated if one.better.score is not None]))
+    others = [one.worse.score for one in rated if one.worse.score is not None]
+    numbers = {
+        "scale": list(scale),
+        "middle": middle,
+        "chosen_mean": mean,
+        "rejected_mean": float(np.mean(others)) if others else None,
+        "chosen_below_middle": poor,
+    }
+    return numbers, [finding("chosen_level", poor, message)]
+
+
+def _is_poor(one: Comparison, middle: float) -> bool:
+    score = one.better.score
+    return score is not None and (score < middle if one.record.higher_is_better else score > middle)
