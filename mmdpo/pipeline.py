@@ -15,6 +15,7 @@ from accelerate import PartialState
 from accelerate.utils import set_seed
 from transformers import TrainingArguments
 
+from mmdpo.caching import cache_reference, live_source, start_tolerance
 from mmdpo.callbacks import RunCallback, SilentRun
 from mmdpo.config import RunConfig
 from mmdpo.errors import MMDPOError
@@ -23,7 +24,7 @@ from mmdpo.models.load import Lora, load_pretrained
 from mmdpo.objectives import Objective
 from mmdpo.parity import LayoutDecision, choose_layout
 from mmdpo.policy import LoadedModel, prepare
-from mmdpo.reference import make_reference
+from mmdpo.reference import Reference, make_reference
 from mmdpo.resuming import check_same_config, check_same_data, last_checkpoint, rewrite_config
 from mmdpo.run import RunFolder
 from mmdpo.run_data import Data, probe_records, read_sources, screened
@@ -80,7 +81,12 @@ def train(
         if data.validation:
             run.decide("blind", *trainer.blind)
         _note(run, out, loaded, objective, data)
-        start = trainer.check_start(run.manifest.get("reference_start") if checkpoint is not None else None)
+        if config.reference.kind == "cached" and trainer.reference is not None:
+            folder_of_cache = Path(config.reference.cache or f"{config.data.path.rstrip('/')}.reference")
+            worst = cache_reference(trainer, folder_of_cache, progress)
+            run.decide("reference", "cached", f"in {folder_of_cache}; computed again, {worst:.2g} nats a token off")
+        began_with = run.manifest.get("reference_start") if checkpoint is not None else None
+        start = trainer.check_start(began_with, start_tolerance(trainer))
         if start is not None and checkpoint is None:
             run.note(reference_start=start.reference, start_difference=start.difference)
         if any(section.every is not None for section in config.eval.values()):
@@ -140,7 +146,7 @@ def _trainer(config: RunConfig, ready: Ready, run: Any, callback: RunCallback) -
     if arguments.load_best_model_at_end:
         direction = "largest" if arguments.greater_is_better else "smallest"
         run.decide("best_checkpoint", arguments.metric_for_best_model, f"the {direction} value is kept")
-    reference = make_reference(loaded, config.reference.kind) if objective.needs_reference else None
+    reference = _reference(config, loaded) if objective.needs_reference else None
     if reference is not None:
         run.decide("reference", reference.kind, "the live weights before training")
     return PreferenceTrainer(
@@ -158,6 +164,12 @@ def _trainer(config: RunConfig, ready: Ready, run: Any, callback: RunCallback) -
         rows_per_chunk=config.rows_per_chunk,
         callbacks=[callback],
     )
+
+
+def _reference(config: RunConfig, loaded: LoadedModel) -> Reference:
+    if config.reference.kind == "cached":
+        return live_source(loaded)
+    return make_reference(loaded, config.reference.kind)
 
 
 def _note(run: Any, out: Path, loaded: LoadedModel, objective: Objective, data: Data) -> None:

@@ -75,6 +75,20 @@ def _reference_problems(config: RunConfig, objective: Objective) -> Iterator[Con
             why="The loss is reference-free: the setting would have no effect.",
             fix="Remove the reference: section, or add a term that compares with it.",
         )
+    if config.reference.kind != "cached":
+        return
+    if "token_kl" in objective.statistics:
+        yield ConfigError(
+            "reference.kind is cached, and a term of the loss reads token_kl",
+            why="The divergence from the reference needs its whole distribution at every token, not one number.",
+            fix="Use reference: {kind: auto}, or a loss without token_kl (tdpo2 and chip have it).",
+        )
+    if config.data.variants == "fresh":
+        yield ConfigError(
+            "reference.kind is cached, and data.variants is fresh",
+            why="Media variants that are drawn anew in every epoch have no number that could be looked up.",
+            fix="Use data.variants: fixed, or reference: {kind: auto}.",
+        )
 
 
 def training_arguments(config: RunConfig, out: Path) -> TrainingArguments:

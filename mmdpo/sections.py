@@ -82,19 +82,16 @@ class DataSection(Section):
 
 
 class ReferenceSection(Section):
-    """How the reference is kept."""
+    """How the reference is kept: computed in every step, or once (``cached``), in the folder ``cache``."""
 
-    kind: Literal["auto", "adapter_off", "copy"] = "auto"
+    kind: Literal["auto", "adapter_off", "copy", "cached"] = "auto"
+    cache: str | None = None
 
-    @field_validator("kind", mode="before")
-    @classmethod
-    def _is_live(cls, value: Any) -> Any:
-        if value == "cached":
-            raise ValueError(
-                "the reference is computed in every step, not cached; losses that read token_kl (tdpo2, chip) could "
-                "not use a cache of log-probabilities at all, since they need its whole distributions"
-            )
-        return value
+    @model_validator(mode="after")
+    def _cache_is_read(self) -> Self:
+        if self.cache is not None and self.kind != "cached":
+            raise ValueError(f"cache names a folder, and kind is {self.kind}: it is read with kind: cached alone")
+        return self
 
 
 class EvalSection(Section):

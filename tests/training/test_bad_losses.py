@@ -231,9 +231,3 @@ def test_text_in_place_of_a_number_is_refused(tmp_path: Path) -> None:
         with pytest.raises(MMDPOError) as caught:
             check(tmp_path / str(loss), loss, PAIRS)
         assert caught.value.why and caught.value.fix
-
-
-def test_a_cached_reference_is_refused_with_what_it_could_never_serve() -> None:
-    sections = {"model": {"path": "nowhere"}, "data": {"path": "nowhere"}, "loss": "tdpo2"}
-    with pytest.raises(ConfigError, match=r"reference\.kind: .*not cached; losses that read token_kl"):
-        parse_config({**sections, "reference": {"kind": "cached"}})

@@ -13,15 +13,18 @@ from safetensors.torch import load_file, save_file
 
 from mmdpo import reference_store
 from mmdpo.collate import Collator
+from mmdpo.config import parse_config
 from mmdpo.errors import ConfigError, DataError, ParityError
+from mmdpo.jsonfiles import read_json, read_json_lines
 from mmdpo.objectives import make_objective
 from mmdpo.parity import to_model
+from mmdpo.pipeline import train
 from mmdpo.policy import LoadedModel
 from mmdpo.records import Record
 from mmdpo.reference import Reference, make_reference
 from mmdpo.reference_cache import CachedReference, ingredients, open_cache
 from mmdpo.reference_store import ReferenceStore
-from training.common import encoder_of, loaded_model, make_trainer, pairs, trained
+from training.common import encoder_of, loaded_model, make_trainer, pairs, run_settings, saved_inputs, trained
 
 RECORDS = pairs(6)
 
@@ -236,3 +239,47 @@ def test_a_divergence_cannot_be_cached(tmp_path: Path) -> None:
     loaded = loaded_model()
     with pytest.raises(ConfigError, match="a term reads token_kl"):
         open_cache(make_reference(loaded), tmp_path, {}, {"token_kl"})
+
+
+# ---- in a run ----
+
+
+def adapter_of(run: Path) -> dict[str, torch.Tensor]:
+    return load_file(run / "adapter" / "adapter_model.safetensors")
+
+
+def test_a_run_with_a_cache_is_the_run_without(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    folder = saved_inputs(tmp_path, RECORDS)
+    caplog.set_level("INFO", logger="mmdpo")
+    runs = {}
+    for name in ("auto", "cached", "again"):
+        reference = {} if name == "auto" else {"reference": {"kind": "cached", "cache": str(tmp_path / "cache")}}
+        settings = run_settings(folder, **reference, train={"learning_rate": 0.05})
+        runs[name] = adapter_of(train(parse_config(settings), tmp_path / name))
+    for name, values in runs["auto"].items():
+        torch.testing.assert_close(runs["cached"][name], values, rtol=0, atol=2e-5)
+        assert torch.equal(runs["again"][name], runs["cached"][name])
+    computed = [record.args[0] for record in caplog.records if record.msg.startswith("reference: ")]
+    assert computed == [12, 0]
+    decision = read_json(tmp_path / "cached" / "manifest.json")["decisions"]["reference"]
+    assert decision["value"] == "cached" and str(tmp_path / "cache") in decision["reason"]
+
+
+def test_held_out_pairs_are_in_the_cache_too(tmp_path: Path) -> None:
+    folder = saved_inputs(tmp_path, pairs(8))
+    settings = run_settings(folder, reference={"kind": "cached"}, train={"eval_strategy": "steps", "eval_steps": 2})
+    settings["data"]["validation"] = 0.3
+    run = train(parse_config(settings), tmp_path / "run")
+    logged = [row for row in read_json_lines(run / "log.jsonl").rows if "eval_rewards/accuracies" in row]
+    assert logged and "eval_diagnostics/off_policy_gap" in logged[0]
+    assert (folder / "data.reference" / "ingredients.json").is_file()
+
+
+def test_what_cannot_be_cached_is_told_before_anything_is_loaded(tmp_path: Path) -> None:
+    folder = saved_inputs(tmp_path, RECORDS)
+    settings = run_settings(folder, reference={"kind": "cached"}, loss={"tdpo2": {}})
+    settings["data"]["variants"] = "fresh"
+    with pytest.raises(ConfigError, match=r"(?s)token_kl.*data\.variants is fresh"):
+        train(parse_config(settings), tmp_path / "run")
+    with pytest.raises(ConfigError, match="read with kind: cached alone"):
+        parse_config(run_settings(folder, reference={"cache": "somewhere"}))
