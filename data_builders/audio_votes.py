@@ -11,33 +11,21 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
-from pathlib import Path
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path, PurePosixPath
 from typing import Any
 
-from data_builders.agreement import rater_means
-from data_builders.audio_vote_rows import VoteReader
 from data_builders.audio_votes_config import AudioVotesConfig, VoteColumns
-from data_builders.base import Builder, Work
+from data_builders.base import Builder, Ledger, Work
 from data_builders.fense import read_fense
+from data_builders.table_config import UnusableError, absence_note, bad_text, text_of, with_media
 from data_builders.tables import Row, read_table, require_columns
-from data_builders.votes import (
-    FIRST,
-    SECOND,
-    SOUND_REASONS,
-    TIE,
-    Contest,
-    Judgement,
-    as_ratings,
-    decide,
-    different,
-    pool,
-    vote_agreement,
-)
+from data_builders.vote_measures import VoteMeasures
+from data_builders.vote_rows import VoteReader
+from data_builders.votes import SOUND_REASONS, Contest, Judgement, decide, different, pool
 from mmdpo.media import Media
 from mmdpo.media_audio import open_audio
+from mmdpo.record_checks import is_unicode
 from mmdpo.records import Candidate, Record, user_message
 from mmdpo.registry import builders
 
@@ -58,26 +46,24 @@ class AudioVotes(Builder[AudioVotesConfig]):
 
     def records(self, config: AudioVotesConfig, work: Work) -> Iterator[Record]:
         """See `Builder.records`."""
-        ledger = work.ledger
-        rows, columns = _table(config)
-        judgements = VoteReader(columns, config, ledger).read(rows)
-        judgements = _with_media(judgements, self.media_root(config), config, work)
+        ledger, measures = work.ledger, VoteMeasures()
+        judgements = _with_media(list(_read(config, ledger)), self.media_root(config), config, work)
         contests = pool(judgements, ledger)
         decided, tally = decide(contests, config, ledger)
-        votes = Counter(vote.value for judgement in judgements for vote in judgement.votes)
-        work.notes += _absent(contest.judgements[0].media for contest in decided)
+        for judgement in judgements:
+            measures.cast(judgement)
+        for contest in contests:
+            measures.add(contest)
+        voters = measures.voters()
+        clips = [contest.judgements[0].media for contest in decided]
+        work.notes += absence_note({clip.identity: clip.sha256 is None for clip in clips}, "audio")
+        work.notes += measures.notes(voters)
         work.quality |= {
             "source": str(config.source),
-            "votes": {
-                "n": votes.total(),
-                "a": votes[FIRST],
-                "b": votes[SECOND],
-                "tie": votes[TIE],
-                "pairs": len(contests),
-                "clips": len({judgement.media.identity for judgement in judgements}),
-            },
-            "raters": rater_means([rating for judgement in judgements for rating in as_ratings(judgement)]),
-            "agreement": vote_agreement(contests),
+            "votes": measures.counts(),
+            "first_wins": measures.first_wins(),
+            "raters": voters,
+            "agreement": measures.agreement(),
             "possible_pairs": vars(tally),
         }
         for contest in decided:
@@ -92,6 +78,33 @@ def _table(config: AudioVotesConfig) -> tuple[Iterable[Row], VoteColumns]:
     return rows, config.columns
 
 
+def _read(config: AudioVotesConfig, ledger: Ledger) -> Iterator[Judgement]:
+    """Every usable judgement."""
+    rows, columns = _table(config)
+
+    def media(cells: Mapping[str, Any]) -> Media:
+        return Media(path=_path(cells.get(columns.audio), config))
+
+    reader = VoteReader(columns, config.values, media, lambda cells: config.prompt, ledger, config.references)
+    for row in rows:
+        ledger.read(row.number)
+        judgement = reader.read(row, row.cells.get("item") if config.form == "fense" else None)
+        if judgement is not None:
+            yield judgement
+
+
+def _path(cell: Any, config: AudioVotesConfig) -> str:
+    audio = text_of(cell)
+    if audio is None:
+        raise UnusableError("no_audio")
+    if not is_unicode(audio):
+        raise bad_text(audio)
+    pure, path = PurePosixPath(audio), config.media_path
+    for field, value in {"{audio}": audio, "{name}": pure.name, "{stem}": pure.stem}.items():
+        path = path.replace(field, value)
+    return path
+
+
 def _with_media(judgements: Sequence[Judgement], root: Path, config: AudioVotesConfig, work: Work) -> list[Judgement]:
     """The judgements whose clip is there and whole, with its content hash; with `optional`, also where it is absent."""
     checked = work.checked_media(
@@ -100,26 +113,7 @@ def _with_media(judgements: Sequence[Judgement], root: Path, config: AudioVotesC
         decode=lambda media: open_audio(media, None, max_seconds=config.max_seconds),
         optional=config.media == "optional",
     )
-    kept = []
-    for judgement in judgements:
-        result = checked[judgement.media]
-        if isinstance(result, Media):
-            kept.append(replace(judgement, media=result))
-        else:
-            work.ledger.set_aside(result.kind, judgement.row, judgement.media.name, message=result.what)
-    return kept
-
-
-def _absent(clips: Iterable[Media]) -> list[str]:
-    """What a person should know beside the counts."""
-    found = {item.identity: item.sha256 is None for item in clips}
-    absent = sum(found.values())
-    if not absent:
-        return []
-    return [
-        f"{absent} of {len(found)} clips are absent (media: optional): their pairs are text and path alone, "
-        "and training sets them aside until the clips are there"
-    ]
+    return list(with_media(judgements, checked, work.ledger))
 
 
 def _record(contest: Contest) -> Record:

@@ -8,10 +8,11 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Generic, TypeVar
+from typing import Any, ClassVar, Generic, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from data_builders.cleaners import CleanerName
 from data_builders.ledger import Ledger, SetAside
 from data_builders.work import Work
 from mmdpo.records import Record
@@ -24,6 +25,9 @@ class BuilderConfig(BaseModel):
 
     Args:
         validation: Share of the media groups that go to the validation split.
+        stratify: `source` takes that share of each source, so that both splits hold the same mixture.
+        near_duplicates: Keep pictures that look nearly the same in one split; needs imagehash.
+        clean: Cleaners of texts, as docs/data_care.md lists them.
         seed: Seed of every choice that is left to chance.
         plugins: Python files beside the configuration that register extensions, such as the builder itself.
     """
@@ -31,8 +35,16 @@ class BuilderConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     validation: float = Field(0.05, ge=0.0, lt=1.0)
+    stratify: Literal["none", "source"] = "none"
+    near_duplicates: bool = False
+    clean: tuple[CleanerName, ...] = ("unicode",)
     seed: int = 0
     plugins: list[str] = []
+
+    @field_validator("clean", mode="before")
+    @classmethod
+    def _one_or_several(cls, value: Any) -> Any:
+        return (value,) if isinstance(value, str) else value
 
 
 ConfigType = TypeVar("ConfigType", bound=BuilderConfig)
@@ -44,10 +56,13 @@ class Builder(ABC, Generic[ConfigType]):
     Class attributes:
         Config: Its configuration.
         sound_reasons: Reasons to set a row aside that say nothing bad of it; `--strict` allows them.
+        shares: Whether several processes share its work: ``records`` then runs in all of them, does the part that
+            ``work.shard`` says, waits for the others, and gives records in the main process alone.
     """
 
     Config: ClassVar[type[BuilderConfig]]
     sound_reasons: ClassVar[Sequence[str]] = ()
+    shares: ClassVar[bool] = False
 
     @abstractmethod
     def records(self, config: ConfigType, work: Work) -> Iterator[Record]:

@@ -9,33 +9,41 @@ While it runs there is only OUT/.building; it stays when the build is interrupte
 
 from __future__ import annotations
 
+import errno
+import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
 from data_builders.base import Builder, BuilderConfig, Ledger, SetAside, Work
+from data_builders.build_folder import BUILDING, QUALITY_FILE, SET_ASIDE_FILE, alone, begun, opened
+from data_builders.cleaning import Cleaning
 from data_builders.ledger import read_entries
+from data_builders.near_copies import join_near_copies, require_imagehash
 from data_builders.quality import measure_stream, scale_in, with_checks
-from data_builders.splits import MediaGroups, chosen_groups
+from data_builders.sources import state_of
+from data_builders.splits import MediaGroups
 from data_builders.work import Progress
 from mmdpo.config import describe_problem
 from mmdpo.errors import ConfigError, DataError, MMDPOError
 from mmdpo.jsonfiles import plain, read_json, write_json
+from mmdpo.media import Media
 from mmdpo.records import Record, Records, load_records
 from mmdpo.records_io import list_splits
 from mmdpo.records_staging import Staging
 from mmdpo.registry import builders, load_plugins
 
-SET_ASIDE_FILE = "set_aside.jsonl"
-QUALITY_FILE = "quality.json"
-BUILDING = ".building"
-"""Folder of a build that is under way or was interrupted."""
+if TYPE_CHECKING:
+    from mmdpo.answer_file import Shard
+
+KEPT = "kept"
+"""Folder in a builder's scratch folder whose files stay beside the records."""
 
 
 @dataclass(frozen=True)
@@ -92,6 +100,9 @@ def build(
         folder: Where the configuration lies; relative ``plugins`` start there.
         progress: Wraps long loops for a progress bar.
 
+    Returns:
+        What was made. Where several processes build together, only the main one's says anything (``quality``).
+
     Raises:
         ConfigError: A plugin cannot be imported, the builder is unknown, the configuration is wrong (all its errors at
             once), or the folder holds something else.
@@ -101,40 +112,92 @@ def build(
     load_plugins([Path(folder) / plugin for plugin in plugins])  # first: the builder may be in one of them
     builder: Builder[Any] = builders.get(name)()
     parsed = _parse(builder.Config, config, name)
-    out = Path(out)
-    building = _begun(out, {"builder": name, **plain(builder.identity(parsed))}, resume)
-    try:
-        result = _run(builder, parsed, name, out, strict=strict, embed=embed, progress=progress)
-    except MMDPOError:
-        if not any(building.rglob("*.journal.jsonl")):  # nothing in it that is worth going on with
+    if parsed.near_duplicates:
+        require_imagehash("near_duplicates=true")
+    out, shard = Path(out), _shard()
+    if shard is not None and not shard.is_main:
+        return _helped(builder, parsed, out, shard, progress)
+    building = opened(out)
+    with alone(building):
+        identity = {"builder": name, **plain(builder.identity(parsed)), "sources": state_of(parsed)}
+        if begun(out, identity, resume):
+            _put_kept(building, out)
             shutil.rmtree(building)
-            if not any(out.iterdir()):
-                out.rmdir()
-        raise
-    except OSError as error:
-        raise DataError(
-            f"the build stopped: {error}",
-            why=f"{str(out)!r} holds no records yet; what was done so far is in {str(building)!r}.",
-            fix="Make room, or give another disk, and go on with --resume.",
-        ) from error
-    shutil.rmtree(building)
+            return BuildResult(out, read_json(out / QUALITY_FILE))
+        if shard is not None:
+            shard.wait()  # the others may use the folder now
+        try:
+            result = _run(builder, parsed, name, out, shard, strict=strict, embed=embed, progress=progress)
+        except MMDPOError:
+            if not any(building.rglob("*.journal.jsonl")):  # nothing in it that is worth going on with
+                shutil.rmtree(building)
+                if not any(out.iterdir()):
+                    out.rmdir()
+            raise
+        except OSError as error:
+            is_full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+            raise DataError(
+                f"the build stopped: {error}",
+                why=f"{str(out)!r} holds no records yet; what was done so far is in {str(building)!r}.",
+                fix=f"{'Make room' if is_full else 'Mend that'}, and go on with --resume.",
+            ) from error
+        _put_kept(building, out)
+        shutil.rmtree(building)
     return result
 
 
+def _put_kept(building: Path, out: Path) -> None:
+    for file in sorted((building / KEPT).glob("*")):
+        file.replace(out / file.name)
+
+
+def _shard() -> Shard | None:
+    """Which of the processes of ``accelerate launch`` or ``torchrun`` this is; None where it is alone."""
+    if int(os.environ.get("WORLD_SIZE", "1")) < 2:
+        return None
+    from mmdpo.answer_file import Shard  # imports torch
+
+    return Shard.of_this_process()
+
+
+def _helped(builder: Builder[Any], config: Any, out: Path, shard: Shard, progress: Progress) -> BuildResult:
+    """This process's part of the work; the account of the rows and the records are the main one's."""
+    shard.wait()
+    if builder.shares:
+        ledger = Ledger(builder.sound_reasons, Path(os.devnull))
+        with closing(ledger):
+            for _ in builder.records(config, Work(out / BUILDING, ledger, progress, shard=shard)):
+                pass
+    return BuildResult(out, {})
+
+
 def _run(
-    builder: Builder[Any], config: Any, name: str, out: Path, *, strict: bool, embed: bool, progress: Progress
+    builder: Builder[Any],
+    config: Any,
+    name: str,
+    out: Path,
+    shard: Shard | None,
+    *,
+    strict: bool,
+    embed: bool,
+    progress: Progress,
 ) -> BuildResult:
     building = out / BUILDING
     staged = building / "staged"
     shutil.rmtree(staged, ignore_errors=True)  # of before an interruption
     staged.mkdir()
     ledger = Ledger(builder.sound_reasons, building / SET_ASIDE_FILE)
-    work = Work(building, ledger, progress)
+    work = Work(building, ledger, progress, shard=shard if builder.shares else None)
     staging, groups = Staging(staged, builder.media_root(config), embed=embed), MediaGroups()
+    cleaning = Cleaning(config.clean, ledger)
     with closing(ledger):
-        for record in builder.records(config, work):
-            if staging.add(record):
+        for made in builder.records(config, work):
+            record = cleaning.clean(made)
+            if record is not None and staging.add(record):
                 groups.add(record)
+        cleaning.settle(staging.records())
+        work.notes += cleaning.notes()
+        work.quality["cleaning"] = cleaning.numbers()
     if strict:
         ledger.require_clean()
     account = ledger.account()
@@ -145,54 +208,30 @@ def _run(
         staging.require_valid("what the builder made")
         raise _no_record(account, ledger, out)
     staging.require_valid("what the builder made")
-    names = groups.names()
-    held_out = chosen_groups(names, config.validation, config.seed)
-    splits = ["validation" if group in held_out else "train" for group in names]
+    if config.near_duplicates:
+        joined = join_near_copies(_pictures(staging), builder.media_root(config), groups.join)
+        work.notes.append(f"{joined} pictures look nearly like another one and stand in the same split as it")
+    splits = groups.splits(config.validation, config.seed, by_source=config.stratify == "source")
     quality = {**head, "splits": {part: splits.count(part) for part in ("train", "validation") if part in splits}}
     told = config.model_dump(mode="json")
     measured = measure_stream(
         zip(splits, staging.records(), strict=True), builder.media_root(config), seed=config.seed, scale=scale_in(told)
     )
     quality = with_checks({**quality, **work.quality, "records": measured})
-    staging.finish(out, splits, {"builder": name, "config": told})
     write_json(out / QUALITY_FILE, quality)
-    (building / SET_ASIDE_FILE).replace(out / SET_ASIDE_FILE)
+    shutil.copyfile(building / SET_ASIDE_FILE, out / SET_ASIDE_FILE)
+    staging.finish(out, splits, {"builder": name, "config": told})  # last: from then on there is a data set
     return BuildResult(out, quality)
 
 
-def _begun(out: Path, identity: dict[str, Any], resume: bool) -> Path:
-    """The folder of the build under way: made, or found again.
-
-    Raises:
-        ConfigError: ``out`` holds something else, or an interrupted build that is another one or was not asked for.
-    """
-    leftovers = {SET_ASIDE_FILE, QUALITY_FILE, BUILDING}  # the first two of a build that made no record
-    if out.exists() and (not out.is_dir() or {path.name for path in out.iterdir()} - leftovers):
-        raise ConfigError(
-            f"the output {str(out)!r} exists and is not an empty folder",
-            why="Nothing is overwritten: a run may depend on what is there.",
-            fix="Choose another --out, or remove it first.",
-        )
-    building, told = out / BUILDING, out / BUILDING / "build.json"
-    if told.is_file():
-        if not resume:
-            raise ConfigError(
-                f"{str(out)!r} holds an interrupted build",
-                why="What it has done so far would be lost.",
-                fix="Go on with --resume, choose another --out, or remove the folder.",
-            )
-        before = read_json(told)
-        other = sorted(key for key in before.keys() | identity.keys() if before.get(key) != identity.get(key))
-        if other:
-            raise ConfigError(
-                f"the interrupted build in {str(out)!r} was of other settings: {', '.join(other)}",
-                why="Its parts would not belong to the rest.",
-                fix="Give the settings that it began with, or choose another --out.",
-            )
-    else:
-        building.mkdir(parents=True, exist_ok=True)
-        write_json(told, identity)
-    return building
+def _pictures(staging: Staging) -> Iterator[Media]:
+    """Every picture of the records once."""
+    seen: set[str] = set()
+    for record in staging.records():
+        for item in record.media.get("images", ()):
+            if item.identity not in seen:
+                seen.add(item.identity)
+                yield item
 
 
 def _no_record(account: Mapping[str, Any], ledger: Ledger, out: Path) -> DataError:

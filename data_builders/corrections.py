@@ -25,6 +25,7 @@ from data_builders.table_config import (
     table_rows,
 )
 from data_builders.tables import Row
+from data_builders.votes import different
 from mmdpo.marks import mark_differences
 from mmdpo.media import Media
 from mmdpo.records import Candidate, Record, media_field, user_message
@@ -80,7 +81,7 @@ class Corrections(Builder[CorrectionsConfig]):
         """See `Builder.records`."""
         rows = iter(table_rows(config, config.columns.settings(), work))
         seen: dict[str, int] = {}
-        shares: list[float] = []
+        made_of = changed_words = 0.0
         absent: dict[str, bool] = {}
         while batch := list(islice(rows, _ROWS_AT_A_TIME)):
             read = []
@@ -101,13 +102,13 @@ class Corrections(Builder[CorrectionsConfig]):
                     continue
                 seen[made.id] = number
                 work.ledger.use(number)
-                shares.append(changed)
+                made_of, changed_words = made_of + 1, changed_words + changed
                 absent[found.identity] = found.sha256 is None
                 yield made
-        work.notes += absence_note(absent)
+        work.notes += absence_note(absent, config.modality)
         work.quality |= {
             "source": config.source,
-            "corrections": {"n": len(shares), "changed_words": sum(shares) / len(shares) if shares else None},
+            "corrections": {"n": int(made_of), "changed_words": changed_words / made_of if made_of else None},
         }
 
 
@@ -118,7 +119,7 @@ def _read(row: Row, config: CorrectionsConfig) -> tuple[Media, Record, float]:
     original = read_answer(cells.get(columns.original))
     corrected = read_answer(cells.get(columns.corrected))
     changed = changed_share(original, corrected)
-    if original.split() == corrected.split():
+    if not different(original, corrected):
         raise UnusableError("not_corrected", corrected, "both answers have the same words")
     if changed > config.max_changed:
         raise UnusableError(

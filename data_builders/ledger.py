@@ -66,6 +66,10 @@ class Ledger:
         """Notes that something of a row is in the records."""
         self._flag(row, _USED)
 
+    def withdraw(self, row: int) -> None:
+        """Notes that nothing of a row is in the records after all; why has been noted by `set_aside`."""
+        self._flags[row] &= ~_USED
+
     def set_aside(
         self, reason: str, row: int, value: Any = None, *, column: str | None = None, message: str = ""
     ) -> None:
@@ -119,7 +123,7 @@ class Ledger:
         firsts: dict[int, str] = {}
         values: Counter[str] = Counter()
         for row, code in zip(self._rows, self._codes, strict=True):
-            if self._has(row, _USED):
+            if row == 0 or self._has(row, _USED):  # 0: of a record that does not say which rows it is from
                 values[names[code]] += 1
             else:
                 firsts.setdefault(row, names[code])

@@ -73,11 +73,19 @@ class Rating:
 
 @dataclass(frozen=True, slots=True)
 class Caption:
-    """A caption of one picture with all its ratings and their aggregate."""
+    """A caption of one picture with all its ratings and their aggregate.
+
+    Args:
+        ratings: Its ratings.
+        score: Their aggregate.
+        aspects: The aggregate of each aspect, where there are several.
+        group: Captions of one picture and prompt whose scores cannot be compared are of different groups.
+    """
 
     ratings: tuple[Rating, ...]
     score: float
     aspects: tuple[tuple[str, float], ...] = ()
+    group: int = 0
 
     @property
     def text(self) -> str:
@@ -160,9 +168,9 @@ def make_records(captions: Sequence[Caption], rules: PairingConfig, ledger: Ledg
         ledger: Gets every rating.
         tally: Counts every two captions.
     """
-    images: dict[str, dict[str, list[Caption]]] = defaultdict(lambda: defaultdict(list))
+    images: dict[str, dict[tuple[str, int], list[Caption]]] = defaultdict(lambda: defaultdict(list))
     for caption in captions:
-        images[caption.media.identity][caption.prompt].append(caption)
+        images[caption.media.identity][caption.prompt, caption.group].append(caption)
     made: list[Ranking] = []
     usable: set[tuple[int, int]] = set()
     for prompts in images.values():
@@ -244,7 +252,7 @@ def _plain(text: str) -> str:
 
 
 def _account(
-    images: Mapping[str, Mapping[str, Sequence[Caption]]],
+    images: Mapping[str, Mapping[tuple[str, int], Sequence[Caption]]],
     made: Sequence[Ranking],
     kept: Sequence[Ranking],
     usable: set[tuple[int, int]],

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import base64
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -27,11 +27,13 @@ from data_builders.table_config import (
     UnusableError,
     absence_note,
     checked_media,
+    identity_of,
     read_answer,
     read_media,
     read_number,
     read_text,
     table_rows,
+    with_media,
 )
 from data_builders.tables import Row
 from mmdpo.media import Media
@@ -97,6 +99,7 @@ class Placed:
         answer: The text.
         rank: 1 is the best; equal ones are equally good.
         ranker: Who ranked; empty where the table does not say.
+        ranking: Which of the person's rankings it is in, where a row is a whole one.
         source: Who wrote it.
     """
 
@@ -106,6 +109,7 @@ class Placed:
     answer: str
     rank: float
     ranker: str
+    ranking: str
     source: str | None
 
 
@@ -130,14 +134,8 @@ class Rankings(Builder[RankingsConfig]):
                 work.ledger.set_aside(problem.reason, row.number, problem.value, message=problem.message)
         checked = checked_media((placed.media for placed in spool), config, work)
         arrays, tally, absent = RatingArrays(), PairTally(), dict[str, bool]()
-        for part in spool.parts(lambda placed: placed.media.identity):
-            usable = []
-            for placed in part:
-                media = checked[placed.media]
-                if isinstance(media, Media):
-                    usable.append(replace(placed, media=media))
-                else:
-                    work.ledger.set_aside(media.kind, placed.row, placed.media.name, message=media.what)
+        for part in spool.parts(lambda placed: identity_of(placed.media, checked)):
+            usable = with_media(part, checked, work.ledger)
             captions = _captions(_scored(usable, work.ledger))
             for caption in captions:
                 arrays.add(caption.ratings)
@@ -145,7 +143,7 @@ class Rankings(Builder[RankingsConfig]):
                 media = ranking.captions[0].media
                 absent[media.identity] = media.sha256 is None
                 yield _record(ranking, config)
-        work.notes += absence_note(absent)
+        work.notes += absence_note(absent, config.modality)
         work.quality |= {
             "source": config.source,
             "raters": rater_means(arrays),
@@ -159,42 +157,48 @@ def _read(row: Row, config: RankingsConfig) -> Iterator[Placed]:
     media = read_media(cells.get(columns.image), config)
     prompt = read_text(cells, columns.prompt) or config.prompt
     ranker = read_text(cells, columns.ranker) or ""
+    if columns.ranker is not None and not ranker:
+        raise UnusableError("no_rater", None, "whose ranking it is cannot be known; see columns.ranker")
     if columns.answers is None:
         assert columns.answer is not None and columns.rank is not None  # the configuration says so
         rank = read_number(cells.get(columns.rank)) * (1 if config.best == "lowest" else -1)
         answer = read_answer(cells.get(columns.answer))
-        yield Placed(row.number, media, prompt, answer, rank, ranker, read_text(cells, columns.source))
+        yield Placed(row.number, media, prompt, answer, rank, ranker, "", read_text(cells, columns.source))
         return
     given = cells.get(columns.answers)
     if not isinstance(given, list) or not given:
         raise UnusableError("no_list", given, "the answers are no list, best first")
-    name = ranker or f"row {row.number}"
     levels = [(read_answer(one) for one in (level if isinstance(level, list) else [level])) for level in given]
     yield from [
-        Placed(row.number, media, prompt, answer, float(place), name, None)
+        Placed(row.number, media, prompt, answer, float(place), ranker, f"row {row.number}", None)
         for place, level in enumerate(levels, 1)
         for answer in level
     ]
 
 
-def _scored(placed: Sequence[Placed], ledger: Ledger) -> Iterator[Rating]:
-    """Every place in a ranking as a rating from 0 (the worst of those ranked together) to 1 (the best)."""
-    rankings: dict[tuple[str, str, str], dict[str, Placed]] = defaultdict(dict)
+def _scored(placed: Iterable[Placed], ledger: Ledger) -> Iterator[Rating]:
+    """Every place in a ranking as a rating from 0 (the worst of those ranked together) to 1 (the best).
+
+    A named person ranks an answer once, also over several lists; a list has an answer once, whoever made it.
+    """
+    rankings: dict[tuple[str, ...], list[Placed]] = defaultdict(list)
+    first: dict[tuple[str, ...], Placed] = {}
     for one in placed:
-        ranking = rankings[one.media.identity, one.prompt, one.ranker]
-        earlier = ranking.setdefault(one.answer, one)
-        if earlier is not one:
-            reason = "duplicate_row" if earlier.rank == one.rank else "conflicting_rating"
-            ledger.set_aside(
-                reason, one.row, one.rank, message=f"the same answer is in this ranking, in row {earlier.row}"
-            )
+        about = (one.media.identity, one.prompt, one.ranker)
+        earlier = first.setdefault((*about, "" if one.ranker else one.ranking, one.answer), one)
+        if earlier is one:
+            rankings[*about, one.ranking].append(one)
+            continue
+        reason = "duplicate_row" if earlier.rank == one.rank else "conflicting_rating"
+        ledger.set_aside(reason, one.row, one.rank, message=f"the same answer was ranked before, in row {earlier.row}")
     for ranking in rankings.values():
-        ranks = stats.rankdata([one.rank for one in ranking.values()])
-        scores = np.full(1, 0.5) if len(ranks) == 1 else 1 - (ranks - 1) / (len(ranks) - 1)
-        for one, score in zip(ranking.values(), scores.tolist(), strict=True):
-            name = one.ranker or "the ranking"
-            named = bool(one.ranker) and not one.ranker.startswith("row ")
-            yield Rating(one.row, None, one.media, one.prompt, one.answer, name, named, score, one.source)
+        if len(ranking) == 1:  # a place among one says nothing
+            ledger.set_aside("single_caption", ranking[0].row, ranking[0].answer)
+            continue
+        scores = 1 - (stats.rankdata([one.rank for one in ranking]) - 1) / (len(ranking) - 1)
+        for one, score in zip(ranking, scores.tolist(), strict=True):
+            name = one.ranker or one.ranking or "the ranking"
+            yield Rating(one.row, None, one.media, one.prompt, one.answer, name, bool(one.ranker), score, one.source)
 
 
 def _captions(ratings: Iterator[Rating]) -> list[Caption]:
@@ -226,7 +230,8 @@ def _record(ranking: Ranking, config: RankingsConfig) -> Record:
 def _to_json(placed: Placed) -> list[Any]:
     media = placed.media
     data = None if media.data is None else base64.b64encode(media.data).decode("ascii")
-    return [placed.row, media.path, data, placed.prompt, placed.answer, placed.rank, placed.ranker, placed.source]
+    about = [placed.prompt, placed.answer, placed.rank, placed.ranker, placed.ranking, placed.source]
+    return [placed.row, media.path, data, *about]
 
 
 def _from_json(values: list[Any]) -> Placed:

@@ -24,12 +24,9 @@ from data_builders.rater_scales import RaterScales
 from data_builders.rating_rows import RatingReader, from_json, to_json
 from data_builders.ratings_config import RatingsConfig
 from data_builders.spool import Spool
-from data_builders.table_config import absence_note, checked_media, table_rows
-from mmdpo.media import Media, MediaError
+from data_builders.table_config import absence_note, checked_media, identity_of, table_rows, with_media
 from mmdpo.records import Candidate, Record, media_field, user_message
 from mmdpo.registry import builders
-
-Checked = Mapping[Media, Media | MediaError]
 
 
 @builders.register("ratings")
@@ -54,8 +51,8 @@ class Ratings(Builder[RatingsConfig]):
         arrays = {aspect: RatingArrays() for aspect in (*config.columns.aspects, None)}
         tally, repeated, ratings, captions = PairTally(), set[int](), 0, 0
         images, paired = set[str](), dict[str, bool]()
-        for part in spool.parts(lambda rating: _identity(rating, checked)):
-            usable = list(_named(_with_media(part, checked, work.ledger)))
+        for part in spool.parts(lambda rating: identity_of(rating.media, checked)):
+            usable = list(_named(with_media(part, checked, work.ledger)))
             usable = _without_repeats(usable, work.ledger, repeated)
             ratings += len(usable)
             images.update(rating.media.identity for rating in usable)
@@ -69,7 +66,7 @@ class Ratings(Builder[RatingsConfig]):
                 media = ranking.captions[0].media
                 paired[media.identity] = media.sha256 is None
                 yield _record(ranking, config)
-        work.notes += absence_note(paired) + ([] if scales is None else scales.notes())
+        work.notes += absence_note(paired, config.modality) + ([] if scales is None else scales.notes())
         work.quality |= {
             "source": config.source,
             "repeated_rows": len(repeated),
@@ -95,21 +92,6 @@ def _agreement(arrays: Mapping[str | None, RatingArrays]) -> dict[str, Any]:
     if first is None:
         return {"raters": rater_means(used[None]), "agreement": found[None]}
     return {"raters": rater_means(used[first]), "agreement": {**found[first], "aspect": first, "by_aspect": found}}
-
-
-def _identity(rating: Rating, checked: Checked) -> str:
-    found = checked[rating.media]
-    return found.identity if isinstance(found, Media) else rating.media.identity
-
-
-def _with_media(ratings: Iterable[Rating], checked: Checked, ledger: Ledger) -> Iterator[Rating]:
-    """The ratings whose picture is there and whole, with its content hash; with `optional`, also where it is absent."""
-    for rating in ratings:
-        result = checked[rating.media]
-        if isinstance(result, Media):
-            yield replace(rating, media=result)
-        else:
-            ledger.set_aside(result.kind, rating.row, rating.media.name, column=rating.column, message=result.what)
 
 
 def _named(ratings: Iterable[Rating]) -> Iterator[Rating]:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable
+import sys
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
 
 from mmdpo.records import Record, Records
 
@@ -18,6 +20,7 @@ class MediaGroups:
     def __init__(self) -> None:
         self._parent: dict[str, str] = {}
         self._first: list[str] = []
+        self._sources: list[str] = []
 
     def add(self, record: Record) -> None:
         """Takes the next record."""
@@ -25,6 +28,7 @@ class MediaGroups:
         for other in others:
             self.join(first, other)
         self._first.append(first)
+        self._sources.append(source_of(record))
 
     def join(self, key: str, other: str) -> None:
         """Makes one group of two."""
@@ -34,6 +38,12 @@ class MediaGroups:
     def names(self) -> list[str]:
         """The name of the group of each record, in their order."""
         return [self._root(key) for key in self._first]
+
+    def splits(self, share: float, seed: int, *, by_source: bool = False) -> list[str]:
+        """`train` or `validation` for each record, in their order; `by_source` takes the same share of each source."""
+        names = self.names()
+        chosen = stratified_groups(names, self._sources if by_source else [""] * len(names), share, seed)
+        return ["validation" if group in chosen else "train" for group in names]
 
     def _root(self, key: str) -> str:
         path = []
@@ -72,8 +82,49 @@ def split_by_media(records: Records, share: float, seed: int = 0) -> dict[str, R
 def chosen_groups(groups: Iterable[str], share: float, seed: int) -> set[str]:
     """The groups of the validation split; see `split_by_media`."""
     names = sorted(set(groups), key=lambda group: seeded_order(seed, group))
-    count = min(max(1, round(share * len(names))), len(names) - 1) if share > 0 else 0
-    return set(names[:count])
+    return set(names[: _validation_groups(len(names), share)])
+
+
+def _validation_groups(count: int, share: float) -> int:
+    return max(0, min(max(1, round(share * count)), count - 1)) if share > 0 else 0
+
+
+def stratified_groups(groups: Sequence[str], strata: Sequence[str], share: float, seed: int) -> set[str]:
+    """The groups of the validation split, as many as `chosen_groups` takes, the same share of every stratum.
+
+    What rounding leaves over goes to the strata that it took most from. With one stratum, the groups are those of
+    `chosen_groups`.
+
+    Args:
+        groups: The group of each record.
+        strata: The stratum of each record; a group belongs to the one that most of its records have.
+        share: Share of the groups.
+        seed: Another seed takes other groups.
+    """
+    counts: dict[str, Counter[str]] = defaultdict(Counter)
+    for group, stratum in zip(groups, strata, strict=True):
+        counts[group][stratum] += 1
+    members: dict[str, list[str]] = defaultdict(list)
+    for group, found in counts.items():
+        members[min(found, key=lambda stratum: (-found[stratum], stratum))].append(group)
+    wanted = _validation_groups(len(counts), share)
+    exact = {stratum: wanted * len(inside) / max(1, len(counts)) for stratum, inside in members.items()}
+    taken = {stratum: int(value) for stratum, value in exact.items()}
+    by_rest = sorted(exact, key=lambda stratum: (taken[stratum] - exact[stratum], seeded_order(seed, stratum)))
+    for stratum in by_rest[: wanted - sum(taken.values())]:
+        taken[stratum] += 1
+    return {
+        group
+        for stratum, inside in members.items()
+        for group in sorted(inside, key=lambda name: seeded_order(seed, name))[: taken[stratum]]
+    }
+
+
+def source_of(record: Record) -> str:
+    """The stratum of a record: the source in its `meta`, else the sources of its answers together."""
+    told = record.meta.get("source")
+    sources = sorted({candidate.source or "" for candidate in record.candidates})
+    return sys.intern(told if isinstance(told, str) else "\x1f".join(sources))  # few different ones, for every record
 
 
 def media_groups(records: Iterable[Record]) -> list[str]:

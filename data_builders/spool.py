@@ -33,6 +33,7 @@ class Spool(Generic[T]):
         self.n = 0
         self._path, self._dump, self._load, self._limit = path, dump, load, limit
         self._kept: list[T] = []
+        self._path.unlink(missing_ok=True)  # of a build that was interrupted: its rows are read again
 
     def extend(self, items: Iterable[T]) -> None:
         """Takes items."""

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, Field, field_validator
 
-from data_builders.base import BuilderConfig, Work
-from data_builders.tables import Format, Row, matches, read_table, require_columns
+from data_builders.base import BuilderConfig, Ledger, Work
+from data_builders.sources import open_source, source_folder
+from data_builders.tables import Format, Row, matches, require_columns
 from mmdpo.media import MAX_PIXELS, Media, MediaError
 from mmdpo.record_checks import is_unicode
 
+Checked = Mapping[Media, Media | MediaError]
+ItemType = TypeVar("ItemType")
 Weight = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
 
 
@@ -21,7 +25,7 @@ class TableConfig(BuilderConfig):
     """Which tables, and where the media are that their rows name.
 
     Args:
-        data: The table, or several; row numbers go on from one to the next.
+        data: The table, or several, as `data_builders.sources` names them; row numbers go on from one to the next.
         format: Of the tables; by default what their suffix says.
         encoding: Of their text; by default UTF-8, or UTF-16 where a file begins with its mark.
         rows: Where the rows of a JSON document are, as `mmdpo.read_table` explains.
@@ -54,7 +58,7 @@ class TableConfig(BuilderConfig):
     @property
     def root(self) -> Path:
         """Folder of the media."""
-        return self.media_root or self.tables[0].parent
+        return self.media_root or source_folder(self.tables[0])
 
     @property
     def source(self) -> str | list[str]:
@@ -107,8 +111,8 @@ def table_rows(config: TableConfig, columns: Iterable[tuple[str, str]], work: Wo
     """
     wanted = [*columns, *(("where", column) for column in config.where)]
     filtered_out = before = 0
-    for path in config.tables:
-        table = read_table(path, kind=config.format, rows=config.rows, encoding=config.encoding)
+    how: dict[str, Any] = {"kind": config.format, "rows": config.rows, "encoding": config.encoding}
+    for table in (table for spec in config.tables for table in open_source(spec, **how)):
         require_columns(table, wanted)
         number = 0
         for row in work.progress(table):
@@ -138,18 +142,43 @@ def checked_media(items: Iterable[Media], config: TableConfig, work: Work) -> di
     )
 
 
-def absence_note(media: Mapping[str, bool]) -> list[str]:
+def identity_of(media: Media, checked: Checked) -> str:
+    """What two items have in common that are the same file under two names."""
+    found = checked[media]
+    return found.identity if isinstance(found, Media) else media.identity
+
+
+def with_media(items: Iterable[ItemType], checked: Checked, ledger: Ledger) -> Iterator[ItemType]:
+    """The items whose media can be used, with the content hash; the others go to the ledger.
+
+    Args:
+        items: Dataclasses with `row` and `media`, and `column` where a row holds several.
+        checked: What `checked_media` found.
+        ledger: The account of the rows.
+    """
+    for item in items:
+        given: Any = item
+        found = checked[given.media]
+        if isinstance(found, Media):
+            yield replace(given, media=found)
+        else:
+            column = getattr(given, "column", None)
+            ledger.set_aside(found.kind, given.row, given.media.name, column=column, message=found.what)
+
+
+def absence_note(media: Mapping[str, bool], modality: str = "image") -> list[str]:
     """What a person should know where records were made of absent files.
 
     Args:
         media: Identity of the media of the records -> whether the file is absent.
+        modality: What they are.
     """
-    absent = sum(media.values())
+    absent, word = sum(media.values()), "images" if modality == "image" else "clips"
     if not absent:
         return []
     return [
-        f"{absent} of {len(media)} images are absent (media: optional): their pairs are text and path alone, "
-        "and training sets them aside until the images are there"
+        f"{absent} of {len(media)} {word} are absent (media: optional): their pairs are text and path alone, "
+        f"and training sets them aside until the {word} are there"
     ]
 
 

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import codecs
 import csv
-import gzip
-import io
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO, Literal, NamedTuple, TextIO
+from typing import Any, Literal, NamedTuple
 
+from data_builders.text_files import TextFile
 from mmdpo.errors import ConfigError, DataError, did_you_mean
 
 Format = Literal["csv", "tsv", "jsonl", "json", "parquet"]
@@ -96,7 +94,7 @@ def read_table(
         raise ConfigError(f"rows={rows!r} is only for JSON documents, not for {kind}", fix="Leave it out.")
     if kind == "parquet":
         return Table(path, lambda: _parquet_rows(path), _parquet_columns(path))
-    text = _Text(path, encoding)
+    text = TextFile(path, encoding)
     if kind == "json":
         found = list(_json_rows(path, text, rows))
         return Table(path, lambda: iter(found))
@@ -104,29 +102,6 @@ def read_table(
         return Table(path, lambda: _json_line_rows(text))
     delimiter = "\t" if kind == "tsv" else ","
     return Table(path, lambda: _delimited_rows(text, delimiter), _header(text, delimiter))
-
-
-class _Text:
-    """A text file, opened anew for each pass. Bytes that are no text become half surrogates, which mark their row."""
-
-    def __init__(self, path: Path, encoding: str | None) -> None:
-        self.path = path
-        with self._open_bytes() as file:
-            mark = file.read(2)
-        self.encoding = encoding or ("utf-16" if mark in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else "utf-8-sig")
-        try:
-            codecs.lookup(self.encoding)
-        except LookupError as error:
-            raise ConfigError(
-                f"there is no encoding {encoding!r}", fix="Usual ones are utf-8, utf-16, latin-1 and cp1252."
-            ) from error
-
-    def open(self) -> TextIO:
-        """The file as text with its line ends as they are."""
-        return io.TextIOWrapper(self._open_bytes(), encoding=self.encoding, errors="surrogateescape", newline="")
-
-    def _open_bytes(self) -> BinaryIO:
-        return gzip.open(self.path) if self.path.suffix == ".gz" else self.path.open("rb")  # type: ignore[return-value]
 
 
 def matches(row: Row, where: Mapping[str, Any]) -> bool:
@@ -169,22 +144,32 @@ def require_columns(table: Table, columns: Iterable[tuple[str, str]]) -> None:
         )
 
 
-def _header(text: _Text, delimiter: str) -> list[str] | None:
+def _header(text: TextFile, delimiter: str) -> list[str] | None:
     """The columns of a delimited file; None where it is empty."""
-    with text.open() as lines, _naming_place(text.path, csv.reader(lines, delimiter=delimiter, strict=True)) as reader:
+    with (
+        text.reading() as lines,
+        _naming_place(text.path, csv.reader(lines, delimiter=delimiter, strict=True)) as reader,
+    ):
         header = next(reader, None)
-    repeated = {name for name in header or () if (header or []).count(name) > 1}
+    return None if header is None else _distinct(header, text.path)
+
+
+def _distinct(columns: list[str], path: Path) -> list[str]:
+    repeated = {name for name in columns if columns.count(name) > 1}
     if repeated:
         raise DataError(
-            f"the table {str(text.path)!r} has two columns {min(repeated)!r}",
+            f"the table {str(path)!r} has two columns {min(repeated)!r}",
             why="Which of them is meant cannot be known.",
             fix="Rename one of them.",
         )
-    return header
+    return columns
 
 
-def _delimited_rows(text: _Text, delimiter: str) -> Iterator[Row]:
-    with text.open() as lines, _naming_place(text.path, csv.reader(lines, delimiter=delimiter, strict=True)) as reader:
+def _delimited_rows(text: TextFile, delimiter: str) -> Iterator[Row]:
+    with (
+        text.reading() as lines,
+        _naming_place(text.path, csv.reader(lines, delimiter=delimiter, strict=True)) as reader,
+    ):
         header: list[str] = next(reader, [])
         number = 0
         for cells in reader:
@@ -201,7 +186,7 @@ def _naming_place(path: Path, reader: Any) -> Iterator[Any]:
     """Errors of the reader say where in the file they are."""
     try:
         yield reader
-    except (csv.Error, UnicodeError) as error:
+    except csv.Error as error:
         raise DataError(
             f"the table {str(path)!r} cannot be read near line {reader.line_num}: {error}",
             why="After a broken quote no later row can be told from another.",
@@ -209,25 +194,38 @@ def _naming_place(path: Path, reader: Any) -> Iterator[Any]:
         ) from error
 
 
-def _json_line_rows(text: _Text) -> Iterator[Row]:
-    with text.open() as file:
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object, refused where it has a key twice: which value is meant cannot be known."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"an object has the key {next(name for name in names if names.count(name) > 1)!r} twice")
+    return found
+
+
+def _told(error: Exception) -> str:
+    return "it is nested too deeply" if isinstance(error, RecursionError) else str(error)
+
+
+def _json_line_rows(text: TextFile) -> Iterator[Row]:
+    with text.reading() as file:
         lines = (line for line in file if line.strip())
         for number, line in enumerate(lines, start=1):
             try:
-                value = json.loads(line)
-            except ValueError as error:
-                yield Row(number, {}, f"no JSON: {error}")
+                value = json.loads(line, object_pairs_hook=_object)
+            except (ValueError, RecursionError) as error:
+                yield Row(number, {}, f"no JSON: {_told(error)}")
                 continue
             yield _object_row(number, value)
 
 
-def _json_rows(path: Path, text: _Text, rows: str | None) -> Iterator[Row]:
+def _json_rows(path: Path, text: TextFile, rows: str | None) -> Iterator[Row]:
     try:
-        with text.open() as file:
-            document = json.load(file)
-    except ValueError as error:
+        with text.reading() as file:
+            document = json.load(file, object_pairs_hook=_object)
+    except (ValueError, RecursionError) as error:
         raise DataError(
-            f"{str(path)!r} is no JSON: {error}",
+            f"{str(path)!r} is no JSON: {_told(error)}",
             why="A document with one broken place cannot be read at all.",
             fix="Repair it; if it holds one object per line, say format=jsonl.",
         ) from error
@@ -260,7 +258,7 @@ def _parquet_columns(path: Path) -> list[str]:
     import pyarrow.parquet
 
     with _reading_parquet(path):
-        return list(pyarrow.parquet.read_schema(path).names)
+        return _distinct(list(pyarrow.parquet.read_schema(path).names), path)
 
 
 def _parquet_rows(path: Path) -> Iterator[Row]:

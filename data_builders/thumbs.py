@@ -7,7 +7,7 @@ import hashlib
 import json
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from pydantic import model_validator
@@ -20,13 +20,15 @@ from data_builders.table_config import (
     UnusableError,
     absence_note,
     checked_media,
+    identity_of,
     read_answer,
     read_media,
     read_text,
     table_rows,
-    text_of,
+    with_media,
 )
 from data_builders.tables import Row
+from data_builders.vote_columns import plain
 from mmdpo.media import Media
 from mmdpo.records import Candidate, Record, media_field, user_message
 from mmdpo.registry import builders
@@ -59,7 +61,7 @@ class ThumbsConfig(TableConfig):
     """Configuration of `mmdpo build thumbs`; docs/data.md explains each key.
 
     Args:
-        up: Values that mean that the answer is good, compared as text without case; never guessed.
+        up: Values that mean that the answer is good, never guessed; numbers are compared as such, words without case.
         down: Values that mean that it is bad.
     """
 
@@ -69,9 +71,9 @@ class ThumbsConfig(TableConfig):
 
     @model_validator(mode="after")
     def _different(self) -> ThumbsConfig:
-        both = {_plain(value) for value in self.up} & {_plain(value) for value in self.down}
-        if both:
-            raise ValueError(f"{min(both)!r} cannot mean both up and down")
+        downs = {plain(value) for value in self.down}
+        if both := [value for value in self.up if plain(value) in downs]:
+            raise ValueError(f"{str(both[0])!r} cannot mean both up and down")
         return self
 
 
@@ -109,38 +111,37 @@ class Thumbs(Builder[ThumbsConfig]):
                 work.ledger.set_aside(problem.reason, row.number, problem.value, message=problem.message)
         checked = checked_media((thumb.media for thumb in spool), config, work)
         labels, absent = Counter[bool](), dict[str, bool]()
-        for part in spool.parts(lambda thumb: f"{thumb.media.identity} {thumb.prompt}"):
+        for part in spool.parts(lambda thumb: identity_of(thumb.media, checked)):
             groups: dict[tuple[str, str, str], list[Thumb]] = defaultdict(list)
-            for thumb in part:
-                media = checked[thumb.media]
-                if isinstance(media, Media):
-                    groups[media.identity, thumb.prompt, thumb.answer].append(replace(thumb, media=media))
-                else:
-                    work.ledger.set_aside(media.kind, thumb.row, thumb.media.name, message=media.what)
+            for thumb in with_media(part, checked, work.ledger):
+                groups[thumb.media.identity, thumb.prompt, thumb.answer].append(thumb)
             for given in groups.values():
                 record = _record(_first_votes(given, work.ledger), config, work.ledger)
                 if record is not None:
                     labels[bool(record.candidates[0].label)] += 1
                     absent[given[0].media.identity] = given[0].media.sha256 is None
                     yield record
-        work.notes += absence_note(absent) + _balance(labels)
+        work.notes += absence_note(absent, config.modality) + _balance(labels)
         work.quality |= {"source": config.source, "thumbs": {"up": labels[True], "down": labels[False]}}
 
 
 def _read(row: Row, config: ThumbsConfig) -> Thumb:
     columns, cells = config.columns, row.cells
-    given = _plain(cells.get(columns.thumb))
-    ups, downs = ({_plain(value) for value in values} for values in (config.up, config.down))
-    if given not in ups | downs:
-        known = f"up is {', '.join(sorted(ups))}; down is {', '.join(sorted(downs))}"
+    given = plain(cells.get(columns.thumb))
+    ups, downs = ({plain(value) for value in values} for values in (config.up, config.down))
+    if given is None or given not in ups | downs:
+        known = f"up is {', '.join(map(str, config.up))}; down is {', '.join(map(str, config.down))}"
         raise UnusableError("unknown_thumb", cells.get(columns.thumb), known)
+    rater = read_text(cells, columns.rater)
+    if columns.rater is not None and rater is None:
+        raise UnusableError("no_rater", None, "repeated judgements cannot be found without a name; see columns.rater")
     return Thumb(
         row=row.number,
         media=read_media(cells.get(columns.image), config),
         prompt=read_text(cells, columns.prompt) or config.prompt,
         answer=read_answer(cells.get(columns.answer)),
         up=given in ups,
-        rater=read_text(cells, columns.rater),
+        rater=rater,
         source=read_text(cells, columns.source),
     )
 
@@ -191,10 +192,6 @@ def _balance(labels: Counter[bool]) -> list[str]:
         return []
     rare, weight = ("undesirable", good / bad) if good > bad else ("desirable", bad / good)
     return [f"{good} answers are liked and {bad} are not: weigh the {rare} ones {weight:.3g} times as much in KTO"]
-
-
-def _plain(value: Any) -> str:
-    return (text_of(value) or "").casefold()
 
 
 def _to_json(thumb: Thumb) -> list[Any]:

@@ -1,23 +1,17 @@
-"""What votes on pairs of captions say: pooled, counted, decided, and how far the voters agree.
+"""What votes on pairs of captions say: pooled, counted and decided; `vote_measures` says how far the voters agree.
 
 Nothing here knows where the votes were read or what the captions describe, so every builder of votes can use it.
 """
 
 from __future__ import annotations
 
-import json
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 from pydantic import Field
 
-from data_builders.agreement import agreement
 from data_builders.base import BuilderConfig, Ledger
-from data_builders.intervals import Sums, estimate
-from data_builders.pairing import Rating
-from mmdpo.evals.stats import ratio
 from mmdpo.media import Media
 
 FIRST, TIE, SECOND = 1, 0, -1
@@ -27,7 +21,6 @@ SOUND_REASONS = ("equal_captions", "too_few_votes", "tie", "below_margin", "belo
 """Reasons that say nothing bad of a row; `--strict` allows them."""
 
 _TOLERANCE = 1e-9  # shares are quotients of small integers, thresholds are decimals
-_UNANIMOUS = ratio("unanimous", "unanimous", "pairs")
 
 
 class VoteRules(BuilderConfig):
@@ -72,6 +65,7 @@ class Judgement:
         sources: Who wrote each caption, where it is known.
         kind: What sort of pair it is, where the table says so.
         references: Further captions that people wrote.
+        is_turned: Whether the row has the captions in the other order.
     """
 
     row: int
@@ -82,13 +76,16 @@ class Judgement:
     sources: tuple[str | None, str | None] = (None, None)
     kind: str | None = None
     references: tuple[str, ...] = ()
+    is_turned: bool = False
 
     @property
     def turned(self) -> Judgement:
         """The same judgement with the captions in the other order."""
         (first, second), (source, other) = self.captions, self.sources
         votes = tuple(replace(vote, value=-vote.value) for vote in self.votes)
-        return replace(self, captions=(second, first), sources=(other, source), votes=votes)
+        return replace(
+            self, captions=(second, first), sources=(other, source), votes=votes, is_turned=not self.is_turned
+        )
 
 
 @dataclass(frozen=True)
@@ -210,63 +207,3 @@ def decide(contests: Iterable[Contest], rules: VoteRules, ledger: Ledger) -> tup
             decided.append(contest.best_first)
     ties = tally.pop("tie", 0)
     return decided, ContestTally(n=tally.total() + ties, ties=ties, **tally)
-
-
-def vote_agreement(contests: Sequence[Contest]) -> dict[str, Any]:
-    """How far the voters agree, over all pairs and by their kind.
-
-    Krippendorff's alpha compares the disagreement on one pair with that of any two votes. Which caption stands first
-    means nothing, so every pair counts in both orders: a table that always puts the better one first would otherwise
-    look as if agreement came by chance. In both orders alpha for interval and for ordinal data are the same.
-
-    Returns:
-        What `data_builders.agreement.agreement` gives, with votes for ratings; `unanimous`, the share of pairs with
-        two votes or more that are all equal; and `by_kind`, the same two by kind of pair.
-    """
-    kinds: dict[str, list[Contest]] = defaultdict(list)
-    for contest in contests:
-        if contest.judgements[0].kind is not None:
-            kinds[contest.judgements[0].kind].append(contest)
-    by_kind = {}
-    for kind, some in sorted(kinds.items()):
-        alpha = _in_both_orders(some)["alpha_interval"]
-        by_kind[kind] = {"pairs": len(some), "alpha": alpha, "unanimous": unanimous(some)}
-    return {**_in_both_orders(contests), "unanimous": unanimous(contests), "by_kind": by_kind}
-
-
-def unanimous(contests: Iterable[Contest]) -> dict[str, Any]:
-    """Share of the pairs with two votes or more that are all equal, with its 95% interval over clips."""
-    several = [contest for contest in contests if len(contest.votes) > 1]
-    items = [
-        Sums(
-            contest.judgements[0].media.identity,
-            {"pairs": 1, "unanimous": float(len({vote.value for vote in contest.votes}) == 1)},
-        )
-        for contest in several
-    ]
-    return estimate(items, _UNANIMOUS)
-
-
-def as_ratings(judgement: Judgement) -> Iterator[Rating]:
-    """The votes as ratings of an ordered pair of captions: 1, 0 or -1."""
-    for place, vote in enumerate(judgement.votes):
-        yield Rating(
-            row=judgement.row,
-            column=vote.column,
-            media=judgement.media,
-            prompt=judgement.prompt,
-            caption=json.dumps(judgement.captions),
-            rater=vote.voter or f"vote {place} of row {judgement.row}",
-            rater_is_named=vote.voter is not None,
-            value=float(vote.value),
-            source=None,
-        )
-
-
-def _in_both_orders(contests: Iterable[Contest]) -> dict[str, Any]:
-    """The agreement with every pair in both orders; counts are of pairs and votes as they were given."""
-    orders = [order for contest in contests for given in contest.judgements for order in (given, given.turned)]
-    found = agreement([rating for judgement in orders for rating in as_ratings(judgement)])
-    for estimated in (found["alpha_interval"], found["alpha_ordinal"], *found["rater_pairs"]):
-        estimated["n"] //= 2
-    return {**found, "captions_with_several_ratings": found["captions_with_several_ratings"] // 2}

@@ -7,13 +7,16 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from data_builders.ledger import Ledger
 from mmdpo.jsonfiles import append_json_line, read_json_lines
 from mmdpo.media import MAX_PIXELS, Media, MediaError, frame_paths, open_image, read_bytes
 from mmdpo.modalities.base import modality_of
 from mmdpo.records import media_field
+
+if TYPE_CHECKING:
+    from mmdpo.answer_file import Shard  # imports torch, which few builders need
 
 Progress = Callable[[Iterable[Any]], Iterable[Any]]
 THREADS = max(4, os.cpu_count() or 4)
@@ -30,6 +33,7 @@ class Work:
         progress: Wraps long loops for a progress bar.
         quality: The builder's own numbers for `quality.json`.
         notes: What a person should know beside the counts.
+        shard: Which of several processes this is; None where there is one, or the builder does not share its work.
     """
 
     scratch: Path
@@ -37,6 +41,7 @@ class Work:
     progress: Progress = iter
     quality: dict[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    shard: Shard | None = None
 
     def checked_media(
         self,
@@ -88,7 +93,11 @@ class MediaJournal:
 
     def __init__(self, path: Path, root: Path | None) -> None:
         self._path, self._root = path, root
-        self._known = {(row["path"], row["size"], row["changed"]): row["sha256"] for row in read_json_lines(path).rows}
+        read = read_json_lines(path)
+        self._known = {(row["path"], row["size"], row["changed"]): row["sha256"] for row in read.rows}
+        if read.unreadable:  # half a line of a build that was killed: the next one must not be joined to it
+            with path.open("a", encoding="utf-8") as file:
+                file.write("\n")
 
     def find(self, item: Media) -> str | None:
         """The hash of an item that was found sound before and has not changed since."""

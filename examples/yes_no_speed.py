@@ -1,9 +1,9 @@
 """How fast yes/no questions are answered, 18 to a photo as POPE asks them, on one and the same model.
 
 A LLaVA of the real shape (336 pixels, 576 image tokens, CLIP tower, Llama), small and untrained, answers questions
-about photos in four ways: by one written token with transformers alone, one question at a time and in batches of
-several sizes (the fastest counts); by one written token with `mmdpo.generate`; and off the logits, as `mmdpo eval
---answer-by logits` does. All see the same prompts. Their answers are compared.
+about photos: written with transformers alone, one question at a time and in batches of several sizes; written as
+`mmdpo eval` does; and off the logits, as `mmdpo eval --answer-by logits` does. All see the same prompts, and their
+answers are compared.
 
     python examples/yes_no_speed.py --out runs/speed.json
 """
@@ -119,8 +119,8 @@ def questions(photos: Sequence[Path]) -> list[Record]:
 class Alone:
     """Questions answered with transformers alone: every photo is opened and encoded for every question."""
 
-    def __init__(self, model: Any, processor: Any, folder: Path) -> None:
-        self.model, self.processor, self.folder = model, processor, folder
+    def __init__(self, model: Any, processor: Any, folder: Path, tokens: int) -> None:
+        self.model, self.processor, self.folder, self.tokens = model, processor, folder, tokens
 
     def inputs(self, asked: Sequence[Record]) -> Any:
         """What the model takes, padded on the left."""
@@ -136,12 +136,12 @@ class Alone:
 
     @torch.no_grad()
     def answers(self, asked: Sequence[Record], batch: int) -> list[str]:
-        """The first written token of each answer."""
+        """What is written."""
         written = []
         for start in range(0, len(asked), batch):
             inputs = self.inputs(asked[start : start + batch])
-            ids = self.model.generate(**inputs, max_new_tokens=1, do_sample=False)[:, -1:]
-            written += self.processor.batch_decode(ids, skip_special_tokens=True)
+            ids = self.model.generate(**inputs, max_new_tokens=self.tokens, do_sample=False)
+            written += self.processor.batch_decode(ids[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
         return [text.strip() for text in written]
 
     @torch.no_grad()
@@ -165,7 +165,7 @@ def ways_of(
     """Every way to answer the questions, by name."""
 
     def written(batch: int) -> list[str]:
-        settings = GenerationSettings(max_new_tokens=1, batch_size=batch)
+        settings = GenerationSettings(max_new_tokens=alone.tokens, batch_size=batch)
         return [own[0].text for own in generate(alone.model, encoder, asked, settings)]
 
     def read() -> list[str]:
@@ -177,7 +177,8 @@ def ways_of(
 
     ways: Ways = {ONE: lambda: alone.answers(asked, 1)}
     ways |= {f"transformers, {size} at a time": partial(alone.answers, asked, size) for size in batches}
-    return ways | {"mmdpo, one written token": lambda: written(max(batches)), LOGITS: read}
+    ways |= {f"mmdpo, written {size} at a time": partial(written, size) for size in batches[-2:]}
+    return ways | ({LOGITS: read} if alone.tokens == 1 else {})
 
 
 def measured(
@@ -222,6 +223,7 @@ def main() -> None:
     parser.add_argument("--pixels", type=int, default=336)
     parser.add_argument("--width", type=int, default=256)
     parser.add_argument("--layers", type=int, default=6)
+    parser.add_argument("--tokens", type=int, default=1, help="length of the written answers")
     parser.add_argument("--batches", type=int, nargs="+", default=[4, 8, 16, 32])
     parser.add_argument("--repeats", type=int, default=3, help="by turns; the median counts")
     parser.add_argument("--out", type=Path, help="JSON file for the numbers")
@@ -231,7 +233,7 @@ def main() -> None:
         photos = sorted(folder.glob("*.jpg"))[: chosen.images] if chosen.photos else draw_photos(folder, chosen.images)
         asked = questions(photos)
         model, processor = build(chosen.pixels, chosen.width, chosen.layers)
-        alone = Alone(model.to("cuda" if torch.cuda.is_available() else "cpu"), processor, folder)
+        alone = Alone(model.to("cuda" if torch.cuda.is_available() else "cpu"), processor, folder, chosen.tokens)
         encoder = encoder_of(model, processor, folder)
         words = spellings(encoder, asked[0])
         alone.split(asked[:: max(1, len(asked) // 12)], (words.yes[0], words.no[0]))

@@ -20,6 +20,7 @@ from mmdpo.terminal import (
     closing,
     difference_table,
     notes,
+    print_checks,
     print_comparison,
     print_error,
     print_run_comparison,
@@ -98,7 +99,7 @@ def build(
         typer.Argument(help="A YAML file or the name of one that ships (mmdpo ls configs), and settings `key=value`."),
     ] = None,
     out: Out = Path("runs/pairs"),
-    strict: Annotated[bool, typer.Option(help="Fail when any row is bad.")] = False,
+    strict: Annotated[bool, typer.Option(help="Fail when any row is bad or a quality check fails.")] = False,
     embed: Annotated[bool, typer.Option(help="Store the media's bytes in the records.")] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted build in that folder.")] = False,
 ) -> None:
@@ -109,11 +110,14 @@ def build(
     """
     from data_builders.building import SET_ASIDE_FILE
     from data_builders.building import build as run_builder
+    from data_builders.quality import failures
     from mmdpo.report import write_quality_page
 
     values, folder = merged(config or [])
     how: dict[str, Any] = {"strict": strict, "embed": embed, "resume": resume, "folder": folder}
     result = run_builder(builder, values, out, progress=progress, **how)
+    if not result.quality:  # of several processes, the main one tells
+        return
     page = write_quality_page(result.quality, out / "quality.html", media_root=result.records.media_root)
     account = result.quality
     rows = account["rows"]
@@ -125,9 +129,13 @@ def build(
     for split, records in result.splits.items():
         media = len({item.identity for record in records for _, item in record.media_items()})
         results.print(f"{len(records)} {split} records, {media} distinct media")
+    print_checks(result.quality["checks"])
     if rows["set_aside"]:
         say(f"each row that was set aside, with the reason: {out / SET_ASIDE_FILE}")
     closing(f"records in {out}", page, f"mmdpo show {out} -n 3; mmdpo train CONFIG data.path={out}")
+    failed = failures(result.quality["checks"]) if strict else None
+    if failed is not None:
+        raise failed
 
 
 @app.command(rich_help_panel=PIPELINE)

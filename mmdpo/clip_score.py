@@ -60,12 +60,23 @@ class ClipScore:
         model, _, transform = open_clip.create_model_and_transforms(name, pretrained=str(weights))
         return cls(model, transform, open_clip.get_tokenizer(name))
 
-    @torch.no_grad()
     def __call__(self, image: Image.Image, texts: Sequence[str]) -> list[float]:
         """The score of each text for one image."""
+        return [WEIGHT * max(0.0, cosine) for cosine in self.cosines(image, texts)]
+
+    @torch.no_grad()
+    def cosines(self, image: Image.Image, texts: Sequence[str]) -> list[float]:
+        """The cosine of one image and "A photo depicts " + each text, -1 to 1."""
         pixels = self.transform(image)[None].to(self.device)
-        tokens = self.tokenizer([PROMPT + text for text in texts]).to(self.device)
         seen = self.model.encode_image(pixels, normalize=True)
-        said = self.model.encode_text(tokens, normalize=True)
-        scores: list[float] = (WEIGHT * (said @ seen[0]).clamp(min=0)).tolist()
-        return scores
+        said = self.model.encode_text(self._tokens(texts), normalize=True)
+        values: list[float] = (said @ seen[0]).tolist()
+        return values
+
+    def fills_context(self, texts: Sequence[str]) -> list[bool]:
+        """Whether each text reaches the end of CLIP's context; what is behind it is not seen."""
+        filled: list[bool] = (self._tokens(texts)[:, -1] != 0).tolist()
+        return filled
+
+    def _tokens(self, texts: Sequence[str]) -> Any:
+        return self.tokenizer([PROMPT + text for text in texts]).to(self.device)

@@ -151,7 +151,7 @@ class Encoder(Renderer):
             ) from error
         prompt = self._split(dict(encoded), items, record, prepared)
         if variant == CLEAN and items:
-            self.prepared.keep(media_of(record), prepared)
+            self.prepared.keep((self.root, media_of(record)), prepared)
         return prompt
 
     def unfit(self, record: Record, variant: str = CLEAN) -> str:
@@ -195,7 +195,7 @@ class Encoder(Renderer):
     ) -> tuple[Prepared, list[dict[str, Any]], dict[str, list[Any]]]:
         """What is kept of the record's media, the prompt with decoded items in its parts, and those items by plural."""
         epoch = self.epoch if self.fresh else None
-        prepared = self.prepared.get(media_of(record)) if variant == CLEAN else Prepared()
+        prepared = self.prepared.get((self.root, media_of(record))) if variant == CLEAN else Prepared()
         if prepared.items is None:
             prepared.items = items_of(record, variant, self.root, self.cache, seed=self.seed, epoch=epoch)
         return (

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from transformers import LogitsProcessor, LogitsProcessorList, TemperatureLogitsWarper, TopPLogitsWarper
 
 from mmdpo.encoding import EncodedPrompt, Encoder
 from mmdpo.prepared_media import media_of
@@ -61,6 +62,7 @@ def generate(
     on_answer: Callable[[int, list[Generated]], None] | None = None,
     *,
     share: bool = True,
+    seeds: Sequence[int] | None = None,
 ) -> list[list[Generated]]:
     """Answers to the prompts of records.
 
@@ -72,6 +74,8 @@ def generate(
         progress: Wraps the batches for a progress bar.
         on_answer: Told the place of a record and its answers as soon as they are there.
         share: Whether what several prompts begin with (an image above all) is computed once.
+        seeds: One of each record, in place of that of the settings: its answers then do not depend on the records
+            that are answered beside it, so that a part of them gets the answers that all of them would get.
 
     Returns:
         For each record, ``settings.samples`` answers.
@@ -92,7 +96,10 @@ def generate(
                     # one row an answer: ``num_return_sequences`` repeats audio inputs item by item, not by prompt
                     of_row = [n for n in group for _ in range(settings.samples)]
                     inputs = rows.inputs([prompts[n] for n in of_row], [media_of(records[n]) or n for n in of_row])
-                    output = model.generate(**inputs, **rows.call, **_drawing(settings)).cpu()
+                    row_seeds = (
+                        None if seeds is None else [seeds[n] + k for n in group for k in range(settings.samples)]
+                    )
+                    output = model.generate(**inputs, **rows.call, **_drawing(settings, row_seeds)).cpu()
                     for n, row in zip(of_row, output[:, inputs["input_ids"].shape[1] :], strict=True):
                         answers.setdefault(n, []).append(_generated(encoder, row))
                     if on_answer is not None:
@@ -103,11 +110,44 @@ def generate(
     return [answers[n] for n in range(len(records))]
 
 
-def _drawing(settings: GenerationSettings) -> dict[str, Any]:
+def _drawing(settings: GenerationSettings, seeds: Sequence[int] | None) -> dict[str, Any]:
     drawn: dict[str, Any] = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
-    if settings.temperature > 0:
+    if settings.temperature > 0 and seeds is not None:
+        drawn["logits_processor"] = LogitsProcessorList(
+            [
+                TemperatureLogitsWarper(settings.temperature),
+                *([TopPLogitsWarper(settings.top_p)] if settings.top_p < 1 else []),
+                SeededDraws(seeds),
+            ]
+        )
+    elif settings.temperature > 0:
         drawn = {"do_sample": True, "temperature": settings.temperature, "top_p": settings.top_p, "top_k": 0}
     return {"max_new_tokens": settings.max_new_tokens, **drawn}
+
+
+class SeededDraws(LogitsProcessor):
+    """Makes the likeliest token a random one, drawn from each row's distribution by the row's own generator.
+
+    The largest of logits + Gumbel noise is a draw from softmax(logits) (Gumbel 1954); the noise is -log of an
+    exponential variable.
+
+    Args:
+        seeds: One for each row.
+    """
+
+    def __init__(self, seeds: Sequence[int]) -> None:
+        self._seeds = seeds
+        self._generators: list[torch.Generator] = []
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        """[rows, vocabulary] logits with noise."""
+        del input_ids
+        if not self._generators:
+            self._generators = [torch.Generator(scores.device).manual_seed(seed) for seed in self._seeds]
+        waits = torch.empty(scores.shape, dtype=torch.float32, device=scores.device)
+        for row, generator in zip(waits, self._generators, strict=True):
+            row.exponential_(generator=generator)
+        return scores.float() - waits.log()
 
 
 def _groups(prompts: Mapping[int, EncodedPrompt], encoder: Encoder) -> Iterator[list[int]]:

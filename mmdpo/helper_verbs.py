@@ -13,7 +13,9 @@ from rich.table import Table
 from rich.text import Text
 
 from mmdpo.commandline import use_plugins
-from mmdpo.terminal import closing, quality_table, results
+from mmdpo.errors import ConfigError
+from mmdpo.jsonfiles import plain, read_json, write_json
+from mmdpo.terminal import closing, progress, quality_table, results
 
 if TYPE_CHECKING:
     from mmdpo.records import Record
@@ -44,24 +46,68 @@ def add_to(app: typer.Typer) -> None:
 
 def quality(
     data: Annotated[Path, typer.Argument(help="Folder of records.")],
-    split: Annotated[str, typer.Option(help="Which split.")] = "train",
+    split: Annotated[str | None, typer.Option(help="One split alone; by default all.", show_default=False)] = None,
     media: Annotated[bool, typer.Option("--media", help="Also open every media item and compare its hash.")] = False,
+    model: Annotated[
+        str | None, typer.Option("--model", help="Also: how foreign the answers are to this model.", show_default=False)
+    ] = None,
+    thresholds: Annotated[
+        Path | None, typer.Option("--thresholds", help="YAML with bounds of your own.", show_default=False)
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Folder for quality.json and quality.html.", show_default=False)
+    ] = None,
+    strict: Annotated[bool, typer.Option("--strict", help="Exit 1 when a check fails.")] = False,
     as_json: AsJson = False,
+    plugin: Plugins = None,
 ) -> None:
-    """Counts, length bias and every problem of a set of records; exit 1 when there are problems.
+    """The quality gate: problems, agreement, biases, shortcuts, duplicates, coverage; exit 1 when there are problems.
 
-    Example: `mmdpo quality runs/pairs --media`
+    Example: `mmdpo quality runs/pairs --out runs/pairs-quality`, or `mmdpo quality runs/pairs --strict`
     """
-    from data_builders.quality import measure
-    from mmdpo.records import load_records
+    from data_builders.quality import failures, load_thresholds, measure_folder, with_checks
 
-    numbers = measure(load_records(data, split=split), check_media=media)
+    use_plugins(plugin)
+    bounds = load_thresholds(thresholds)
+    measured = measure_folder(data, split=split, check_media=media)
+    if model is not None:
+        from mmdpo.off_policy import off_policy_finding
+
+        measured["findings"].append(off_policy_finding(model, data, split, progress=progress))
+    built = data / "quality.json"
+    account = read_json(built) if built.is_file() and split is None else {}
+    numbers = with_checks({**account, "records": measured}, bounds)
+    if out is not None:
+        _write_quality(numbers, data, out)
     if as_json:
-        typer.echo(json.dumps(numbers, indent=2))
+        typer.echo(json.dumps(plain(numbers), indent=2))
     else:
-        results.print(quality_table(numbers))
-    if numbers["problems"]:
+        results.print(*quality_table(numbers), sep="\n\n")
+    failed = failures(numbers["checks"]) if strict else None
+    if failed is not None:
+        raise failed
+    if measured["problems"]:
         raise typer.Exit(1)
+
+
+def _write_quality(numbers: dict[str, Any], data: Path, out: Path) -> None:
+    """Both forms of what the gate found, into a folder that has neither."""
+    from mmdpo.records_io import open_split
+    from mmdpo.report import write_quality_page
+
+    files = [out / "quality.json", out / "quality.html"]
+    if any(file.exists() for file in files):
+        raise ConfigError(
+            f"{str(out)!r} holds a quality.json or quality.html already",
+            why="That of a build knows what became of every row, and cannot be made again without the source.",
+            fix="Give another folder with --out.",
+        )
+    out.mkdir(parents=True, exist_ok=True)
+    split = next(iter(numbers["records"]["splits"]), "train")
+    _, root = open_split(data, split)
+    write_json(files[0], numbers)
+    write_quality_page(numbers, files[1], title=f"Quality of {data.name}", media_root=root)
+    closing("quality measured", files[1], "open it in a browser")
 
 
 def show(

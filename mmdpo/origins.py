@@ -22,7 +22,7 @@ class Origin:
     """A model and what it started from.
 
     Args:
-        path: The model, as `mmdpo.evaluation.load_any` takes it.
+        path: The model, as `mmdpo.loading.load_any` takes it.
         reference: The model it started from; None where it is not known.
         settings: How the reference is loaded.
         beta: Factor of the implicit reward.

@@ -28,8 +28,8 @@ from mmdpo.shared_prompts import common_prefix, cut, reason_against_sharing
 
 logger = logging.getLogger(__name__)
 
-CHECKED, STEPS, LIKELIEST = 2, 2, 10
-"""Rows, tokens, and likeliest next tokens whose log-probabilities are compared with those of the whole prompt."""
+STEPS, LIKELIEST = 2, 10
+"""Tokens, and likeliest of each, whose log-probabilities are compared with those that follow the whole prompt."""
 PADDING = 8
 """Tokens of padding that tell the model's own noise."""
 _KNOWN: weakref.WeakKeyDictionary[Any, str] = weakref.WeakKeyDictionary()
@@ -64,10 +64,9 @@ class PromptRows:
         self.new_tokens = new_tokens
         self.alone = (_reason_against_reuse(encoder) or _KNOWN.get(self.inner, "")) if share else "asked for"
         self._encode_once = share and encoder.facts.takes_outputs and not encoder.facts.family.cross_attention
+        # what positions are made of (the grids of images) is given beside the encoded media
         rope = encoder.facts.rope_index
-        self._placing = (
-            set() if rope is None else set(inspect.signature(rope).parameters)
-        )  # grids: needed for positions
+        self._placing = set(inspect.signature(rope).parameters) if rope else set()
         self._store = FeatureStore(backbone_of(self.inner), encoder.facts.family, "all")
         pad = encoder.tokenizer.pad_token_id
         self.pad: int = encoder.eos_ids[0] if pad is None else pad
@@ -84,7 +83,7 @@ class PromptRows:
         if self.alone or not (starts := self._starts(prompts, owners)):
             return self._whole(prompts)
         if self.inner not in _KNOWN:
-            self._check(prompts, max(starts, key=lambda start: len(start.rows)))
+            self._check(prompts, starts)
         return self._whole(prompts) if self.alone else self._continued(prompts, starts)
 
     def _starts(self, prompts: Sequence[EncodedPrompt], owners: Sequence[Hashable]) -> list[_Start]:
@@ -158,14 +157,18 @@ class PromptRows:
         rows = [one[:, :-1].T for one in own if one is not None]
         return {"position_ids": _left_padded(rows, 0, ids.shape[1]).permute(2, 0, 1).to(ids.device)}
 
-    def _check(self, prompts: Sequence[EncodedPrompt], start: _Start) -> None:
-        """Compares what follows a shared prefix with what follows the whole prompts; stops sharing where it differs."""
-        some = [prompts[row] for row in start.rows[:CHECKED]]
-        start = _Start(list(range(len(some))), start.length)
+    def _check(self, prompts: Sequence[EncodedPrompt], starts: Sequence[_Start]) -> None:
+        """Compares what follows shared prefixes with what follows the whole prompts; stops sharing where it differs."""
+        largest, *others = sorted(starts, key=lambda start: len(start.rows), reverse=True)
+        other = max(others, key=lambda start: abs(start.length - largest.length), default=None)  # it gets padding
+        rows = [*largest.rows[:2], *(other.rows[:1] if other else [])]
+        some = [prompts[row] for row in rows]
+        tried = [_Start([rows.index(row) for row in start.rows if row in rows], start.length) for start in starts]
+        tried = [start for start in tried if start.rows]
         try:
             alone = [self._next(self._whole([prompt]))[0] for prompt in some]
             padded = [self._next(_shifted(self._whole([prompt]), self.pad))[0] for prompt in some]
-            ours = self._next(self._continued(some, [start]))
+            ours = self._next(self._continued(some, tried))
         except Exception as error:  # whatever a model says to a cache that it does not know
             self.alone = f"a shared prefix fails ({type(error).__name__}: {error})"
         else:

@@ -164,8 +164,8 @@ class Staging:
             "provenance": dict(provenance),
         }
         write_json(self._folder / INFO_FILE, info)
-        for name in (DATA_FOLDER, INFO_FILE):
-            (self._folder / name).rename(out / name)
+        for name in (INFO_FILE, DATA_FOLDER):  # without the second one there is no data set
+            (self._folder / name).replace(out / name)
 
     def records(self) -> Iterator[Record]:
         """Everything that was taken, in its order; nothing can be added afterwards."""

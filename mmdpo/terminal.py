@@ -138,24 +138,30 @@ def difference_table(summary: dict[str, Any]) -> Table:
     return comparison_table({"metrics": metrics})
 
 
-def quality_table(numbers: Mapping[str, Any]) -> Table:
-    """What ``data_builders.quality.measure`` found, for people."""
+def quality_table(numbers: Mapping[str, Any]) -> tuple[Table, Table]:
+    """What ``data_builders.quality`` found, for people: what there is, and each check with its verdict."""
+    records = numbers["records"]
     table = Table("records", "", box=None, header_style="bold")
-    table.add_row(f"form {numbers['form']}", f"{numbers['n']:,}")
-    for name, count in numbers["media"].items():
+    table.add_row(f"form {records['form']}", f"{records['n']:,}")
+    if records["measured_on"] < records["n"]:
+        table.add_row("looked at closely", f"{records['measured_on']:,} of {records['n']:,}")
+    for name, count in records["media"].items():
         table.add_row(f"distinct {name}", f"{count:,}")
-    for kind, count in numbers["problems"].items():
+    for kind, count in records["problems"].items():
         table.add_row(f"[red]problem: {escape(kind)}[/red]", f"{count:,}")
-    if not numbers["problems"]:
-        table.add_row("problems", "none")
-    length, margin = numbers["length"], numbers["margin"]
-    if length:
-        share = length["longer_is_chosen"]
-        table.add_row(
-            f"{length['unit']}, chosen and rejected", f"{length['chosen_mean']:.1f}, {length['rejected_mean']:.1f}"
-        )
-        interval = f"{percent(share['low'])} to {percent(share['high'])}"
-        table.add_row("longer answer is chosen", f"{percent(share['value'])}% ({interval}), n = {share['n']:,}")
-    if margin:
-        table.add_row("margin of the scores", f"mean {margin['mean']:.2f}, median {margin['median']:.2f}")
-    return table
+    checks = Table("verdict", "check", "finding", box=None, header_style="bold")
+    colours = {"fail": "red", "warn": "yellow", "pass": "green"}
+    for check in numbers["checks"]:
+        colour = colours.get(check["verdict"], "default")
+        checks.add_row(f"[{colour}]{check['verdict']}[/]", check["name"], escape(check["message"]))
+    return table, checks
+
+
+def print_checks(checks: Iterable[Mapping[str, Any]]) -> None:
+    """How many quality checks passed, and what the others found."""
+    checks = list(checks)
+    counts = {verdict: sum(check["verdict"] == verdict for check in checks) for verdict in ("pass", "warn", "fail")}
+    results.print(f"quality: {counts['pass']} checks pass, {counts['warn']} warn, {counts['fail']} fail")
+    for check in checks:
+        if counts.get(check["verdict"]) and check["verdict"] != "pass":
+            results.print(f"  {check['verdict']}  {check['name']}: {escape(check['message'])}", highlight=False)

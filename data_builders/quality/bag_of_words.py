@@ -5,22 +5,23 @@ from __future__ import annotations
 import math
 import zlib
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from itertools import pairwise
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
 from data_builders.quality.findings import finding, listed, share
 from data_builders.quality.logistic import FEWEST_GROUPS, held_out_accuracy
-from data_builders.quality.sample import Sample
-from mmdpo.evals.text import words
+from data_builders.quality.sample import Sample, words_of
 
 BUCKETS = 2**16
+_MIX = 1_000_003
 _LONGEST = 200
 """Words of an answer that are read."""
 _CUES = 8
+_CLEAR = 3.0
 _FEWEST = 5
 """Comparisons in which a cue word must stand on one side alone."""
 
@@ -69,36 +70,35 @@ def _read(found: dict[str, Any]) -> str:
     return "As much of the preference can be learned without looking."
 
 
-def _known(text: str) -> list[str]:
-    return words(text)[:_LONGEST]
+def _known(text: str) -> tuple[str, ...]:
+    return words_of(text)[:_LONGEST]
 
 
-def _matrix(sides: Sequence[tuple[list[str], list[str]]], *, constant: bool) -> csr_array:
-    """[comparisons, buckets] 1 where a feature stands in the first answer alone, -1 in the second alone."""
-    places: list[int] = []
-    values: list[float] = []
-    ends = [0]
-    cache: dict[str, int] = {}
+def _matrix(sides: Sequence[tuple[Sequence[str], Sequence[str]]], *, constant: bool) -> csr_array:
+    """[comparisons, features] 1 where a feature stands in the first answer alone, -1 in the second alone."""
+    codes: dict[str, int] = {}
+    places, values, ends = [], [], [0]
     for first, second in sides:
-        a, b = set(_features(first, cache)), set(_features(second, cache))
-        only, other = sorted(a - b), sorted(b - a)
-        places += [*only, *other, BUCKETS] if constant else [*only, *other]
-        values += [1.0] * len(only) + [-1.0] * len(other) + [1.0] * constant
-        ends.append(len(places))
-    return csr_array((values, places, ends), shape=(len(sides), BUCKETS + 1))
+        a, b = _features(first, codes), _features(second, codes)
+        only, other = np.setdiff1d(a, b, assume_unique=True), np.setdiff1d(b, a, assume_unique=True)
+        places += [only, other, np.full(int(constant), BUCKETS)]
+        values += [np.ones(len(only)), -np.ones(len(other)), np.ones(int(constant))]
+        ends.append(ends[-1] + len(only) + len(other) + int(constant))
+    used, columns = np.unique(np.concatenate(places), return_inverse=True)  # the others would only cost time
+    return csr_array((np.concatenate(values), columns, ends), shape=(len(sides), max(1, len(used))))
 
 
-def _features(text: Sequence[str], cache: dict[str, int]) -> Iterator[int]:
-    for feature in (*text, *(f"{a} {b}" for a, b in pairwise(text))):
-        place = cache.get(feature)
-        if place is None:
-            place = zlib.crc32(feature.encode("utf-8", "surrogatepass")) % BUCKETS
-            if len(cache) < 1_000_000:
-                cache[feature] = place
-        yield place
+def _features(text: Sequence[str], codes: dict[str, int]) -> NDArray[np.int64]:
+    """The places of the words and of the pairs of neighbours, each once and in order."""
+    for word in text:
+        if word not in codes:
+            codes[word] = zlib.crc32(word.encode("utf-8", "surrogatepass"))
+    found = np.array([codes[word] for word in text], np.int64)
+    pairs = found[:-1] * _MIX + found[1:]  # wraps around, the same on every machine
+    return np.unique(np.concatenate([found, pairs]) % BUCKETS)
 
 
-def _cues(sides: Sequence[tuple[list[str], list[str]]], signs: np.ndarray) -> list[dict[str, Any]]:
+def _cues(sides: Sequence[tuple[Sequence[str], Sequence[str]]], signs: np.ndarray) -> list[dict[str, Any]]:
     """Words by the sign test between the comparisons that have them in one answer alone."""
     chosen: Counter[str] = Counter()
     rejected: Counter[str] = Counter()
@@ -106,18 +106,17 @@ def _cues(sides: Sequence[tuple[list[str], list[str]]], signs: np.ndarray) -> li
         only, other = set(first) - set(second), set(second) - set(first)
         chosen.update(only if sign > 0 else other)
         rejected.update(other if sign > 0 else only)
-    rows = [
-        {
-            "word": word,
-            "chosen": chosen[word],
-            "rejected": rejected[word],
-            "z": _sign_test(chosen[word], rejected[word]),
-        }
+    rows: list[tuple[float, str]] = [
+        (_sign_test(chosen[word], rejected[word]), word)
         for word in chosen.keys() | rejected.keys()
         if chosen[word] + rejected[word] >= _FEWEST
     ]
-    rows.sort(key=lambda row: (-abs(row["z"]), row["word"]))
-    return [row for row in rows if abs(row["z"]) > 3][:_CUES]
+    rows.sort(key=lambda row: (-abs(row[0]), row[1]))
+    return [
+        {"word": word, "chosen": chosen[word], "rejected": rejected[word], "z": z}
+        for z, word in rows[:_CUES]
+        if abs(z) > _CLEAR
+    ]
 
 
 def _sign_test(first: int, second: int) -> float:

@@ -6,7 +6,7 @@ import re
 from collections import Counter
 from typing import Any
 
-from data_builders.quality.findings import finding, listed
+from data_builders.quality.findings import finding, listed, short
 from data_builders.quality.sample import Sample
 from mmdpo.evals.chair import Chair
 from mmdpo.records import prompt_text
@@ -50,11 +50,14 @@ def questions(sample: Sample) -> tuple[dict[str, Any] | None, list[dict[str, Any
     missing = [name for name, _ in _TYPES if name not in kinds]
     (most, count), total = prompts.most_common(1)[0], prompts.total()
     told = [f"{name} {100 * number / total:.0f}%" for name, number in kinds.most_common(4)]
-    message = (
-        f"{total:,} records ask {'one question' if len(prompts) == 1 else f'{len(prompts):,} different questions'}; "
-        f"the most frequent stands in {100 * count / total:.0f}% of them. Kinds: {listed(told)}"
-    )
-    message += f"; none asks {listed(missing)}." if missing else "."
+    if len(prompts) == 1:
+        message = f"All {total:,} records ask the same: {short(most)}."
+    else:
+        message = (
+            f"{total:,} records ask {len(prompts):,} different questions; the most frequent stands in "
+            f"{100 * count / total:.0f}% of them. Kinds: {listed(told)}"
+        )
+        message += f"; none asks {listed(missing)}." if missing else "."
     numbers = {"prompts": len(prompts), "most_frequent": most, "kinds": dict(kinds.most_common()), "missing": missing}
     return numbers, [finding("question_variety", count / total, message, n=total)]
 

@@ -14,9 +14,8 @@ import yaml
 
 from data_builders.intervals import Sums, estimate
 from data_builders.quality.findings import finding, listed, share
-from data_builders.quality.sample import Sample
+from data_builders.quality.sample import Sample, words_of
 from mmdpo.evals.stats import ratio
-from mmdpo.evals.text import words
 
 UNKNOWN = "unknown"
 _FEWEST_HITS = 2
@@ -32,7 +31,6 @@ _SCRIPTS = (
     ("Thai", re.compile(r"[\u0e00-\u0e7f]")),
 )
 _MIXED = ratio("mixed", "mixed", "pairs")
-_LATIN = re.compile(r"[^\W\d_]")
 
 
 def language_of(text: str) -> str:
@@ -43,13 +41,13 @@ def language_of(text: str) -> str:
     stay unknown, and languages without a table are unknown or mistaken for a neighbour.
     """
     text = unicodedata.normalize("NFC", text)
-    letters = len(_LATIN.findall(text))
+    letters = sum(map(str.isalpha, text))
     if not letters:
         return UNKNOWN
-    for name, pattern in _SCRIPTS:  # kana before Chinese signs: Japanese has both
+    for name, pattern in () if text.isascii() else _SCRIPTS:  # kana before Chinese signs: Japanese has both
         if len(pattern.findall(text)) > letters / (10 if name == "ja" else 3):
             return name
-    hits = Counter(language for word in words(text) for language in _table().get(word, ()))
+    hits = Counter(language for word in words_of(text) for language in _table().get(word, ()))
     (first, most), (_, second) = [*hits.most_common(2), ("", 0), ("", 0)][:2]
     return first if most >= _FEWEST_HITS and most > second else UNKNOWN
 

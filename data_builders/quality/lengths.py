@@ -81,9 +81,11 @@ def chosen_level(sample: Sample, scale: tuple[float, float] | None) -> tuple[dic
     middle = sum(scale) / 2
     items = [Sums(one.group, {"pairs": 1, "poor": float(_is_poor(one, middle))}) for one in rated]
     poor = estimate(items, _POOR)
+    worst = float(np.mean([one.worse.score == scale[0 if one.record.higher_is_better else 1] for one in rated]))
     message = (
         f"In {share(poor)} of the pairs even the chosen answer is rated in the worse half of the scale "
-        f"({scale[0]:g} to {scale[1]:g}): it is the lesser evil, and training raises its likelihood all the same."
+        f"({scale[0]:g} to {scale[1]:g}): it is the lesser evil, and training raises its likelihood all the same. "
+        f"The rejected answer has the worst rating there is in {100 * worst:.0f}%."
     )
     mean = float(np.mean([one.better.score for one in rated if one.better.score is not None]))
     others = [one.worse.score for one in rated if one.worse.score is not None]
@@ -93,6 +95,7 @@ def chosen_level(sample: Sample, scale: tuple[float, float] | None) -> tuple[dic
         "chosen_mean": mean,
         "rejected_mean": float(np.mean(others)) if others else None,
         "chosen_below_middle": poor,
+        "rejected_worst": worst,
     }
     return numbers, [finding("chosen_level", poor, message)]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import zlib
 from collections.abc import Sequence
 from typing import Any
@@ -18,6 +19,9 @@ from mmdpo.evals.stats import Sums as TotalsOf
 FOLDS = 5
 FEWEST_GROUPS = 20
 """Media groups below which nothing is learned that could be held against others."""
+_WIDER = math.sqrt(1 + FOLDS / (FOLDS - 1))
+"""Folds share most of what they learned from, so their errors go together: Nadeau and Bengio's correction of the
+standard error (2003, "Inference for the generalization error"), 1 + folds * test / training under the root."""
 _PENALTY = 1.0
 _STEPS = 60
 
@@ -76,7 +80,11 @@ def held_out_accuracy(rows: Any, signs: Floats, groups: Sequence[str]) -> dict[s
     positive = (signs > 0).astype(float)
     columns = {"n+": positive, "right+": positive * right, "n-": 1 - positive, "right-": (1 - positive) * right}
     sums = [np.bincount(place, weights=column, minlength=len(names)) for column in columns.values()]
-    return estimate_of_table(Table([str(name) for name in names], list(columns), np.stack(sums, axis=1)), _ACCURACY)
+    found = estimate_of_table(Table([str(name) for name in names], list(columns), np.stack(sums, axis=1)), _ACCURACY)
+    for side, bound in (("low", max), ("high", min)):
+        if found[side] is not None:
+            found[side] = bound(float(side == "high"), found["value"] + _WIDER * (found[side] - found["value"]))
+    return found
 
 
 def _balanced(sums: TotalsOf) -> Floats:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +67,7 @@ class Totals:
             "n": self.forms.total(),
             "form": next(iter(self.forms)) if len(self.forms) == 1 else "list",
             "forms": dict(self.forms),
+            "splits": dict(self.splits),
             "media": {name: len(items) for name, items in sorted(self._media.items())},
             "labels": dict(self.labels),
             "problems": dict(self.problems.most_common()),
@@ -126,12 +127,28 @@ def measure_folder(
     Raises:
         DataError: There is no such data set or split, or a row is not a record.
     """
+    stream, root = _stream(folder, split, media_root)
+    how: dict[str, Any] = {"check_media": check_media, "seed": seed, "limit": limit}
+    return measure_stream(stream, root, scale=scale or scale_of(folder), **how)
+
+
+def draw_folder(folder: Path, split: str | None, limit: int, seed: int = 0) -> Sample:
+    """Some records of a data set on disk, drawn by a hash; see `measure_folder`."""
+    stream, root = _stream(folder, split, None)
+    draw = Draw(seed, limit)
+    for name, record in stream:
+        draw.add(record, name)
+    return draw.sample(root)
+
+
+def _stream(
+    folder: Path, split: str | None, media_root: Path | None
+) -> tuple[Iterator[tuple[str, Record]], Path | None]:
+    """Every record with its split, `train` first, and the folder of the media."""
     names = [split] if split is not None else sorted(list_splits(folder), key=lambda one: (one != "train", one))
     splits = {name: open_split(folder, name, media_root) for name in names or ["train"]}
     root = next(root for _, root in splits.values())  # the same for all: it is the data set's
-    stream = ((name, record) for name, (files, _) in splits.items() for record in read_rows(files))
-    how: dict[str, Any] = {"check_media": check_media, "seed": seed, "limit": limit}
-    return measure_stream(stream, root, scale=scale or scale_of(folder), **how)
+    return ((name, record) for name, (files, _) in splits.items() for record in read_rows(files)), root
 
 
 def scale_of(folder: Path) -> tuple[float, float] | None:

@@ -2,42 +2,20 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections import defaultdict
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from data_builders.near_copies import ALIKE, NEAR, can_look, looks
 from data_builders.quality.findings import finding, listed
 from data_builders.quality.sample import Sample
-from mmdpo.errors import MMDPOError
-from mmdpo.media import Media, open_image
+from mmdpo.media import Media
 
 MOST = 2_000
 """Pictures that are opened."""
-NEAR = 6
-"""Bits of 64 that the hashes of near copies may differ in."""
-_ALIKE = 14.0
-"""Mean difference of two 16 x 16 grey pictures, of 255, up to which a meeting of hashes is confirmed."""
-_THREADS = 4
 _EXAMPLES = 6
 _BLOCK = 500
-
-
-class Seen(NamedTuple):
-    """A picture as it is compared.
-
-    Args:
-        media: The picture.
-        code: Its perceptual hash.
-        small: [256] its 16 x 16 grey values.
-    """
-
-    media: Media
-    code: int
-    small: NDArray[np.float64]
 
 
 def duplicate_media(sample: Sample) -> tuple[dict[str, Any] | None, list[dict[str, Any]]]:
@@ -57,7 +35,11 @@ def duplicate_media(sample: Sample) -> tuple[dict[str, Any] | None, list[dict[st
     copies = sum(len(paths) - 1 for paths in names.values())
     numbers: dict[str, Any] = {"media": len(splits), "same_content": copies}
     message = f"{copies:,} files have the content of another one under a second name; they count as one."
-    near = _near_copies(pictures, sample) if pictures else "there are no pictures"
+    if not pictures:
+        numbers["near_copies"] = None
+        message += " Near copies are looked for among images alone."
+        return numbers, [finding("duplicate_media", None, message)]
+    near = _near_copies(pictures, sample)
     if isinstance(near, str):
         numbers["near_copies"] = None
         return numbers, [finding("duplicate_media", None, f"{message} Near copies were not looked for: {near}.")]
@@ -85,30 +67,18 @@ def duplicate_media(sample: Sample) -> tuple[dict[str, Any] | None, list[dict[st
 
 def _near_copies(pictures: dict[str, Media], sample: Sample) -> tuple[int, list[tuple[Media, Media]]] | str:
     """How many pictures could be opened, and which two are near copies; or why nothing was looked at."""
-    if importlib.util.find_spec("imagehash") is None:
+    if not can_look():
         return "the package imagehash is not installed (pip install 'mmdpo[data]')"
     drawn = [pictures[key] for key in sorted(pictures)][:MOST]  # identities are hashes: as good as drawn by chance
-    with ThreadPoolExecutor(_THREADS) as pool:
-        seen = [one for one in pool.map(lambda item: _seen(item, sample), drawn) if one is not None]
-    if len(seen) < 2:
+    seen = [(item, look) for item, look in looks(drawn, sample.media_root) if look is not None]
+    if len(seen) < max(2, len(drawn) / 2):  # that few say nothing of the others
         return f"{len(seen)} of {len(drawn)} pictures could be opened"
-    codes = np.array([one.code for one in seen], np.uint64)
+    codes = np.array([look.code for _, look in seen], np.uint64)
     pairs = []
     for start in range(0, len(seen), _BLOCK):
         distance = np.bitwise_count(codes[start : start + _BLOCK, None] ^ codes[None, :])
         for row, column in zip(*np.nonzero(distance <= NEAR), strict=True):
-            a, b = seen[start + row], seen[column]
-            if start + row < column and float(np.abs(a.small - b.small).mean()) <= _ALIKE:
-                pairs.append((a.media, b.media))
+            (first, a), (second, b) = seen[start + row], seen[column]
+            if start + row < column and np.abs(a.grey.astype(np.int16) - b.grey).mean() <= ALIKE:
+                pairs.append((first, second))
     return len(seen), pairs
-
-
-def _seen(item: Media, sample: Sample) -> Seen | None:
-    import imagehash
-
-    try:
-        picture = open_image(item, sample.media_root)
-    except MMDPOError:  # counted elsewhere: as a problem, or as absent
-        return None
-    small = np.asarray(picture.convert("L").resize((16, 16)), np.float64).ravel()
-    return Seen(item, int(str(imagehash.phash(picture)), 16), small)

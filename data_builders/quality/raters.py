@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -31,7 +30,9 @@ def disagreeing_raters(sample: Sample) -> tuple[dict[str, Any] | None, list[dict
     """
     given = _ratings(sample)
     if not given:
-        return None, []
+        rated = any(len(values) > 1 for record in sample.records for values in _lists(record.meta.get("ratings")))
+        message = "No rater is named, so nobody can be compared with the others."
+        return None, [finding("disagreeing_raters", None, message)] if rated else []
     shared: dict[str, list[tuple[str, float, float]]] = defaultdict(list)
     for group, ratings in given:
         total = sum(value for _, value in ratings)
@@ -41,7 +42,8 @@ def disagreeing_raters(sample: Sample) -> tuple[dict[str, Any] | None, list[dict
     rows = [_row(rater, shared[rater]) for rater in raters if len(shared[rater]) >= FEWEST]
     known = [row for row in rows if row["correlation"]["value"] is not None]
     if len(known) < 2:
-        return None, []
+        message = f"Fewer than two raters share {FEWEST} answers with others."
+        return None, [finding("disagreeing_raters", None, message)]
     median = float(np.median([row["correlation"]["value"] for row in known]))
     for row in rows:
         high = row["correlation"]["high"]
@@ -98,6 +100,5 @@ def _pearson(sums: TotalsOf) -> np.ndarray:
 _CORRELATION = Metric("correlation", _pearson, lambda sums: sums["n"], bounds=(-1.0, 1.0))
 
 
-def raters_in(meta: Mapping[str, Any]) -> bool:
-    """Whether a record names its raters."""
-    return any(not _NOBODY.search(str(name)) for names in meta.get("raters") or [] for name in names)
+def _lists(value: Any) -> list[list[Any]]:
+    return [part for part in value if isinstance(part, list)] if isinstance(value, list) else []

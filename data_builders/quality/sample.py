@@ -6,13 +6,14 @@ import heapq
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
 from data_builders.splits import media_groups, seeded_order
+from mmdpo.evals.text import words
 from mmdpo.record_checks import ratings_of
-from mmdpo.records import Candidate, Record
+from mmdpo.records import Candidate, Record, prompt_text
 
 LIMIT = 20_000
 """Records that are looked at closely; counts are over all."""
@@ -132,6 +133,14 @@ def best_against_rest(record: Record) -> list[tuple[Candidate, Candidate]]:
     return [(rated[0][1], candidate) for value, candidate in rated[1:] if value < rated[0][0]]
 
 
+def preferred(record: Record) -> str | None:
+    """The chosen answer, the best of a list, a single answer that nobody called undesirable."""
+    if record.form == "unpaired":
+        return None if record.candidates[0].label is False else record.candidates[0].text
+    pairs = best_against_rest(record)
+    return pairs[0][0].text if pairs else None
+
+
 def ranked(record: Record) -> list[tuple[float, Candidate]]:
     """The rated answers of a list with their rating, turned so that more is better, best first."""
     rated = tuple(candidate for candidate in record.candidates if (candidate.score, candidate.rank) != (None, None))
@@ -155,6 +164,12 @@ def unit_of(record: Record) -> str:
     return json.dumps([record.prompt, media], ensure_ascii=False, sort_keys=True)
 
 
+@lru_cache(maxsize=4 * LIMIT)
+def words_of(text: str) -> tuple[str, ...]:
+    """`mmdpo.evals.text.words`, which several checks ask for of the same answers."""
+    return tuple(words(text))
+
+
 def plain(text: str) -> str:
     """Case and white space apart."""
     return " ".join(text.casefold().split())
@@ -162,8 +177,6 @@ def plain(text: str) -> str:
 
 def shown(records: Iterable[Record], count: int) -> list[dict[str, object]]:
     """The first records as pages show them."""
-    from mmdpo.records import prompt_text
-
     return [
         {
             "id": record.id,

@@ -12,10 +12,8 @@ from numpy.typing import NDArray
 
 from data_builders.intervals import Sums, estimate
 from data_builders.quality.findings import finding, share, short
-from data_builders.quality.sample import Sample, best_against_rest, plain, unit_of
+from data_builders.quality.sample import Sample, plain, preferred, unit_of, words_of
 from mmdpo.evals.stats import ratio
-from mmdpo.evals.text import words
-from mmdpo.records import Record
 
 SIMILAR = 0.8
 """Jaccard similarity of two answers' shingles from which on they count as near copies."""
@@ -43,7 +41,7 @@ def repeated_answers(sample: Sample) -> tuple[dict[str, Any] | None, list[dict[s
     first = [
         (group, plain(text))
         for group, record in zip(sample.groups, sample.records, strict=True)
-        if (text := _preferred(record)) is not None
+        if (text := preferred(record)) is not None
     ]
     long = [(group, text) for group, text in first if len(text.split()) >= _FEWEST_WORDS]
     if not long:
@@ -70,21 +68,13 @@ def repeated_answers(sample: Sample) -> tuple[dict[str, Any] | None, list[dict[s
     return numbers, [finding("repeated_answers", found, message)]
 
 
-def _preferred(record: Record) -> str | None:
-    """The chosen answer, the best of a list, a single answer that nobody called undesirable."""
-    if record.form == "unpaired":
-        return None if record.candidates[0].label is False else record.candidates[0].text
-    pairs = best_against_rest(record)
-    return pairs[0][0].text if pairs else None
-
-
 def near_duplicates(sample: Sample) -> tuple[dict[str, Any] | None, list[dict[str, Any]]]:
     """Different answers to different prompts or media that share at least 80% of their three-word shingles."""
     units: dict[str, set[str]] = defaultdict(set)
     for record in sample.records:
         unit = unit_of(record)
         for candidate in record.candidates:
-            units[" ".join(words(candidate.text))].add(unit)
+            units[" ".join(words_of(candidate.text))].add(unit)
     texts = [text for text in units if text.count(" ") >= _FEWEST_WORDS - 1]
     if len(texts) < 2:
         return None, []
@@ -179,7 +169,7 @@ def identical_answers(sample: Sample) -> tuple[dict[str, Any] | None, list[dict[
     """Comparisons whose answers have the same words, marks and case apart, or one of which has none."""
     if not sample.comparisons:
         return None, []
-    pairs = [(words(one.better.text), words(one.worse.text)) for one in sample.comparisons]
+    pairs = [(words_of(one.better.text), words_of(one.worse.text)) for one in sample.comparisons]
     same = sum(a == b for a, b in pairs)
     empty = sum(not a or not b for a, b in pairs)
     message = f"{same:,} of {len(pairs):,} comparisons have the same words on both sides, case and marks apart; "

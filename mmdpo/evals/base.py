@@ -108,8 +108,11 @@ class Benchmark(ABC):
             text_key = next((key for key in self.text_keys if key in row), None)
             if text_key is None or not isinstance(row[text_key], str | None):
                 keys = " or ".join(repr(key) for key in self.text_keys)
+                told = f"; its keys are {sorted(map(str, row))}"
+                if text_key is not None:
+                    told = f", but a {type(row[text_key]).__name__}: {str(row[text_key])[:60]!r}"
                 raise DataError(
-                    f"entry {number} of {origin} has no text under {keys}; its keys are {sorted(row)}",
+                    f"entry {number} of {origin} has no text under {keys}{told}",
                     why="Taking another field could score the question instead of the answer.",
                     fix=f"Write the model's answer as a string under {keys}.",
                 )

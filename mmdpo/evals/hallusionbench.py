@@ -163,7 +163,7 @@ class HallusionBench(VerdictBenchmark):
             id=item_id,
             group=sample.group,
             raw=answer.text,
-            parsed=_said(answer.text) if self.parser == "yes_no" else None if _silent(reply) else code,
+            parsed=_said(answer.text) if self.parser == "yes_no" else code,
             label=sample.target,
             correct=right,
             counts=counts,
@@ -202,7 +202,7 @@ class HallusionBench(VerdictBenchmark):
     def notes(self, items: Sequence[Item]) -> list[str]:
         """Counts replies of the judge that say nothing that was asked for, or two things at once."""
         replies = [str(item.details["reply"]).lower() for item in items if "reply" in item.details]
-        silent = sum(map(_silent, replies))
+        silent = sum("correct" not in reply and "unclear" not in reply for reply in replies)
         both = sum("incorrect" in reply and "correct" in reply.replace("incorrect", "") for reply in replies)
         flags = (
             (
@@ -242,11 +242,6 @@ def write_results(samples: Iterable[Sample], answers: Iterable[Answer], path: Pa
 
 def _said(text: str) -> str | None:
     return SAID[vlmevalkit(text, True)]
-
-
-def _silent(reply: str | None) -> bool:
-    """Whether there is a reply, and it has none of the words that were asked for."""
-    return reply is not None and "correct" not in reply.lower() and "unclear" not in reply.lower()
 
 
 def _has_figure(row: Mapping[str, Any]) -> bool:

@@ -58,4 +58,4 @@ def check_file_name(option: str, pattern: str | None) -> None:
 
 def file_name(pattern: str | None, media_id: object, given: str) -> str:
     """The file name that a pattern makes of an id; without a pattern the one that is given."""
-    return given if pattern is None else pattern.format(id=media_id)
+    return given if pattern is None else pattern.format(id=str(media_id))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import random
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -13,6 +12,7 @@ from mmdpo.errors import ConfigError, DataError, did_you_mean
 from mmdpo.evals.coco import read_coco
 from mmdpo.evals.files import read_json, read_rows, read_text
 from mmdpo.evals.pope import KINDS
+from mmdpo.jsonfiles import write_json_lines
 
 
 def build_questions(
@@ -86,7 +86,9 @@ def read_objects(path: Path) -> dict[str, list[str]]:
         images = read_coco(path, ("instances",))
         return {image.file_name: sorted(image.categories) for image in images.values()}
     rows = _rows_or_table(path)
-    if not all(isinstance(objects, list) and all(isinstance(o, str) for o in objects) for objects in rows.values()):
+    if not rows or not all(
+        isinstance(each, list) and all(isinstance(o, str) and o for o in each) for each in rows.values()
+    ):
         raise DataError(
             f"{str(path)!r} holds no lists of object names",
             why="Questions are made from the names of the objects in each image.",
@@ -98,7 +100,7 @@ def read_objects(path: Path) -> dict[str, list[str]]:
 def write_questions(questions: Iterable[Mapping[str, Any]], path: Path) -> None:
     """Writes questions in the official form, one JSON object per line."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("".join(json.dumps(question) + "\n" for question in questions), encoding="utf-8")
+    write_json_lines(path, questions)
 
 
 def _chosen(
@@ -160,7 +162,15 @@ def _rows_or_table(path: Path) -> dict[str, Any]:
     text = read_text(path).strip()
     first = text.split("\n", 1)[0]
     if text.startswith("[") or '"objects"' in first:
-        return {str(row.get("image")): row.get("objects") for row in read_rows(path)}
+        rows = read_rows(path)
+        found = {str(row["image"]): row.get("objects") for row in rows if isinstance(row.get("image"), str)}
+        if len(found) < len(rows):
+            raise DataError(
+                f"{str(path)!r} has {len(rows)} entries of {len(found)} images",
+                why="An object that is missing from one of two entries would be asked about as absent.",
+                fix='Write one entry for each image, {"image": "a.jpg", "objects": ["dog", "car"]}.',
+            )
+        return found
     table = read_json(path)
     return table if isinstance(table, dict) else {str(path): None}
 

@@ -12,7 +12,7 @@ import hashlib
 import importlib.resources
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
@@ -36,11 +36,13 @@ class Verdict(NamedTuple):
         outcome: 1 where the first answer is better, 0 where the second is, 0.5 for a tie; None if it is no verdict.
         problem: Why it is none: ``no_verdict``, ``out_of_scale``, ``several_verdicts`` or ``contradicts_its_scores``.
         totals: Weighted means of the two answers, 0 to 1.
+        numbers: What each answer got on each criterion.
     """
 
     outcome: float | None
     problem: str | None = None
     totals: tuple[float, float] | None = None
+    numbers: tuple[Mapping[str, float], Mapping[str, float]] | None = None
 
 
 class Criterion(Section):
@@ -128,7 +130,7 @@ class Rubric(Section):
 
     def read(self, reply: str) -> Verdict:
         """What a judge's reply says; text before the verdict is passed over."""
-        verdicts = [self._verdict(found) for found in _objects(reply.rpartition("</think>")[2])]
+        verdicts = [self._verdict(found) for found in objects_in(reply, _VERDICT_STARTS, ("first", "second"))]
         if not verdicts:
             return Verdict(None, "no_verdict")
         if len({verdict.outcome for verdict in verdicts}) > 1:
@@ -137,7 +139,7 @@ class Rubric(Section):
 
     def _verdict(self, found: Mapping[str, Any]) -> Verdict:
         word = str(found.get("better", "")).strip().lower()
-        first, second = self._total(found["first"]), self._total(found["second"])
+        first, second = self.total(found["first"]), self.total(found["second"])
         if isinstance(first, str) or isinstance(second, str):
             return Verdict(None, first if isinstance(first, str) else str(second))
         if word not in ("", "first", "second", "tie"):
@@ -146,10 +148,14 @@ class Rubric(Section):
         outcome = 0.5 if abs(gap) <= self.tie_within + _ROUNDING else float(gap > 0)
         if (outcome, word) in ((1.0, "second"), (0.0, "first")):
             return Verdict(None, "contradicts_its_scores", (first, second))
-        return Verdict(outcome, None, (first, second))
+        return Verdict(outcome, None, (first, second), (self.numbers(found["first"]), self.numbers(found["second"])))
 
-    def _total(self, numbers: Any) -> float | str:
-        """The weighted mean, or what is wrong with the numbers."""
+    def numbers(self, given: Mapping[str, Any]) -> dict[str, float]:
+        """The number on each criterion, of an answer that has a total."""
+        return {criterion.name: float(given[criterion.name]) for criterion in self.criteria}
+
+    def total(self, numbers: Any) -> float | str:
+        """The weighted mean of the numbers on the criteria, 0 to 1, or what is wrong: a problem of `Verdict`."""
         total = 0.0
         for criterion in self.criteria:
             number = numbers.get(criterion.name) if isinstance(numbers, dict) else None
@@ -199,15 +205,22 @@ def _repeated_names(values: Any) -> list[str]:
     ]
 
 
-def _objects(text: str) -> Iterator[Mapping[str, Any]]:
-    """The JSON objects in a text that hold what a verdict holds."""
+def objects_in(reply: str, starts: re.Pattern[str], keys: Sequence[str]) -> Iterator[Mapping[str, Any]]:
+    """The JSON objects in what a judge says after thinking that have all of some keys.
+
+    Args:
+        reply: The reply.
+        starts: What such an object may begin with.
+        keys: Its keys.
+    """
+    text = reply.rpartition("</think>")[2]
     decoder, end = json.JSONDecoder(), 0
-    for start in [match.start() for match in _VERDICT_STARTS.finditer(text)][-_MOST_VERDICTS:]:
+    for start in [match.start() for match in starts.finditer(text)][-_MOST_VERDICTS:]:
         if start < end:
             continue  # inside the one before
         try:
             found, end = decoder.raw_decode(text, start)
         except (ValueError, RecursionError):
             continue
-        if {"first", "second"} <= set(found):
+        if set(keys) <= set(found):
             yield found

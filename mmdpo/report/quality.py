@@ -10,18 +10,17 @@ from typing import Any
 
 from markupsafe import Markup, escape
 
+from data_builders.quality import with_checks
 from mmdpo.media import Media
 from mmdpo.records import Record, Records, prompt_text
 from mmdpo.report.drawing import inline_svg
 from mmdpo.report.evaluated import number
 from mmdpo.report.exhibits import Exhibit, Exhibits
 from mmdpo.report.figures import histogram_figure
+from mmdpo.report.quality_checks import behind_the_checks, checks_in_words
 from mmdpo.report.rendering import write_page
 from mmdpo.report.verdict import Verdict
 from mmdpo.report.words import Word, counted, word_for
-
-RELIABLE, TENTATIVE = 0.8, 0.667
-"""Krippendorff's customary bounds of alpha (Content Analysis, 2004, section 11.4)."""
 
 _REASONS = {
     "missing_media": "the {item} is not there",
@@ -73,7 +72,7 @@ def write_quality_page(
 
     Args:
         quality: The content of ``quality.json``: of a builder (with the account of its source), or of
-            ``data_builders.quality.measure`` alone.
+            ``data_builders.quality.measure`` alone, which is then judged by the thresholds that ship.
         path: The file to write.
         title: Heading of the page.
         media_root: Folder that the media paths of the examples are relative to.
@@ -81,6 +80,8 @@ def write_quality_page(
     Returns:
         The file written.
     """
+    if "checks" not in quality:
+        quality = with_checks(quality)
     records = _mapping(quality.get("records")) or quality
     histogram = _mapping(_mapping(records.get("margin")).get("histogram"))
     figure = ""
@@ -107,8 +108,9 @@ def write_quality_page(
         kinds=_mapping(agreement.get("by_kind")),
         length=_mapping(records.get("length")),
         margin=_mapping(records.get("margin")),
-        problems=_mapping(records.get("problems")),
         histogram=figure,
+        checks=checks_in_words(quality["checks"]),
+        behind_checks=behind_the_checks(quality, records, media_root, word, exhibits),
         examples=[_example(entry, media_root, exhibits) for entry in records.get("examples") or []],
     )
 
@@ -143,49 +145,8 @@ def _verdict(quality: Mapping[str, Any], records: Mapping[str, Any]) -> Verdict:
     what = {"pair": "pairs", "unpaired": "rated answers"}.get(str(records.get("form")), "records")
     headline = f"{count:,} {what}" + (f" on {distinct}" if distinct else "")
     headline += f", from {rows['read']:,} rows." if "read" in rows else "."
-    findings = [_on_problems(_mapping(records.get("problems"))), _on_agreement(quality), _on_length(records)]
-    sentences = [sentence for sentence, _ in findings if sentence]
-    is_clean = not any(warns for _, warns in findings)
-    return Verdict(headline, " ".join(sentences), "good" if count and is_clean else "mixed")
-
-
-def _on_problems(problems: Mapping[str, Any]) -> tuple[str, bool]:
-    """A sentence, and whether it is a warning; so do the two below."""
-    if not problems:
-        return "", False
-    named = ", ".join(f"{count} × {kind.replace('_', ' ')}" for kind, count in problems.items())
-    return f"Problems in the records: {named}.", True
-
-
-def _on_agreement(quality: Mapping[str, Any]) -> tuple[str, bool]:
-    alpha = _mapping(_mapping(quality.get("agreement")).get("alpha_interval"))
-    value, low = number(alpha.get("value")), number(alpha.get("low"))
-    if value is None:
-        return "", False
-    written = f"Krippendorff's alpha {value:.2f}"
-    if low is not None:
-        written += f", 95% interval {low:.2f} to {alpha['high']:.2f}"
-    if low is not None and low >= RELIABLE:
-        return f"The raters agree well ({written}).", False
-    if value >= TENTATIVE:
-        return f"The raters agree enough for tentative conclusions ({written}).", False
-    return (
-        f"The raters agree little ({written}): single pairs are noisy, and a larger margin or more raters for each "
-        "caption would help."
-    ).replace(" -", " −"), True
-
-
-def _on_length(records: Mapping[str, Any]) -> tuple[str, bool]:
-    share = _mapping(_mapping(records.get("length")).get("longer_is_chosen"))
-    value, low, high = (number(share.get(key)) for key in ("value", "low", "high"))
-    if value is None or low is None or high is None:
-        return "", False
-    written = f"the longer answer is the chosen one in {100 * value:.0f}% ({100 * low:.0f} – {100 * high:.0f})"
-    if low > 0.5:
-        return f"Length bias: {written}, so a model can learn to write more instead of better.", True
-    if high < 0.5:
-        return f"Length bias: {written}, so a model can learn to say less.", True
-    return f"No clear length bias: {written}.", False
+    checks = checks_in_words(quality["checks"])
+    return Verdict(headline, checks["summary"], "good" if count and checks["clean"] else "mixed")
 
 
 def _explained(counts: Mapping[str, Any], total: Any, word: Word) -> list[dict[str, Any]]:

@@ -16,7 +16,7 @@ from mmdpo.modalities.audio import AudioModality
 from mmdpo.modalities.image import ImageModality
 from mmdpo.modalities.video import VideoModality
 from mmdpo.models.families import facts_of
-from mmdpo.prepared_media import PreparedMedia
+from mmdpo.prepared_media import PreparedMedia, media_of
 from mmdpo.records import Media, Record
 from tiny import CORE, FAMILIES, Tiny
 
@@ -134,7 +134,7 @@ def test_what_is_kept_has_a_limit_and_the_longest_unused_goes_first() -> None:
     for n in (0, 1, 0, 2):
         encoder.prompt(records[n])
         assert encoder.prepared.used <= 2.5 * one
-    kept = [encoder.prepared.get((("images", (records[n].media["images"][0].identity,)),)).items for n in range(4)]
+    kept = [encoder.prepared.get((None, media_of(of))).items for of in records]
     assert [items is not None for items in kept] == [True, False, True, False]
     encoder.prepared = PreparedMedia(limit=1)
     encoder.prompt(records[3])

@@ -116,7 +116,7 @@ def test_answers_are_those_of_each_prompt_alone(family: str, rows: list[PromptRo
         assert ids(written) == [alone(tiny, question) for question in questions]
     reason = rows[0].alone
     assert (WHOLE[family] in reason) if family in WHOLE else reason == ""
-    assert continued == ([] if family in WHOLE else [2, len(questions)])  # the check of two rows first
+    assert continued == ([] if family in WHOLE else [3, len(questions)])  # the check of some rows first
 
 
 @pytest.mark.parametrize("family", ["qwen2_audio", "voxtral", "audioflamingo3", "granite_speech"])
@@ -144,7 +144,17 @@ def test_each_image_is_encoded_once_a_batch(family: str) -> None:
     assert rows.alone == ""
 
 
-def test_a_prefix_is_computed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_features_are_kept_from_one_batch_to_the_next_and_no_longer() -> None:
+    tiny, encoder = built("llava")
+    rows = PromptRows(tiny.model, encoder, 6)
+    dog, two = (encoder.prompt(QUESTIONS[n]) for n in (0, 2))
+    with encoded(tiny) as seen:
+        for prompt, calls in ((dog, 1), (dog, 1), (two, 2), (dog, 3)):
+            rows.inputs([prompt], [0])
+            assert len(seen) == calls
+
+
+def test_a_prefix_is_computed_once() -> None:
     tiny, encoder = built("llava")
     widths: list[tuple[int, ...]] = []
     tiny.model.model.language_model.register_forward_pre_hook(
@@ -181,7 +191,7 @@ def test_a_model_that_reads_its_cache_otherwise_is_noticed(
         for _ in range(2):
             assert ids(generate(tiny.model, encoder, QUESTIONS, SETTINGS)) == plain
             assert rows[-1].alone.startswith(reason)
-        assert continued == [2]
+        assert continued == [3]
 
 
 def test_a_window_that_could_bind_leaves_prompts_whole() -> None:
@@ -250,4 +260,4 @@ def test_composed_models_share_their_clips(kind: str, rows: list[PromptRows], co
     asked.append(record("other", "What is heard?", [], sound(2, 0.9), kind="audio"))
     written = generate(model, encoder, asked, SETTINGS)
     assert ids(written) == ids(generate(model, encoder, asked, SETTINGS, share=False))
-    assert rows[0].alone == "" and continued == [2, 4]
+    assert rows[0].alone == "" and continued == [3, 4]

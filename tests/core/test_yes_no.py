@@ -129,6 +129,23 @@ def test_batches_keep_questions_about_an_image_together() -> None:
     assert batches_by_media(QUESTIONS, 6) == [[0, 1, 2, 3, 7], [4, 5, 6]]
     assert batches_by_media(QUESTIONS, 3) == [[0, 1, 2], [3, 7], [4, 5, 6]]
     assert batches_by_media([], 3) == []
+    assert batches_by_media(QUESTIONS, 3, whole=5) == [[0, 1, 2, 3, 7], [4, 5, 6]]
+
+
+def test_questions_that_share_a_prefix_are_not_torn_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where each has a row of its own the batch size holds, also if that comes out only when the first are tried."""
+    tiny, encoder = built("llava")
+    assert YesNoReader(tiny.model, encoder).batches(QUESTIONS, 3) == [[0, 1, 2, 3, 7], [4, 5, 6]]
+    apart = [[0, 1, 2], [3, 7], [4, 5, 6]]
+    assert YesNoReader(tiny.model, encoder, share=False).batches(QUESTIONS, 3) == apart
+    assert YesNoReader(tiny.model, encoder).batches([], 3) == []
+    rule = backbone.attention_rule
+
+    def leaking(record: Any, segment: Any, depth: Any, *rest: Any, **options: Any) -> Any:
+        return rule(record, torch.zeros_like(segment), depth, *rest, **options)
+
+    monkeypatch.setattr(backbone, "attention_rule", leaking)
+    assert YesNoReader(tiny.model, encoder).batches(QUESTIONS, 3) == apart
 
 
 def test_a_choice_is_between_two_words() -> None:

@@ -15,9 +15,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from data_builders.audio_votes_config import AudioVotesConfig, VoteColumns, VoteCounts, VoteValues
+from data_builders.audio_votes_config import AudioVotesConfig, VoteColumns
+from data_builders.base import BuilderConfig
 from data_builders.building import BuildResult, build
-from data_builders.votes import Contest, Judgement, Vote, vote_agreement
+from data_builders.vote_columns import VoteCounts, VoteValues
+from data_builders.vote_measures import VoteMeasures
+from data_builders.votes import Contest, Judgement, Vote
 from mmdpo.config import read_yaml
 from mmdpo.errors import ConfigError, DataError
 from mmdpo.media import Media
@@ -154,6 +157,13 @@ def judged(*values: int, clip: str = "c", kind: str | None = None, voters: str =
     names: list[str | None] = [*voters, *[None] * (len(values) - len(voters))]
     votes = tuple(Vote(value, name) for value, name in zip(values, names, strict=True))
     return Contest((Judgement(1, Media(clip), "?", ("x", "y"), votes, kind=kind),))
+
+
+def vote_agreement(contests: list[Contest]) -> dict[str, Any]:
+    measures = VoteMeasures()
+    for contest in contests:
+        measures.add(contest)
+    return measures.agreement()
 
 
 @pytest.mark.parametrize(
@@ -419,11 +429,11 @@ def test_every_row_is_accounted_for(clips: Path, tmp_path_factory: Any, rows: An
 
 def test_every_reason_and_setting_is_documented():
     named = set(re.findall(r"`([a-z_.]+)`", (ROOT / "docs/data.md").read_text(encoding="utf-8")))
-    files = ("audio_vote_rows", "audio_votes", "votes")
+    files = ("vote_rows", "audio_votes", "votes")
     source = "".join((ROOT / f"data_builders/{name}.py").read_text(encoding="utf-8") for name in files)
-    found = set(re.findall(r'(?:set_aside\(|reason = |else |RowError\(|return )"([a-z_]+)"', source))
+    found = set(re.findall(r'(?:set_aside\(|reason = |else |UnusableError\(|return )"([a-z_]+)"', source))
     assert {"tie", "no_audio", "duplicate_vote", "conflicting_vote"} <= found <= named, sorted(found - named)
-    settings = {*AudioVotesConfig.model_fields} - {"columns", "values"}
+    settings = {*AudioVotesConfig.model_fields} - {"columns", "values"} - {*BuilderConfig.model_fields}
     settings |= {f"columns.{name}" for name in VoteColumns.model_fields}
     settings |= {f"values.{name}" for name in VoteValues.model_fields}
     assert settings <= named, sorted(settings - named)

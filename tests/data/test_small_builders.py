@@ -3,18 +3,29 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
+from collections.abc import Iterable, Iterator
+from errno import ENOSPC
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import pytest
 from PIL import Image
+from pydantic import BaseModel
 
 from data_builders import spool
 from data_builders.building import BuildResult, build
-from data_builders.corrections import changed_share
-from mmdpo.errors import ConfigError
+from data_builders.corrections import CorrectionColumns, CorrectionsConfig, changed_share
+from data_builders.pairing import PairingConfig
+from data_builders.rankings import RankingColumns, RankingsConfig
+from data_builders.table_config import TableConfig
+from data_builders.thumbs import ThumbColumns, ThumbsConfig
+from mmdpo.errors import ConfigError, DataError
 from mmdpo.objectives import make_objective
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture
@@ -212,3 +223,121 @@ def test_parts_of_what_memory_holds_give_the_same_records(
     parts = run(name, root, rows, out="parts", **config)
     assert sorted(parts.records, key=lambda record: record.id) == sorted(whole.records, key=lambda record: record.id)
     assert not (root.parent / "parts" / ".building").exists()
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_an_interrupted_build_goes_on_with_every_row_once(
+    name: str, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, make = CASES[name]
+    rows = [make(n % 4, n) for n in range(40)]
+    whole = run(name, root, rows, out="whole", **config)
+    monkeypatch.setattr(spool.Spool.__init__, "__kwdefaults__", {"limit": 7})
+    settings = {"data": root.parent / "rows.jsonl", "media_root": root, "validation": 0.0, **config}
+
+    def interrupted(items: Iterable[Any]) -> Iterator[Any]:
+        yield from islice(items, 30)
+        raise KeyboardInterrupt
+
+    out = root.parent / "stopped"
+    with pytest.raises(KeyboardInterrupt):
+        build(name, settings, out, progress=interrupted)
+    assert {path.name for path in out.iterdir()} == {".building"}
+    result = build(name, settings, out, resume=True)
+    assert result.quality["rows"] == whole.quality["rows"]
+    assert sorted(result.records, key=lambda r: r.id) == sorted(whole.records, key=lambda r: r.id)
+
+
+def test_a_full_disk_leaves_no_records(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config, make = CASES["thumbs"]
+
+    def full(self: Any) -> None:
+        raise OSError(ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(spool.Spool.__init__, "__kwdefaults__", {"limit": 7})
+        patched.setattr(spool.Spool, "_spill", full)
+        with pytest.raises(DataError, match="No space left") as caught:
+            run("thumbs", root, [make(n % 4, n) for n in range(40)], **config)
+    assert "--resume" in caught.value.fix
+    assert {path.name for path in (root.parent / "out").iterdir()} == {".building"}
+    settings = {"data": root.parent / "rows.jsonl", "media_root": root, "validation": 0.0, **config}
+    assert len(build("thumbs", settings, root.parent / "out", resume=True).records) == 40
+
+
+@pytest.mark.parametrize("limit", [250_000, 2])
+def test_one_photo_under_two_names_is_one_photo(limit: int, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (root / "copy.png").write_bytes((root / "0.png").read_bytes())
+    monkeypatch.setattr(spool.Spool.__init__, "__kwdefaults__", {"limit": limit})
+    names = ("0.png", "copy.png", "1.png", "2.png")
+    thumbs = [{**thumb(0, "a dog", given), "image": name} for name in names for given in ("like", "like", "dislike")]
+    result = run("thumbs", root, thumbs, **WORDS)
+    assert sorted((r.meta["up"], r.meta["down"]) for r in result.records) == [(2, 1), (2, 1), (4, 2)]
+    lists = [{"image": name, "answers": ["x", "y", "z"] if name != "copy.png" else ["y", "x"]} for name in names]
+    result = run("rankings", root, lists, out="lists", columns={"answers": "answers"})
+    # of 0.png: x 1 and 0, y 1/2 and 1, z 0
+    assert len(result.records) == 3
+    (joined,) = [r for r in result.records if r.candidates[0].text == "y"]
+    assert [c.score for c in joined.candidates] == [0.75, 0.5, 0.0]
+
+
+def test_numbers_are_numbers_and_true_is_a_word(root: Path) -> None:
+    rows = [thumb(0, f"answer {n}", given) for n, given in enumerate([1.0, "1", True, "TRUE", "0.0", None, "", "nan"])]
+    result = run("thumbs", root, rows, up=[1, True], down=[0])
+    assert [r.candidates[0].label for r in result.records] == [True, True, True, True, False]
+    assert reasons(result) == {"unknown_thumb": 3}
+
+
+def test_a_column_of_people_has_to_name_them(root: Path) -> None:
+    rows = [thumb(0, "a", "like", "ann"), thumb(0, "a", "dislike", " "), thumb(0, "a", "dislike")]
+    result = run("thumbs", root, rows, **WORDS, columns={"rater": "rater"})
+    assert reasons(result) == {"no_rater": 2} and result.records[0].meta["up"] == 1
+    ranks = [{"image": "0.png", "answer": a, "rank": n, "who": w} for w in ("ann", None) for n, a in enumerate("xy")]
+    columns = {"answer": "answer", "rank": "rank", "ranker": "who"}
+    assert reasons(run("rankings", root, ranks, out="ranks", columns=columns, best="lowest")) == {"no_rater": 2}
+
+
+def test_two_lists_of_one_person_are_two_rankings(root: Path) -> None:
+    lists = [["a", "b"], ["c", "d"], ["b", "a"], ["e", "a"]]
+    rows = [{"image": "0.png", "answers": answers, "who": "ann"} for answers in lists]
+    rows += [{"image": "0.png", "answers": ["a", "c", "a"], "who": "row 1"}]
+    result = run("rankings", root, rows, columns={"answers": "answers", "ranker": "who"})
+    (record,) = result.records
+    # ann: a 1, b 0; c 1, d 0; her third list says nothing new, of her fourth e is left alone. "row 1": a 1, c 0
+    assert {c.text: c.score for c in record.candidates} == {"a": 1.0, "b": 0.0, "c": 0.5, "d": 0.0}
+    found = sorted((entry.row, entry.reason) for entry in result.set_aside)
+    assert found == [
+        (3, "conflicting_rating"),
+        (3, "conflicting_rating"),
+        (4, "conflicting_rating"),
+        (4, "single_caption"),
+        (5, "conflicting_rating"),
+    ]
+    assert {entry["rater"]: entry["n"] for entry in result.quality["raters"]} == {"ann": 4, "row 1": 2}
+
+
+def test_a_correction_of_case_alone_is_none(root: Path) -> None:
+    rows = [correction(0, "A Cat.", "a cat."), correction(1, "A cat.", "A dog."), correction(1, "A cat.", "A cow.")]
+    result = run("corrections", root, rows)
+    assert reasons(result) == {"not_corrected": 1}
+    assert sorted(r.chosen.text for r in result.records) == ["A cow.", "A dog."], "both people's corrections count"
+
+
+@pytest.mark.parametrize(
+    ("name", "config", "columns"),
+    [
+        ("thumbs", ThumbsConfig, ThumbColumns),
+        ("corrections", CorrectionsConfig, CorrectionColumns),
+        ("rankings", RankingsConfig, RankingColumns),
+    ],
+)
+def test_every_setting_and_reason_is_documented(name: str, config: type[BaseModel], columns: type[BaseModel]) -> None:
+    page = (ROOT / "docs/data.md").read_text(encoding="utf-8")
+    section = page[page.index(f"## `mmdpo build {name}`") :].split("\n## ", 1)[0]
+    settings = {*config.model_fields} - {"columns", *PairingConfig.model_fields, *TableConfig.model_fields}
+    settings |= {f"columns.{field}" for field in columns.model_fields}
+    assert settings - {"columns.image"} <= set(re.findall(r"`([a-z_.]+)`", section))
+    source = (ROOT / f"data_builders/{name}.py").read_text(encoding="utf-8")
+    found = set(re.findall(r'(?:set_aside\(|reason = |else |UnusableError\(\s*)"([a-z_]+)"', source))
+    table = page[page.index("| reason | meaning |") :].split("\n\n", 1)[0]
+    assert found and found <= set(re.findall(r"`([a-z_]+)`", table)), found

@@ -199,6 +199,7 @@ ASSOCIATIONS = {
     "orange": [],
     "bedsheet": [],
     "toy": [],
+    "hot": [],
 }
 
 
@@ -221,6 +222,7 @@ def words() -> AmberWords:
         ("buses, a bus; knives (toys)", ["bus", "bus", "knife", "toy"]),
         ("a bedsheet on bedsheets", ["bedsheet"]),
         ("It can be seen that cans lie there", ["can"]),
+        ("a hot day, a hot dog", ["dog"]),
         ("tree-lined dog/cat dog's", ["dog"]),
         ("ein Hund ☂ 狗 ｄｏｇ", []),
         ("", []),
@@ -240,6 +242,11 @@ def test_a_word_covers_the_first_object_that_it_is_associated_with(words: AmberW
 def test_safe_words_count_but_are_never_wrong(words: AmberWords) -> None:
     told = words.describe(["orange", "cat", "galaxy"], ["dog"], ["orange"])
     assert (told.nouns, told.wrong, told.covered, told.imagined) == (["orange", "cat"], ["cat"], 0, 0)
+
+
+def test_a_word_of_a_present_object_marks_no_absent_one(words: AmberWords) -> None:
+    told = words.describe(["person"], ["man"], ["woman", "person"])
+    assert (told.wrong, told.covered, told.imagined) == ([], 1, 0)
 
 
 def test_a_near_word_clears_and_marks(tmp_path: Path) -> None:
@@ -354,6 +361,13 @@ def test_worked_counts(data: Path, write_json: Callable[..., Path]) -> None:
     assert (numbers["f1/existence"], numbers["f1/relation"]) == (round(1 / 1.501, 4), 0.8)
     assert numbers["accuracy/attribute"] == numbers["accuracy/state"] == 0.5
     assert numbers["amber"] == pytest.approx((1 - 0.4 + 0.75) / 2, abs=1e-4)
+    # Four were answered with No and four should have been, three of them the same.
+    assert {name: result.metrics[name].n for name in ("accuracy", "precision", "recall", "f1")} == {
+        "accuracy": 8,
+        "precision": 4,
+        "recall": 4,
+        "f1": 5,
+    }
     assert (result.n, result.unparsed) == (10, 1)
     assert [flag.split(":")[0] for flag in result.flags] == [
         "precision/attribute_undefined",
@@ -367,6 +381,28 @@ def test_worked_counts(data: Path, write_json: Callable[..., Path]) -> None:
     first = result.items[0].to_json()
     assert (first["parsed"], first["hallucinated"]) == (["person", "dog", "cat", "orange", "toy"], ["cat", "toy"])
     assert (first["image"], first["group"]) == ("AMBER_2.jpg", "AMBER_2.jpg")
+
+
+@pytest.mark.parametrize(
+    ("kind", "groups"),
+    [
+        ("discriminative-hallucination", ["", "existence"]),
+        ("discriminative-attribute-state", ["", "attribute", "state"]),
+        ("discriminative-attribute-number", ["", "attribute", "number"]),
+        ("discriminative-attribute-action", ["", "attribute", "action"]),
+        ("discriminative-relation", ["", "relation"]),
+        ("relation", ["", "relation"]),
+    ],
+)
+def test_every_kind_of_question_has_its_numbers(
+    data: Path, write_json: Callable[..., Path], kind: str, groups: list[str]
+) -> None:
+    (data / "annotations.json").write_text(json.dumps([{"id": 1, "type": kind, "truth": "no"}]))
+    metrics = score("amber", data, write_json("a.json", [{"id": 1, "response": "No"}])).metrics
+    names = [f"{name}/{group}".rstrip("/") for group in groups for name in ("accuracy", "precision", "recall", "f1")]
+    assert list(metrics) == names
+    assert {metrics[name].value for name in names if "f1" not in name} == {1.0}
+    assert metrics[f"f1/{groups[-1]}"].value == pytest.approx(2 / (2.001 if "existence" in groups else 2.0001))
 
 
 @pytest.mark.parametrize(

@@ -112,6 +112,7 @@ def test_probabilities_of_yes_and_no(write_lines: Write) -> None:
     assert result.metrics["mass"].value == pytest.approx((0.8 * 3 + 0.4) / 4)
     assert result.metrics["yes_brier"].value == pytest.approx((0.25**2 + 0.75**2 + 0.25**2 + 0.5**2) / 4)
     assert [item.raw for item in result.items] == ["yes", "yes", "no", "yes or no"]
+    assert [item.correct for item in result.items] == [True, False, True, None]
     assert not [flag for flag in result.flags if flag.startswith("little_mass")]
 
 

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 import mmdpo
-from mmdpo import evaluation
+from mmdpo import evaluation, loading
 from mmdpo.cli import app
 from mmdpo.commandline import eval_sections
 from mmdpo.config import RunConfig, parse_config
@@ -69,7 +69,7 @@ def loads(monkeypatch: pytest.MonkeyPatch) -> list[Mapping[str, Any]]:
         calls.append({"path": path, **options})
         return load_pretrained(path, **options)
 
-    monkeypatch.setattr(evaluation, "load_pretrained", load)
+    monkeypatch.setattr(loading, "load_pretrained", load)
     return calls
 
 

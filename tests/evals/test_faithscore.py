@@ -102,6 +102,7 @@ def test_two_injected_models_do_the_work(write_lines: Callable[..., Path]) -> No
     assert values["wrong_facts"] == pytest.approx(2 / 3)
     assert result.rule == "split by split; verified by verify"
     assert result.items[0].details["hallucinated"] == ["There is a cat."]
+    assert [item.parsed for item in result.items] == [["There is a dog.", "There is a cat."], ["There is a dog."], None]
     assert result.flags == ["no_facts: 1 answers claim nothing; each scores 0, as officially"]
     assert [sample.prompt for sample in samples] == ["What?", "Describe this image."]
     bare = write_lines("bare.jsonl", [{"id": "000000000007", "image": None, "question": None}])
@@ -120,8 +121,9 @@ def test_without_models_or_judged_facts(write_lines: Callable[..., Path]) -> Non
     data = write_lines("d.jsonl", [{"id": 1}])
     with pytest.raises(DataError, match="1 of 1 answers come without judged facts"):
         score("faithscore", data, write_lines("a.jsonl", [{"id": 1, "answer": "A dog."}]))
-    with pytest.raises(ConfigError, match="is no function"):
-        FaithScore(verify="gpt")  # type: ignore[arg-type]
+    for option in ("split", "verify", "noun"):
+        with pytest.raises(ConfigError, match=f"{option} 'gpt' of faithscore is no function"):
+            FaithScore(**{option: "gpt"})  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("facts", [{"a": 2}, {"a": "yes"}, ["a"], "a"])
@@ -156,6 +158,10 @@ def test_peoples_labels_are_read(real_data: Callable[[str], Path]) -> None:
     assert printed["n"] == 180
     assert printed["metrics"]["score"]["value"] == pytest.approx(sum(each) / 180, abs=1e-12)
     assert printed["metrics"]["wrong_facts"]["n"] == 1380
+    # What a fact is about is not labelled; that there is something is an entity.
+    there_is = [fact for row in rows for fact in row["stage 2"] if fact.startswith(("There is ", "There are "))]
+    assert printed["metrics"]["accuracy/entities"]["n"] == len(there_is) == 788
+    assert printed["unparsed"] == 16
     assert printed["flags"] == ["no_facts: 16 answers claim nothing; each scores 0, as officially"]
     assert FaithScore().samples(path)[0].media == {"images": ["COCO_val2014_000000525439.jpg"]}
 

@@ -152,9 +152,27 @@ def test_bias_towards_yes(data: Path, write_json: Callable[..., Path]) -> None:
     rows = [{**row, "model_prediction": "yes"} for row in ROWS]
     numbers = values(score("hallusionbench", data, write_json("r.json", rows), parser="yes_no"))
     assert (numbers["a_acc"], numbers["yes_diff"], numbers["fp_ratio"]) == (0.625, 0.375, 1.0)
+    # Wrong are a yes, a no and a yes; 4 of 8 answers say yes, 5 of 8 labels.
+    some = values(score("hallusionbench", data, write_json("s.json", judged("00110111"))))
+    assert (some["fp_ratio"], some["yes_diff"]) == (0.3333, -0.125)
     perfect = score("hallusionbench", data, write_json("p.json", judged("1" * 8)))
     assert perfect.metrics["fp_ratio"].n == 0
     assert perfect.flags[0].startswith("fp_ratio_undefined")
+
+
+def test_what_a_reader_is_told(data: Path, write_json: Callable[..., Path]) -> None:
+    bench = HallusionBench()
+    samples = bench.samples(data)
+    assert all(bench.asks_yes_no(sample) for sample in samples)
+    result = bench.score(samples, bench.read_answers(write_json("r.json", judged("1" * 8))))
+    first, unseen = result.items[0].to_json(), result.items[4].to_json()
+    assert (first["prompt"], first["image"], first["code"]) == ("Is 0 so?", "./VD/map/0_0.png", 1)
+    assert "image" not in unseen
+    columns = {column for item in result.items for column in item.counts}
+    assert {metric.name: metric.better for metric in bench.metrics(columns)} == {
+        **dict.fromkeys(("a_acc", "q_acc", "f_acc", "easy_acc", "hard_acc"), "higher"),
+        **dict.fromkeys(("yes_diff", "fp_ratio"), "neither"),
+    }
 
 
 NASTY = {
@@ -224,8 +242,7 @@ def test_replies_that_are_nonsense_or_contradict_themselves(data: Path, write_js
     answers = write_json("r.json", [{**row, "model_prediction": f"No. {n}"} for n, row in enumerate(ROWS)])
     result = score("hallusionbench", data, answers, judge=lambda prompt: next(replies))
     assert [item.details["code"] for item in result.items] == [0, 2, 2, 2, 1, 1, 1, 1]
-    assert [item.parsed for item in result.items] == [0, None, None, 2, 1, 1, 1, 1]
-    assert (result.unparsed, values(result)["a_acc"]) == (2, 0.5)
+    assert (result.unparsed, values(result)["a_acc"]) == (0, 0.5)
     assert result.flags == [
         "no_verdict: 2 replies hold none of correct, incorrect and unclear; they count as unclear",
         "two_verdicts: 1 replies hold both correct and incorrect; they count as incorrect",

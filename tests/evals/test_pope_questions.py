@@ -131,9 +131,33 @@ def test_objects_from_any_file(
     }
     write_json("coco/instances_val2017.json", coco)
     assert read_objects(tmp_path / "coco") == {"7.jpg": ["cat", "dog"], "8.jpg": []}
-    for wrong in ({"a.jpg": "dog"}, {"a.jpg": [1]}, [{"image": "a.jpg", "names": []}], "dog"):
-        with pytest.raises(DataError):
-            read_objects(write_json("wrong.json", wrong))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"a.jpg": "dog"}, "no lists of object names"),
+        ({"a.jpg": [1]}, "no lists of object names"),
+        ({"a.jpg": [""]}, "no lists of object names"),
+        ({}, "no lists of object names"),
+        ([{"image": "a.jpg", "names": []}], "no lists of object names"),
+        ("dog", "no lists of object names"),
+        ([{"image": "a.jpg", "objects": ["dog"]}, {"image": "a.jpg", "objects": ["cat"]}], "2 entries of 1 images"),
+        ([{"image": None, "objects": ["dog"]}], "1 entries of 0 images"),
+    ],
+)
+def test_objects_that_are_none(write_json: Callable[..., Path], content: Any, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        read_objects(write_json("wrong.json", content))
+
+
+def test_questions_are_written_whole_or_not_at_all(tmp_path: Path) -> None:
+    path = tmp_path / "questions.json"
+    write_questions([{"question_id": 1, "text": "Is there a são?"}], path)
+    with pytest.raises(UnicodeEncodeError):
+        write_questions([{"question_id": 1, "text": "Is there a \ud800?"}], path)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["questions.json"]
+    assert "são" in path.read_text(encoding="utf-8")
 
 
 def official_builder(world: dict[str, list[str]], kind: str) -> list[tuple[str, str, str]]:

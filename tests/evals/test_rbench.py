@@ -12,6 +12,7 @@ import pytest
 from evals.official_rules import score_command
 from mmdpo.errors import ConfigError, DataError
 from mmdpo.evals.pairs import Ciem, Nope
+from mmdpo.evals.pope import PARSERS
 from mmdpo.evals.rbench import RBench
 from mmdpo.evals.runner import score
 
@@ -84,8 +85,10 @@ def test_the_official_means_over_the_subsets(rbench: tuple[Path, Path, dict[int,
     ids = [json.loads((data.parent / f"image_ids_{n}.json").read_text()) for n in range(1, 6)]
     means = np.mean([official_numbers(said, labels, subset) for subset in ids], axis=0)
     assert [printed["metrics"][name]["value"] for name in NAMES] == pytest.approx(list(means), abs=1e-15)
-    assert printed["rule"] == "official; mean of 5 subsets"
-    assert any(flag.startswith("outside_subsets: ") for flag in printed["flags"])
+    assert (printed["benchmark"], printed["rule"]) == ("rbench", "official; mean of 5 subsets")
+    outside = len(set(said) - {number for subset in ids for number in subset})
+    assert f"outside_subsets: {outside} answers are in no subset; they enter no metric" in printed["flags"]
+    assert not any(flag.startswith("subsets_without_answers") for flag in printed["flags"])
 
 
 def test_one_subset_without_answers(rbench: tuple[Path, Path, dict[int, str]], write_json: Callable[..., Path]) -> None:
@@ -107,6 +110,33 @@ def test_models_that_always_say_the_same(
     assert (result.metrics["accuracy"].value, result.metrics["f1"].value) == (0.0, f1)
     assert result.metrics["yes_ratio"].value == float(text == "yes")
     assert all(metric.low < metric.high for metric in result.metrics.values())
+
+
+def test_what_a_reader_is_told(write_json: Callable[..., Path], write_lines: Callable[..., Path]) -> None:
+    rows = [{"question_id": n, "image": f"{n}.jpg", "text": "Is it on it?", "label": "No"} for n in range(2)]
+    bench = RBench()
+    samples = bench.samples(write_json("q.json", rows))
+    assert all(bench.asks_yes_no(sample) for sample in samples)
+    # The text counts where a line holds both, as in the official script.
+    result = bench.score(samples, bench.read_answers(write_lines("a.jsonl", [{"text": "no", "answer": "yes"}] * 2)))
+    assert result.flags == []
+    first = result.items[0].to_json()
+    assert (first["prompt"], first["image"], first["parsed"], first["label"]) == ("Is it on it?", "0.jpg", "no", "no")
+    columns = {column for item in result.items for column in item.counts}
+    assert {metric.name: metric.better for metric in bench.metrics(columns)} == {
+        **dict.fromkeys(NAMES[:4], "higher"),
+        "yes_ratio": "neither",
+    }
+
+
+def test_the_parsers_of_others(write_json: Callable[..., Path], write_lines: Callable[..., Path]) -> None:
+    """VLMEvalKit takes what is neither yes nor no as no in recall; lmms-eval leaves it out."""
+    rows = [{"question_id": n, "image": f"{n}.jpg", "text": "Is it?", "label": "yes"} for n in range(2)]
+    data = write_json("q.json", rows)
+    answers = write_lines("a.jsonl", [{"question_id": n, "text": said} for n, said in enumerate(["yes", "maybe"])])
+    recall = {parser: score("rbench", data, answers, parser=parser).metrics["recall"].value for parser in PARSERS}
+    assert recall["vlmevalkit"] == pytest.approx(1 / 2.00001)
+    assert recall["lmms_eval"] == pytest.approx(1 / 1.00001)
 
 
 def test_questions_from_the_web_have_types(write_json: Callable[..., Path], write_lines: Callable[..., Path]) -> None:

@@ -65,16 +65,13 @@ def test_an_answer_that_just_fits_is_scored() -> None:
     tiny = FAMILIES["llava"]()
     facts = facts_of(tiny.model)
     encode_once(tiny.model, facts)
-    assert facts.max_positions is not None
-    image, records = picture(1), []
-    for extra in (0, 1):
-        question = record("", "Describe the image.", ["-"], image)
-        prompt = len(Encoder(tiny.processor, facts, tiny.stop_ids).prompt(question).input_ids)
-        ids = (tiny.tokenizer.encode("cat", add_special_tokens=False)[-1],) * (facts.max_positions - prompt + extra - 1)
-        candidates = (Candidate("cat", token_ids=(*ids, tiny.stop_ids[0])), Candidate("A dog."))
-        records.append(Record(str(extra), question.prompt, candidates, question.media))
+    encoder, limit = Encoder(tiny.processor, facts, tiny.stop_ids), facts.max_positions
+    assert limit is not None
+    asked = record("asked", "Describe the image.", ["cat"], picture(1))
+    one_word = len(encoder.prompt(asked).input_ids) + len(encoder.answer(asked, asked.candidates[0]).ids)
+    texts = ["cat" + " cat" * (limit - one_word + more) for more in (0, 1)]  # a token each
+    records = [record(text[-9:], "Describe the image.", [text, "A dog."], picture(1)) for text in texts]
     found = candidate_scores(tiny.model, tiny.processor, records)
     assert [len(scores) for scores in found.scores] == [2, 0]
-    assert found.scores[0][0].tokens == facts.max_positions - prompt
-    limit = facts.max_positions
+    assert found.scores[0][0].tokens == limit - len(encoder.prompt(asked).input_ids)
     assert found.unfit == {1: f"{limit + 1} tokens, the model's limit is {limit}"}

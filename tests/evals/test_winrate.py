@@ -517,6 +517,17 @@ def test_rows_that_lack_what_the_first_has(tmp_path: Path, write_lines: Any) -> 
         read_votes([write_lines("votes.jsonl", rows)])
 
 
+@pytest.mark.parametrize(("count", "more"), [(10, False), (12, True)])
+def test_the_first_ten_rows_that_cannot_be_read_are_named(tmp_path: Path, count: int, more: bool) -> None:
+    rows = "".join(f"{n},a,b,{n + 3}\n" for n in range(count))
+    (tmp_path / "votes.csv").write_text(f"item,first,second,vote\n{rows}")
+    with pytest.raises(DataError) as caught:
+        read_votes([tmp_path / "votes.csv"])
+    assert caught.value.what.count("line ") == 10
+    assert ("and 2 more" in caught.value.what) is more
+    assert ("more" in caught.value.what) is more
+
+
 def test_a_pair_that_the_key_does_not_know(two: dict[str, Path], tmp_path: Path) -> None:
     sheet = write_sheet(pairs_of(two), tmp_path)
     table = filled_in(sheet, lambda row: "1", tmp_path / "elsewhere.csv")

@@ -56,7 +56,10 @@ def test_quality_page_says_what_became_of_every_row(built: Path, tmp_path: Path)
     ):
         assert expected in text, expected
     pictures = [attributes["src"] for tag, attributes in page.elements if tag == "img"]
-    assert len(pictures) == len(quality["records"]["examples"])
+    records = quality["records"]
+    shown = len(records["ambiguous"]["examples"]) + 2 * len(records["media_duplicates"].get("examples", []))
+    assert len(pictures) == len(records["examples"]) + shown
+    assert "What stands out" in text and "the longer one is chosen in 100.0%" in text
     assert f"{quality['agreement']['alpha_interval']['value']:.2f}" in text
     assert write_quality_page(quality, tmp_path / "again.html", media_root=tmp_path).read_text() == html
 

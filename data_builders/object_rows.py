@@ -1,0 +1,86 @@
+"""Captions of pictures whose objects are known: rows in, records out."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+from data_builders.base import Work
+from data_builders.object_sources import AnswerColumns, Objects, ObjectsSource
+from data_builders.table_config import UnusableError, read_answer, read_text, table_rows
+from data_builders.tables import Row
+from mmdpo.media import Media
+from mmdpo.records import Record, media_field, user_message
+
+
+@dataclass(frozen=True, slots=True)
+class Caption:
+    """One caption of one picture.
+
+    Args:
+        row: Its row.
+        image: The picture's bare id.
+        prompt: What it answers.
+        text: The caption.
+        source: Who wrote it.
+    """
+
+    row: int
+    image: str
+    prompt: str
+    text: str
+    source: str | None
+
+    def to_json(self) -> list[Any]:
+        """What `Caption(*values)` reads."""
+        return [self.row, self.image, self.prompt, self.text, self.source]
+
+
+def captions_of(config: ObjectsSource, objects: Objects, work: Work) -> Iterator[Caption]:
+    """The captions of the tables, or without tables those of the annotations; bad ones are set aside."""
+    if not config.data:
+        row = 0
+        for image in objects.images.values():
+            for text in image.captions:
+                row += 1
+                work.ledger.read(row)
+                try:
+                    yield Caption(row, image.id, config.prompt, read_answer(text), "reference")
+                except UnusableError as problem:
+                    work.ledger.set_aside(problem.reason, row, problem.value, message=problem.message)
+        return
+    for line in table_rows(config, config.columns.settings(), work):
+        try:
+            yield _read(line, config, objects)
+        except UnusableError as problem:
+            work.ledger.set_aside(problem.reason, line.number, problem.value, message=problem.message)
+
+
+def _read(row: Row, config: ObjectsSource, objects: Objects) -> Caption:
+    columns: AnswerColumns = config.columns
+    image = read_text(row.cells, columns.image)
+    if image is None:
+        raise UnusableError("no_image")
+    return Caption(
+        row.number,
+        objects.find(image).id,
+        read_text(row.cells, columns.prompt) or config.prompt,
+        read_answer(row.cells.get(columns.answer)),
+        read_text(row.cells, columns.source),
+    )
+
+
+def pictured(record: Record, item: Media, config: ObjectsSource) -> Record:
+    """A record with its picture before the prompt, and an id made from the content."""
+    plural = media_field(config.modality)
+    text = record.prompt[0]["content"][-1]["text"]
+    content = [item.identity, text, *(candidate.text for candidate in record.candidates)]
+    return replace(
+        record,
+        id=hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16],
+        prompt=(user_message(text, **{plural: 1}),),
+        media={plural: (item,)},
+    )
