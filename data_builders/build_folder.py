@@ -28,15 +28,21 @@ def opened(out: Path) -> Path:
     """
     building = out / BUILDING
     _require_free(out)
-    try:
+    with _writable(out):
         building.mkdir(parents=True, exist_ok=True)
+    return building
+
+
+@contextmanager
+def _writable(out: Path) -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
         raise ConfigError(
             f"nothing can be written to {str(out)!r}: {error.strerror or error}",
             why="The records go there.",
-            fix="Choose another --out, or see to its permissions.",
+            fix="Choose another --out, or see to its permissions and to room on its disk.",
         ) from error
-    return building
 
 
 def _require_free(out: Path) -> None:
@@ -59,14 +65,15 @@ def alone(building: Path) -> Iterator[None]:
         ConfigError: Another build is at work there.
     """
     lock = filelock.FileLock(building / "lock")
-    try:
-        lock.acquire(timeout=0)
-    except filelock.Timeout as error:
-        raise ConfigError(
-            f"another build is at work in {str(building.parent)!r}",
-            why="Two builds in one folder would mix their records.",
-            fix="Wait until it is done, or choose another --out.",
-        ) from error
+    with _writable(building.parent):
+        try:
+            lock.acquire(timeout=0)
+        except filelock.Timeout as error:
+            raise ConfigError(
+                f"another build is at work in {str(building.parent)!r}",
+                why="Two builds in one folder would mix their records.",
+                fix="Wait until it is done, or choose another --out.",
+            ) from error
     try:
         yield
     finally:
@@ -82,7 +89,8 @@ def begun(out: Path, identity: dict[str, Any], resume: bool) -> bool:
     told = out / BUILDING / _IDENTITY
     _require_free(out)  # once more: another build may have ended since
     if not told.is_file():
-        write_json(told, identity)
+        with _writable(out):
+            write_json(told, identity)
         return False
     if not resume:
         raise ConfigError(

@@ -20,7 +20,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from data_builders.base import Builder, Work
 from data_builders.building import KEPT
@@ -55,6 +55,11 @@ class JudgeConfig(ScoredConfig):
     rubric: Path | None = None
     images: bool = True
     min_margin: float = Field(0.0, ge=0.0, le=1.0)
+
+    @model_validator(mode="after")
+    def _has_a_rubric(self) -> JudgeConfig:
+        _rubric(self)  # raises before anything is made
+        return self
 
 
 @builders.register("judge")

@@ -11,12 +11,13 @@ import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from mmdpo.errors import ConfigError, DataError
+from mmdpo.errors import ConfigError, DataError, MMDPOError
 from mmdpo.evals.base import Sample
 from mmdpo.jsonfiles import append_json_line, read_json, read_json_lines, write_json, write_json_lines
 from mmdpo.media import Media, frame_paths, resolve_path
@@ -48,7 +49,8 @@ class Shard:
         """What ``accelerate launch``, ``torchrun`` or ``--processes`` says."""
         from accelerate import PartialState
 
-        state = PartialState(cpu=not torch.cuda.is_available())  # on CPUs it looks for no others unless told
+        # on CPUs it looks for no others unless told; the slowest share may take hours longer than the first
+        state = PartialState(cpu=not torch.cuda.is_available(), timeout=timedelta(days=7))
         return cls(state.process_index, state.num_processes)
 
     @property
@@ -61,7 +63,14 @@ class Shard:
         if self.count > 1:
             from accelerate import PartialState
 
-            PartialState().wait_for_everyone()
+            try:
+                PartialState().wait_for_everyone()
+            except RuntimeError as error:
+                raise MMDPOError(
+                    f"another process of this evaluation has ended: {error}",
+                    why="Its share of the questions is not answered.",
+                    fix="Give the same command again: it goes on with the answers that are there.",
+                ) from error
 
 
 class AnswerFile:

@@ -16,7 +16,6 @@ from mmdpo.evals.base import Benchmark, Item, Result, Sample
 from mmdpo.evals.habits import NOT_WRITTEN, habits
 from mmdpo.generate import Generated, GenerationSettings, generate
 from mmdpo.records import Media, Record, user_message
-from mmdpo.shared_prompts import batches_by_media
 from mmdpo.text_scores import text_scores
 from mmdpo.yes_no import Choice, YesNoReader, spellings
 
@@ -153,7 +152,7 @@ class Answering:
             return
         reader = YesNoReader(self.model, self.encoder)
         records = [sample_record(sample) for sample in samples]
-        for batch in batches_by_media(records, self.settings.batch_size):
+        for batch in reader.batches(records, self.settings.batch_size):
             read = reader.read([records[place] for place in batch])
             yield from zip([samples[place] for place in batch], read, strict=True)
 

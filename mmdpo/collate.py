@@ -158,7 +158,7 @@ class Collator:
             "label": torch.tensor([row.planned.label for row in rows]),
             "identity": torch.tensor(identities),
             "index": torch.tensor([index for index, _ in examples]),
-            "media": _media([(tree // per_row, unit, name) for tree, unit, name in uses]),
+            "media": distinct_units([(tree // per_row, unit, name) for tree, unit, name in uses]),
             "layout": self.layout,
         }
 
@@ -233,7 +233,7 @@ def _on_tokens(values: Sequence[Tensor], mask: Tensor) -> Tensor:
     return filled
 
 
-def _media(uses: Sequence[tuple[int, MediaUnit, str]]) -> dict[str, Any]:
+def distinct_units(uses: Sequence[tuple[int, MediaUnit, str]]) -> dict[str, Any]:
     """Distinct units by modality, and the order and rows in which the placeholders use them."""
     media: dict[str, Any] = {}
     for row, unit, record in uses:

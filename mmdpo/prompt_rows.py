@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mmdpo.collate import _media as distinct_units
+from mmdpo.collate import distinct_units
 from mmdpo.encoding import EncodedPrompt, Encoder
 from mmdpo.errors import ModelError
 from mmdpo.features import FeatureStore, outputs_of

@@ -9,7 +9,6 @@ import torch
 
 from mmdpo.collate import Collator
 from mmdpo.encoding import Encoder
-from mmdpo.errors import ConfigError, MMDPOError, ModelError
 from mmdpo.parity import choose_layout, to_model
 from mmdpo.policy import encode_once
 from mmdpo.records import Record
@@ -62,7 +61,7 @@ def text_scores(
     model.eval()
     try:
         for batch in batches_by_media(records, batch_size):
-            reasons = {place: _refusal(encoder, records[place]) for place in batch}
+            reasons = {place: encoder.unfit(records[place]) for place in batch}
             yield from ((place, reason) for place, reason in reasons.items() if reason)
             fit = [place for place in batch if not reasons[place]]
             if not fit:
@@ -76,15 +75,3 @@ def text_scores(
             yield from ((place, Scored(*one)) for place, *one in zip(fit, sums, lengths, strict=True))
     finally:
         model.train(training)
-
-
-def _refusal(encoder: Encoder, record: Record) -> str:
-    """Why a record cannot be scored; empty where it can."""
-    try:
-        length = len(encoder.prompt(record).input_ids) + len(encoder.answer(record, record.candidates[0]).ids)
-    except (ConfigError, ModelError):
-        raise  # of no record: a package that is missing, a template that loses text
-    except MMDPOError as error:
-        return error.what
-    limit = encoder.facts.max_positions
-    return f"{length} tokens, the model's limit is {limit}" if limit is not None and length > limit else ""

@@ -5,12 +5,23 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
+from pydantic import BaseModel
 
+from data_builders.base import BuilderConfig
+from data_builders.clip_ranked import ClipScoreConfig
+from data_builders.judged import JudgeConfig
+from data_builders.prompt_sources import AnswerColumns
 from data_builders.ratings_config import Columns, RatingsConfig, Scale
+from data_builders.sample import SampleConfig
+from data_builders.sample_sources import SourceConfig
+from data_builders.self_check import SelfCheckConfig
+from data_builders.table_config import TableConfig
+from mmdpo.registry import builders
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCUMENT = (ROOT / "docs" / "data.md").read_text(encoding="utf-8")
 NAMED = set(re.findall(r"`([a-z_.]+)`", DOCUMENT))
+SHARED_SETTINGS = set(BuilderConfig.model_fields)  # said once, for `ratings`
 
 
 @pytest.mark.parametrize(
@@ -22,6 +33,14 @@ NAMED = set(re.findall(r"`([a-z_.]+)`", DOCUMENT))
         (
             ["data_builders/rating_rows.py", "data_builders/ratings.py", "data_builders/pairing.py"],
             r'(?:set_aside\(|reason = |else )"(\w+)"',
+        ),
+        (
+            ["data_builders/prompt_sources.py", "data_builders/sample.py", "data_builders/scored.py"],
+            r'(?:set_aside\(\s*|lost\.append\(\()"(\w+)"',
+        ),
+        (
+            ["data_builders/judged.py", "data_builders/self_check.py", "data_builders/clip_ranked.py"],
+            r'(?:set_aside\(\s*|reason, told = \()"(\w+)"',
         ),
     ],
 )
@@ -38,6 +57,19 @@ def test_every_setting_is_documented():
     assert settings <= NAMED, f"not in docs/data.md: {sorted(settings - NAMED)}"
 
 
+@pytest.mark.parametrize(
+    ("config", "beyond"),
+    [(SampleConfig, TableConfig), (JudgeConfig, RatingsConfig), (SelfCheckConfig, RatingsConfig)]
+    + [(ClipScoreConfig, RatingsConfig)],
+)
+def test_settings_of_scoring_builders_are_documented(config: type[BaseModel], beyond: type[BaseModel]):
+    own = {*config.model_fields} - {*beyond.model_fields} - {"columns"}
+    assert own
+    assert own <= NAMED, f"not in docs/data.md: {sorted(own - NAMED)}"
+    assert {f"sources.{name}" for name in SourceConfig.model_fields} <= NAMED
+    assert {f"columns.{name}" for name in AnswerColumns.model_fields} <= NAMED
+
+
 def test_the_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "photos").mkdir()
@@ -46,3 +78,24 @@ def test_the_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     names: dict[str, object] = {}
     exec(example, names)
     assert len(names["records"]) == 1  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("name", "files"),
+    [
+        ("vqa", ["vqa", "vqa_config"]),
+        ("objects", ["objects", "object_rows", "object_sources", "injection"]),
+        ("first_hallucination", ["first_hallucination", "object_rows", "object_sources"]),
+    ],
+)
+def test_the_section_of_a_builder_names_its_settings_and_reasons(name: str, files: list[str]):
+    _, found, rest = DOCUMENT.partition(f"## `mmdpo build {name}`\n")
+    assert found
+    named = set(re.findall(r"`([a-z_.]+)`", rest.partition("\n## ")[0]))
+    fields = dict(builders.get(name).Config.model_fields)
+    settings = {*fields} - {"columns", "media_path", *SHARED_SETTINGS}
+    settings |= {f"columns.{column}" for column in fields["columns"].annotation.model_fields}  # type: ignore[union-attr]
+    assert settings <= named, f"settings: {sorted(settings - named)}"
+    source = "".join((ROOT / "data_builders" / f"{file}.py").read_text(encoding="utf-8") for file in files)
+    reasons = set(re.findall(r'(?:UnusableError\(|set_aside\(|reasons\[row\] = )\s*"(\w+)"', source))
+    assert reasons and reasons <= NAMED, f"reasons: {sorted(reasons - NAMED)}"

@@ -138,7 +138,7 @@ def test_the_share_of_changed_words(first: str, second: str, share: float) -> No
 
 
 def test_a_list_of_answers_is_a_ranking(root: Path) -> None:
-    rows = [
+    rows: list[dict[str, Any]] = [
         {"image": "0.png", "answers": ["best", ["middle", "same"], "worst"]},
         {"image": "1.png", "answers": "best"},
         {"image": "2.png", "answers": ["alone"]},
@@ -339,5 +339,5 @@ def test_every_setting_and_reason_is_documented(name: str, config: type[BaseMode
     assert settings - {"columns.image"} <= set(re.findall(r"`([a-z_.]+)`", section))
     source = (ROOT / f"data_builders/{name}.py").read_text(encoding="utf-8")
     found = set(re.findall(r'(?:set_aside\(|reason = |else |UnusableError\(\s*)"([a-z_]+)"', source))
-    table = page[page.index("| reason | meaning |") :].split("\n\n", 1)[0]
+    table = page[page.index("## What is set aside, and why") :].split("\n## ", 1)[0]
     assert found and found <= set(re.findall(r"`([a-z_]+)`", table)), found

@@ -324,15 +324,15 @@ def test_every_setting_and_reason_is_documented() -> None:
 
 @pytest.mark.skipif(not (DATA / "fense").is_dir(), reason=f"real votes are not at {DATA}")
 def test_real_votes_on_several_captions_of_a_clip(tmp_path: Path) -> None:
-    """Clotho-Eval as a plain table: every contest of two captions alone is won by who has more votes."""
-    table = read_fense(DATA / "fense" / "clotho_eval.json")
+    """420 pairs of Clotho-Eval as a plain table: a contest of two captions alone is won by the one with more votes."""
+    table = read_fense(DATA / "fense" / "clotho_eval.json")[:420]
     path = tmp_path / "clotho.jsonl"
     path.write_text("".join(json.dumps(dict(one.cells)) + "\n" for one in table), encoding="utf-8")
     columns = {"image": "audio", "a": "caption_a", "b": "caption_b", "votes": "votes", "kind": "kind"}
     config = {"data": path, "modality": "audio", "media": "optional", "columns": columns, "pairing": "all"}
     result = build("votes", {**config, "values": {"a": 1, "b": -1, "tie": 0}, "validation": 0.0}, tmp_path / "out")
-    assert result.quality["rows"]["read"] == 1750 and result.quality["votes"]["n"] == 7000
-    assert result.quality["compared"]["questions"] == 250
+    assert result.quality["rows"]["read"] == 420 and result.quality["votes"]["n"] == 4 * 420
+    assert result.quality["compared"]["questions"] == len({one.cells["audio"] for one in table}) > 50
     points: Counter[tuple[str, str]] = Counter()
     for one in table:
         clip, a, b = one.cells["audio"], one.cells["caption_a"].strip(), one.cells["caption_b"].strip()
@@ -348,4 +348,4 @@ def test_real_votes_on_several_captions_of_a_clip(tmp_path: Path) -> None:
         if compared[clip, r.chosen.text] == compared[clip, r.rejected.text] == 1
         and set(r.meta["rows"][0]) == set(r.meta["rows"][1])
     ]
-    assert len(agreeing) > 100 and min(agreeing) > 0
+    assert len(agreeing) > 20 and min(agreeing) > 0

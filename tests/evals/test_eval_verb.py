@@ -5,8 +5,6 @@ import hashlib
 import io
 import json
 import re
-import subprocess
-import sys
 import threading
 from dataclasses import replace
 from pathlib import Path
@@ -28,7 +26,6 @@ from mmdpo.errors import ConfigError, DataError, MMDPOError
 from mmdpo.evals.base import Sample
 from mmdpo.evals.runner import make_benchmark
 from mmdpo.evaluation import answer_and_score, load_any
-from mmdpo.launch import launch
 from mmdpo.terminal import progress
 from training.common import loaded_model
 
@@ -305,32 +302,3 @@ def test_an_adapter_that_is_switched_off_does_not_count() -> None:
     with wrapped.model.disable_adapter():
         assert model_fingerprint(wrapped.model) == model_fingerprint(plain.model)
     assert model_fingerprint(wrapped.model) != model_fingerprint(plain.model)
-
-
-@pytest.mark.slow
-def test_two_processes_give_the_answers_of_one(playground: tuple[Any, Any], data: Path, tmp_path: Path) -> None:
-    words = ["eval", "playground", "pope", "--data", f"pope={data / 'questions.jsonl'}", "--answer-by", "both"]
-    assert launch([*words, "--out", str(tmp_path / "two")], 2) == 0
-    run(*words, "--out", str(tmp_path / "one"))
-    told = json.loads((tmp_path / "two/eval/pope/generation.json").read_text(encoding="utf-8"))
-    assert told["processes"] == 2
-    one, two = (lines(tmp_path / name / "eval/pope/answers.jsonl") for name in ("one", "two"))
-    for first, second in zip(one, two, strict=True):
-        assert first.pop("p_yes") == pytest.approx(second.pop("p_yes"), abs=1e-5)
-        assert {**first, "yes": 0, "no": 0} == {**second, "yes": 0, "no": 0}
-
-
-@pytest.mark.slow
-def test_the_speed_of_shared_prefixes_is_measured() -> None:
-    script = Path(__file__).parents[2] / "examples" / "yes_no_speed.py"
-    words = ["--images", "2", "--pixels", "56", "--width", "64", "--layers", "1", "--repeats", "1"]
-    done = subprocess.run([sys.executable, str(script), *words], capture_output=True, text=True, check=True)
-    told = done.stdout.splitlines()
-    assert told[0] == "12 questions about 2 images of 16 tokens"
-    assert [line.split("  ")[0] for line in told[1:5]] == [
-        "logits, one prefix an image",
-        "logits, a row each",
-        "generated, 12 at a time",
-        "generated, one at a time",
-    ]
-    assert told[-2].endswith("prefixes were shared")
