@@ -14,6 +14,7 @@ from mmdpo.jsonfiles import append_json_line, read_json_lines
 from mmdpo.media import MAX_PIXELS, Media, MediaError, frame_paths, open_image, read_bytes
 from mmdpo.modalities.base import modality_of
 from mmdpo.records import media_field
+from mmdpo.records_staging import is_plainly_absent
 
 if TYPE_CHECKING:
     from mmdpo.answer_file import Shard  # imports torch, which few builders need
@@ -68,6 +69,8 @@ class Work:
         journal = MediaJournal(self.scratch / "media.jsonl", root)
 
         def check(item: Media) -> Media | MediaError:
+            if optional and is_plainly_absent(item, root):
+                return item
             known = journal.find(item)
             if known is not None:
                 return replace(item, sha256=known)

@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import typer
 from rich.logging import RichHandler
 
-from mmdpo import eval_verb, export_verb, helper_verbs, preference_verbs, score_verb, winrate_verb
+from mmdpo import data_verbs, eval_verb, export_verb, helper_verbs, preference_verbs, score_verb, winrate_verb
 from mmdpo.commandline import merged, relaunch, run_config, use_plugins
 from mmdpo.errors import MMDPOError
 from mmdpo.terminal import (
@@ -108,7 +108,7 @@ def build(
     Example: `mmdpo build ratings data=ratings.csv media_root=photos scale.min=1 scale.max=5 higher_is_better=true
     --out runs/pairs`
     """
-    from data_builders.building import SET_ASIDE_FILE
+    from data_builders.build_folder import SET_ASIDE_FILE
     from data_builders.building import build as run_builder
     from data_builders.quality import failures
     from mmdpo.report import write_quality_page
@@ -236,7 +236,7 @@ def report(
     closing("report written", write_run_pages(runs, out), "open it in a browser")
 
 
-for verbs in (export_verb, helper_verbs, preference_verbs, winrate_verb):
+for verbs in (data_verbs, export_verb, helper_verbs, preference_verbs, winrate_verb):
     verbs.add_to(app)
 
 

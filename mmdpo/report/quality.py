@@ -49,6 +49,15 @@ _REASONS = {
     "too_long_audio": "the clip is longer than is decoded",
     "decompression_bomb": "the {item} claims a size that would exhaust memory",
     "outside_root": "the path leaves the media folder",
+    "length_balance": "its pair was left out to balance lengths",
+    "bad_weight": "the weight is no number from 0 on",
+    "unknown_thumb": "the thumb has no meaning that was told",
+    "not_corrected": "nothing was changed",
+    "rewritten": "too much was changed to mark it",
+    "no_list": "there is no list of answers",
+    "no_rater": "the row does not say who rated",
+    "no_voter": "the row does not say who voted",
+    "not_a_count": "the number of votes is no count",
     "remote_url": "the {item} is a URL, and nothing is fetched",
 }
 _ALIKE = 0.4

@@ -59,8 +59,10 @@ def test_every_setting_is_documented():
 
 @pytest.mark.parametrize(
     ("config", "beyond"),
-    [(SampleConfig, TableConfig), (JudgeConfig, RatingsConfig), (SelfCheckConfig, RatingsConfig)]
-    + [(ClipScoreConfig, RatingsConfig)],
+    [
+        (SampleConfig, TableConfig),
+        *((config, RatingsConfig) for config in (JudgeConfig, SelfCheckConfig, ClipScoreConfig)),
+    ],
 )
 def test_settings_of_scoring_builders_are_documented(config: type[BaseModel], beyond: type[BaseModel]):
     own = {*config.model_fields} - {*beyond.model_fields} - {"columns"}
