@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,7 +11,7 @@ from typing import Any
 
 import filelock
 
-from mmdpo.errors import ConfigError
+from mmdpo.errors import ConfigError, DataError, MMDPOError
 from mmdpo.jsonfiles import plain, read_json, write_json
 from mmdpo.records_staging import DATA_FOLDER
 
@@ -78,6 +80,30 @@ def alone(building: Path) -> Iterator[None]:
         yield
     finally:
         lock.release()
+
+
+@contextmanager
+def stopped_well(out: Path) -> Iterator[None]:
+    """What fails leaves what is worth going on with, and nothing else.
+
+    Raises:
+        DataError: The disk is full, or another failure of the system.
+    """
+    building = out / BUILDING
+    try:
+        yield
+    except MMDPOError:
+        if not any(building.rglob("*.journal.jsonl")):
+            shutil.rmtree(building)
+            if not any(out.iterdir()):
+                out.rmdir()
+        raise
+    except OSError as error:
+        raise DataError(
+            f"the build stopped: {error}",
+            why=f"{str(out)!r} holds no records yet; what was done so far is in {str(building)!r}.",
+            fix=f"{'Make room' if error.errno == errno.ENOSPC else 'Mend that'}, and go on with --resume.",
+        ) from error
 
 
 def begun(out: Path, identity: dict[str, Any], resume: bool) -> bool:

@@ -9,7 +9,6 @@ While it runs there is only OUT/.building; it stays when the build is interrupte
 
 from __future__ import annotations
 
-import errno
 import os
 import shutil
 from collections.abc import Iterator, Mapping
@@ -22,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from data_builders.base import Builder, BuilderConfig, Ledger, SetAside, Work
-from data_builders.build_folder import BUILDING, QUALITY_FILE, SET_ASIDE_FILE, alone, begun, opened
+from data_builders.build_folder import BUILDING, QUALITY_FILE, SET_ASIDE_FILE, alone, begun, opened, stopped_well
 from data_builders.cleaning import Cleaning
 from data_builders.ledger import read_entries
 from data_builders.near_copies import join_near_copies, require_imagehash
@@ -31,7 +30,7 @@ from data_builders.sources import state_of
 from data_builders.splits import MediaGroups
 from data_builders.work import Progress
 from mmdpo.config import describe_problem
-from mmdpo.errors import ConfigError, DataError, MMDPOError
+from mmdpo.errors import ConfigError, DataError
 from mmdpo.jsonfiles import plain, read_json, write_json
 from mmdpo.media import Media
 from mmdpo.records import Record, Records, load_records
@@ -126,21 +125,8 @@ def build(
             return BuildResult(out, read_json(out / QUALITY_FILE))
         if shard is not None:
             shard.wait()  # the others may use the folder now
-        try:
+        with stopped_well(out):
             result = _run(builder, parsed, name, out, shard, strict=strict, embed=embed, progress=progress)
-        except MMDPOError:
-            if not any(building.rglob("*.journal.jsonl")):  # nothing in it that is worth going on with
-                shutil.rmtree(building)
-                if not any(out.iterdir()):
-                    out.rmdir()
-            raise
-        except OSError as error:
-            is_full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-            raise DataError(
-                f"the build stopped: {error}",
-                why=f"{str(out)!r} holds no records yet; what was done so far is in {str(building)!r}.",
-                fix=f"{'Make room' if is_full else 'Mend that'}, and go on with --resume.",
-            ) from error
         _put_kept(building, out)
         shutil.rmtree(building)
     return result

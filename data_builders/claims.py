@@ -16,7 +16,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from mmdpo.marks import _sentences  # where a sentence ends; abbreviations and initials are known there
+from mmdpo.marks import sentences  # where a sentence ends; abbreviations and initials are known there
 
 _JOINTS = re.compile(r"\s*;\s+|\s*,\s+(?=(?:and|but|while|whereas|with)\s)", re.IGNORECASE)
 _JOINT_WORD = re.compile(r"^(and|but|while|whereas)\s+", re.IGNORECASE)
@@ -52,7 +52,7 @@ _SMALL = re.compile(
 
 def claims(answer: str) -> list[str]:
     """The claims of an answer, each once, in their order."""
-    found = (claim for start, end in _sentences(answer) for claim in _clauses(answer[start:end]))
+    found = (claim for start, end in sentences(answer) for claim in _clauses(answer[start:end]))
     return list(dict.fromkeys(found))
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal, NamedTuple
 
-from mmdpo.marks import _sentences  # where a sentence ends; abbreviations, initials and lists are known there
+from mmdpo.marks import sentences  # where a sentence ends; abbreviations, initials and lists are known there
 
 CleanerName = Literal["unicode", "control", "html", "boilerplate", "repeats", "truncated", "whitespace"]
 
@@ -154,10 +154,10 @@ def _bare(text: str, start: int, end: int) -> tuple[int, int]:
 def _truncated(text: str) -> Iterator[Edit]:
     """A last sentence without an end, where a whole one stands before it on the same line."""
     before = max(0, len(text) - _TAIL)
-    sentences = _sentences(text[before:])
-    if len(sentences) < 2 or _ends(text):
+    spans = sentences(text[before:])
+    if len(spans) < 2 or _ends(text):
         return
-    end = before + sentences[-2][1]
+    end = before + spans[-2][1]
     if _ends(text[:end]) and "\n" not in text[end:].rstrip():
         yield Edit(end, len(text), "")
 

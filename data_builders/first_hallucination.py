@@ -22,7 +22,7 @@ from data_builders.object_sources import ImageObjects, Objects, ObjectsSource
 from data_builders.splits import seeded_order
 from data_builders.spool import Spool
 from data_builders.table_config import absence_note, checked_media
-from mmdpo.marks import _sentences  # where a sentence ends; abbreviations and initials are known there
+from mmdpo.marks import sentences  # where a sentence ends; abbreviations and initials are known there
 from mmdpo.media import Media
 from mmdpo.records import Candidate, Record, user_message
 from mmdpo.registry import builders
@@ -109,7 +109,7 @@ class FirstHallucination(Builder[FirstHallucinationConfig]):
 
 def cut(caption: Caption, image: ImageObjects, objects: Objects) -> Split:
     """A caption cut into sentences, with what each of them names."""
-    spans, named = tuple(_sentences(caption.text)), objects.named(caption.text)
+    spans, named = tuple(sentences(caption.text)), objects.named(caption.text)
     inside = tuple(frozenset(name.category for name in named if start <= name.start < end) for start, end in spans)
     wrong = next((number for number, found in enumerate(inside) if found - image.present), None)
     return Split(caption, spans, inside, wrong)

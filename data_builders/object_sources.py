@@ -127,7 +127,15 @@ class Objects:
     def __init__(self, config: ObjectsSource) -> None:
         self._config = config
         self.chair = Chair(synonyms=config.synonyms)
-        self.images: Mapping[str, ImageObjects] = {image.id: image for image in self._read(config.annotations)}
+        self.images: dict[str, ImageObjects] = {}
+        for image in self._read(config.annotations):
+            if self.images.setdefault(image.id, image) is not image:
+                raise DataError(
+                    f"{str(config.annotations)!r} has two pictures {image.id!r}: "
+                    f"{self.images[image.id].file_name!r} and {image.file_name!r}",
+                    why="Which objects are in which of them could not be told.",
+                    fix="Give one folder of labels at a time.",
+                )
         if not self.images:
             raise DataError(
                 f"{str(config.annotations)!r} has no picture",
@@ -241,18 +249,28 @@ class Objects:
                 why="What they mean cannot be guessed.",
                 fix="Give categories=FILE: COCO's instances, a YAML file with names, or a line for each name.",
             )
-        if path.suffix == ".json":
-            table = read_json(path)
-            rows = table.get("categories", []) if isinstance(table, dict) else []
-            names = {int(row["id"]): str(row["name"]) for row in rows}
-        elif path.suffix in (".yaml", ".yml"):
-            listed = (yaml.safe_load(read_text(path)) or {}).get("names") or {}
-            names = dict(listed) if isinstance(listed, dict) else dict(enumerate(listed))
-        else:
-            names = dict(enumerate(line.strip() for line in read_text(path).splitlines() if line.strip()))
+        try:
+            names = _names_in(path)
+        except (KeyError, TypeError, ValueError, AttributeError, yaml.YAMLError) as error:
+            raise DataError(
+                f"{str(path)!r} holds no names of categories: {type(error).__name__} {error}",
+                why="What the numbers mean cannot be guessed.",
+                fix="Give COCO's instances, a YAML file with names, or a line for each name.",
+            ) from error
         if not names:
             raise DataError(f"{str(path)!r} names no category", fix="See docs/data.md for the forms that it can have.")
-        return {int(number): str(name) for number, name in names.items()}
+        return names
+
+
+def _names_in(path: Path) -> dict[int, str]:
+    """Number -> name, from a file of any of the forms."""
+    if path.suffix == ".json":
+        return {int(row["id"]): str(row["name"]) for row in read_json(path)["categories"]}
+    if path.suffix in (".yaml", ".yml"):
+        listed = yaml.safe_load(read_text(path))["names"]
+        pairs = listed.items() if isinstance(listed, dict) else enumerate(listed)
+        return {int(number): str(name) for number, name in pairs}
+    return dict(enumerate(line.strip() for line in read_text(path).splitlines() if line.strip()))
 
 
 def _bad_detection(path: Path, number: int, row: Any, problem: str) -> DataError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import unicodedata
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from mmdpo.records import Record
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+_TURNS = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")  # direction of writing, overridden
 STYLES = {"chosen": "green", "rejected": "red"}
 Plugins = Annotated[
     list[Path] | None,
@@ -143,16 +145,26 @@ def _shown(record: Record) -> Text:
     pair = record.form == "pair"
     parts = differing_words(*texts) if pair else [[(text, False)] for text in texts]
     names = ["chosen", "rejected"] if pair else [f"candidate {number}" for number in range(1, len(texts) + 1)]
-    shown = Text(record.id, style="bold")
+    shown = Text(_visible(record.id), style="bold")
     for plural, items in record.media.items():
-        shown.append(f"\n  {plural}: {', '.join(item.name for item in items)}", style="not bold")
-    shown.append(f"\n  prompt: {prompt_text(record)}", style="not bold")
+        shown.append(f"\n  {plural}: {_visible(', '.join(item.name for item in items))}", style="not bold")
+    shown.append(f"\n  prompt: {_visible(prompt_text(record))}", style="not bold")
     for name, candidate, stretches in zip(names, record.candidates, parts, strict=True):
         shown.append(f"\n  {name}:", style=f"not bold {STYLES.get(name, 'cyan')}")
         for words, differs in stretches:
-            shown.append(" ").append(words, style="not bold underline" if differs else "not bold")
-        shown.append("" if candidate.score is None else f"  ({candidate.score:.3g})", style="not bold dim")
+            shown.append(" ").append(_visible(words), style="not bold underline" if differs else "not bold")
+        told = {None: [], True: ["desirable"], False: ["undesirable"]}[candidate.label]
+        told += [] if candidate.score is None else [f"{candidate.score:.3g}"]
+        told += [] if candidate.rank is None else [f"rank {candidate.rank}"]
+        shown.append(f"  ({', '.join(told)})" if told else "", style="not bold dim")
     return shown
+
+
+def _visible(text: str) -> str:
+    """The text with further lines indented, and characters that would steer the terminal written out."""
+    steers = (letter for letter in set(text) if letter not in "\n\t" and unicodedata.category(letter) in ("Cc", "Cs"))
+    turns: dict[str, str | int | None] = {letter: ascii(letter)[1:-1] for letter in {*steers, *(set(text) & _TURNS)}}
+    return text.translate(str.maketrans(turns)).replace("\n", "\n    ")
 
 
 def list_names(

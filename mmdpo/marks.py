@@ -76,7 +76,7 @@ def mark_first_difference(record: Record) -> Record:
     Sentences are equal if their words are.
     """
     place = _shared_sentences(record.candidates)
-    return _with_spans(record, [_sentences(candidate.text)[place : place + 1] for candidate in record.candidates])
+    return _with_spans(record, [sentences(candidate.text)[place : place + 1] for candidate in record.candidates])
 
 
 def mark_first_hallucinated(record: Record) -> Record:
@@ -98,7 +98,7 @@ def mark_first_hallucinated(record: Record) -> Record:
         place, spans, weights = _first_hallucinated(first[0], other)
         places |= {place} if spans else set()
         marked.append(replace(other, spans=spans, weights=weights))
-    opposite = [own for at, own in enumerate(_sentences(first[0].text)) if at in places] if first else []
+    opposite = [own for at, own in enumerate(sentences(first[0].text)) if at in places] if first else []
     kept = (replace(candidate, spans=tuple(opposite), weights=()) for candidate in first)
     return replace(record, candidates=(*kept, *marked))
 
@@ -193,7 +193,7 @@ def _marked_words(candidate: Candidate) -> float:
     return fmean(hit) if hit else 0.0
 
 
-def _sentences(text: str) -> list[Span]:
+def sentences(text: str) -> list[Span]:
     """The sentences of a text, without the white space around them.
 
     A sentence ends with a full stop, question or exclamation mark before white space, with the marks of Chinese and
@@ -225,7 +225,7 @@ def _goes_on(before: str, mark: str, following: str) -> bool:
 
 def _shared_sentences(candidates: Sequence[Candidate]) -> int:
     """How many sentences at the beginning are the same in all of them, in their words."""
-    words = [[_words(c.text[start:end]) for start, end in _sentences(c.text)] for c in candidates]
+    words = [[_words(c.text[start:end]) for start, end in sentences(c.text)] for c in candidates]
     rows = enumerate(zip(*words, strict=False))
     shortest = min(map(len, words), default=0)
     return next((place for place, row in rows if any(other != row[0] for other in row)), shortest)
@@ -233,7 +233,7 @@ def _shared_sentences(candidates: Sequence[Candidate]) -> int:
 
 def _first_hallucinated(chosen: Candidate, other: Candidate) -> tuple[int, tuple[Span, ...], tuple[float, ...]]:
     """The first sentence of `other` with a span, after what both share: its place, itself, its weight if any."""
-    own = _sentences(other.text)
+    own = sentences(other.text)
     for place in range(_shared_sentences([chosen, other]), len(own)):
         start, end = own[place]
         inside = [at for at, span in enumerate(other.spans) if span[0] < end and span[1] > start]

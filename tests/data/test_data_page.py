@@ -8,8 +8,11 @@ from PIL import Image
 from pydantic import BaseModel
 
 from data_builders.base import BuilderConfig
+from data_builders.cleaners import CLEANERS
+from data_builders.cleaning import EMPTIED, EQUAL
 from data_builders.clip_ranked import ClipScoreConfig
 from data_builders.judged import JudgeConfig
+from data_builders.leakage import EVIDENCE
 from data_builders.prompt_sources import AnswerColumns
 from data_builders.ratings_config import Columns, RatingsConfig, Scale
 from data_builders.sample import SampleConfig
@@ -22,6 +25,17 @@ ROOT = Path(__file__).resolve().parents[2]
 DOCUMENT = (ROOT / "docs" / "data.md").read_text(encoding="utf-8")
 NAMED = set(re.findall(r"`([a-z_.]+)`", DOCUMENT))
 SHARED_SETTINGS = set(BuilderConfig.model_fields)  # said once, for `ratings`
+
+
+CARE = (ROOT / "docs" / "data_care.md").read_text(encoding="utf-8")
+
+
+def test_the_page_on_care_names_cleaners_evidence_and_reasons():
+    named = set(re.findall(r"`([a-z_]+)`", CARE))
+    told = {*CLEANERS, *EVIDENCE, EMPTIED, EQUAL, *(set(BuilderConfig.model_fields) - {"plugins"})}
+    assert told <= named, f"not in docs/data_care.md: {sorted(told - named)}"
+    default = BuilderConfig().clean
+    assert [name for name in CLEANERS if f"| `{name}` (the default)" in CARE] == [*default]
 
 
 @pytest.mark.parametrize(

@@ -201,6 +201,33 @@ def test_yolo_labels(tmp_path: Path, form: str) -> None:
         Objects(ObjectsSource(annotations=tmp_path / "labels", categories=names))
 
 
+def test_labels_of_two_pictures_of_the_same_name(tmp_path: Path) -> None:
+    for split in ("train", "val"):
+        (tmp_path / "labels" / split).mkdir(parents=True)
+        (tmp_path / "labels" / split / "7.txt").write_text("0 0.5 0.5 0.1 0.1")
+    (tmp_path / "names.txt").write_text("dog")
+    with pytest.raises(DataError, match="two pictures '7'"):
+        present(annotations=tmp_path / "labels", categories=tmp_path / "names.txt")
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("a.json", "[]"),
+        ("a.json", '{"categories": [{"id": 1}]}'),
+        ("a.yaml", "names: 5"),
+        ("a.yaml", "- dog"),
+        ("a.yaml", "names: [dog"),
+        ("a.txt", "  "),
+    ],
+)
+def test_files_without_names(tmp_path: Path, name: str, text: str) -> None:
+    (tmp_path / "labels").mkdir()
+    (tmp_path / name).write_text(text)
+    with pytest.raises(DataError, match="names"):
+        present(annotations=tmp_path / "labels", categories=tmp_path / name)
+
+
 @pytest.mark.skipif(not SHARED.is_dir(), reason=f"no real data in {SHARED}")
 def test_places_are_those_that_chair_counts() -> None:
     objects = Objects(ObjectsSource(annotations=SHARED / "coco_mini" / "annotations"))

@@ -54,6 +54,7 @@ def pattern(tmp_path: Path) -> Chair:
         ("a bow tie and two neckties", ["tie", "tie"]),
         ("a potted plant, a plant", ["potted plant"]),
         ("hair dryers", ["hair drier"]),
+        ("stop sign car, hot dog pizza cat", ["stop sign", "car", "hot dog", "pizza", "cat"]),
         ("a person is seated", ["person", "chair"]),
         ("people skiing", ["person", "skis"]),
         ("geese, knives, sheep, scissors, skis", ["bird", "knife", "sheep", "scissors", "skis"]),
@@ -176,6 +177,22 @@ def test_an_own_lemmatizer_takes_the_place_of_the_rules(objects: Path, write_lin
 def test_image_names_from_ids(objects: Path) -> None:
     samples = Chair(image_name="COCO_val2014_{id:0>12}.jpg").samples(objects)
     assert samples[1].media == {"images": ["COCO_val2014_000000000002.jpg"]}
+
+
+def test_what_a_reader_is_told(objects: Path, write_lines: Callable[..., Path]) -> None:
+    first = score("chair", objects, write_lines("c.jsonl", CAPTIONS)).items[0].to_json()
+    assert (first["image"], first["label"], first["parsed"]) == (
+        "1",
+        ["couch", "dog", "person"],
+        ["dog", "couch", "cat", "cat"],
+    )
+    assert first["prompt"] == "Please describe this image in detail."
+    assert {metric.name: (metric.better, metric.percent) for metric in Chair().metrics(())} == {
+        "chair_s": ("lower", True),
+        "chair_i": ("lower", True),
+        "recall": ("higher", True),
+        "objects_per_caption": ("neither", False),
+    }
 
 
 @pytest.mark.parametrize(

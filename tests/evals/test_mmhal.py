@@ -241,6 +241,27 @@ def test_the_official_form_is_written_and_read(data: Path, tmp_path: Path) -> No
     assert bench.score(samples, bench.read_answers(tmp_path / "official.json")) == first
 
 
+@pytest.mark.parametrize(("id_key", "text_key"), [("id", "answer"), ("image_id", "text"), ("id", "model_answer")])
+def test_answers_under_other_keys(data: Path, write_lines: Callable[..., Path], id_key: str, text_key: str) -> None:
+    rows = [{id_key: row["image_id"], text_key: "A dog."} for row in ROWS[::-1]]
+    result = score("mmhal", data, write_lines("a.jsonl", rows), judge=lambda prompt: "Rating: 4")
+    assert [item.id for item in result.items] == ["id3", "id2", "id1", "id0"]
+    assert {item.raw for item in result.items} == {"A dog."}
+
+
+def test_what_a_reader_is_told(data: Path, write_json: Callable[..., Path]) -> None:
+    result = score("mmhal", data, write_json("r.json", ["Rating: 5"] * 4))
+    first = result.items[0].to_json()
+    assert (first["prompt"], first["image"], first["reply"]) == ("What is 0?", "0.jpg", "Rating: 5")
+    metrics = {metric.name: (metric.better, metric.percent) for metric in MMHal().metrics(["other_rating"])}
+    assert metrics == {
+        "score": ("higher", False),
+        "hallucination_rate": ("lower", True),
+        "informativeness": ("higher", True),
+        "score/other": ("higher", False),
+    }
+
+
 def test_two_models_are_compared(data: Path, write_json: Callable[..., Path]) -> None:
     before = score("mmhal", data, write_json("a.json", ["Rating: 1"] * 4))
     after = score("mmhal", data, write_json("b.json", ["Rating: 4"] * 4))

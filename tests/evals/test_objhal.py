@@ -187,6 +187,7 @@ def test_models_that_always_say_the_same(data: Path, write_lines: Callable[..., 
         (["dining table and hot dog"], ["dining table", "hot dog"]),
         (["wooden table", "car key"], []),
         (["toilet", "seat"], ["toilet"]),
+        (["some cars", "several dogs", "one cat", "six kites"], ["car", "dog", "cat", "kite"]),
         (["", "the", "☂"], []),
     ],
 )
@@ -323,6 +324,21 @@ def test_wrong_options() -> None:
         ObjectHalBench(judge="gpt-4")  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="noun_extractor 'spacy' of objhal is no function"):
         ObjectHalBench(noun_extractor="spacy")  # type: ignore[arg-type]
+
+
+def test_what_a_reader_is_told(data: Path, write_lines: Callable[..., Path]) -> None:
+    result = score("objhal", data, write_lines("a.jsonl", ANSWERS))
+    first = result.items[0].to_json()
+    assert (first["image"], first["objects"]) == ("1", ["dog", "sofa", "cat", "cat"])
+    assert first["parsed"] == ["dog", "couch", "cat", "cat"]
+    metrics = {metric.name: (metric.better, metric.role, metric.percent) for metric in ObjectHalBench().metrics(())}
+    assert metrics == {
+        **dict.fromkeys(
+            ("response_hallucination", "object_hallucination", "chair_s"), ("lower", "hallucination", True)
+        ),
+        "recall": ("higher", "coverage", True),
+        "words": ("neither", None, False),
+    }
 
 
 def test_the_command_and_the_comparison(data: Path, write_lines: Callable[..., Path], tmp_path: Path) -> None:

@@ -220,6 +220,19 @@ def test_items_can_be_audited(questions: Path, write_lines: Callable[..., Path])
     }
 
 
+def test_which_direction_is_better() -> None:
+    assert Pope().yes_no
+    columns = [f"{kind}_questions" for kind in KINDS]
+    assert {metric.name: metric.better for metric in Pope().metrics(["questions"])} == {
+        **dict.fromkeys(("accuracy", "precision", "recall", "f1"), "higher"),
+        "yes_ratio": "neither",
+    }
+    names = [metric.name for metric in Pope().metrics(columns)]
+    assert names[:5] == [f"random_{name}" for name in ("accuracy", "precision", "recall", "f1", "yes_ratio")]
+    assert names[-2:] == ["mean_accuracy", "mean_f1"]
+    assert len(names) == 17
+
+
 # -- matching and bad input -------------------------------------------------------------------------------------------
 
 
