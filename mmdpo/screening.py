@@ -33,7 +33,7 @@ class SetAsideRecord:
         id: Its id.
         reason: Short stable name: ``too_long``, ``control_token``, ``placeholder_mismatch``, ``equal_answers``,
             ``empty_answer``, ``missing_candidates`` or ``no_term`` (no loss term can use it), ``wrong_order``,
-            ``missing_direction``, ``wrong_partner`` (``meta.partner`` names none that it can have), ``refused`` (by
+            ``missing_direction``, ``not_ranked``, ``wrong_partner`` (``meta.partner`` names none that it can have), ``refused`` (by
             the model's processor or template), the kind of a :class:`~mmdpo.media.MediaError`, or ``unreadable``.
         message: The same for people.
         split: ``train`` or ``validation``.
@@ -210,6 +210,8 @@ def _unused(record: Record, objective: Objective) -> Refusal:
 def _problem(record: Record, views: Sequence[View], rows: Sequence[PlannedRow]) -> Refusal | None:
     if any(not row.answer.text.strip() for row in rows):
         return "empty_answer", "an answer has no text"
+    if len(rows) > 1 and record.meta.get("scored") is False:
+        return "not_ranked", "its candidates stand in no order yet: build judge, self_check or clip_score makes one"
     by_place = [view.candidate for view in views if view.candidate >= 0]
     if any(view.candidate == EVERY for view in views) and lacks_direction(record):
         return "missing_direction", "it has scores or ranks, but higher_is_better is not said"

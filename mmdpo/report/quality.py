@@ -73,6 +73,14 @@ _REASONS = {
     "no_place": "nothing in it can be changed",
     "no_hallucination": "it names nothing that is not there",
     "no_continuation": "no true answer goes on from the same beginning",
+    "no_answer": "no answer came",
+    "equal_candidate": "the same answer was drawn before",
+    "too_few_candidates": "fewer than two different answers",
+    "unjudged": "the judge gave no verdict that could be read",
+    "no_claims": "the answer claims nothing that could be asked",
+    "not_split": "the answer was not cut into claims",
+    "unchecked_claim": "a claim could not be asked",
+    "not_one_image": "it needs exactly one image",
     "remote_url": "the {item} is a URL, and nothing is fetched",
 }
 _ALIKE = 0.4

@@ -80,16 +80,16 @@ def test_marks_keep_their_words(text: str, data: st.DataObject):
     start = data.draw(st.integers(0, len(text) - 1))
     end = data.draw(st.integers(start + 1, len(text)))
     record = pair(Candidate(text, spans=((start, end),)))
-    (one, *_) = all_cleaned(record, "whitespace", "unicode", "html", "control").candidates
+    (one, *_) = all_cleaned(record, "whitespace", "unicode", "control").candidates
     ((new_start, new_end),) = one.spans
     assert 0 <= new_start < new_end <= len(one.text)
-    marked = Cleaning([*CLEANERS], Ledger())._candidate(record, 0, Candidate(text[start:end])).text
-    assert _letters(marked) == _letters(one.text[new_start:new_end]) or "<" in text or "&" in text
-    assert len(one.text) <= len(text)
+    assert _letters(one.text[new_start:new_end]) == _letters(text[start:end])
+    assert _letters(one.text) == _letters(text)
 
 
 def _letters(text: str) -> list[str]:
-    return [letter for letter in text if letter in "aEx"]
+    """Base letters and punctuation, which these cleaners leave as they are."""
+    return [letter for letter in unicodedata.normalize("NFD", text) if letter in "aExb.,!<>/&;\u0928\u1112\u1161"]
 
 
 def pair(first: Candidate, **fields: Any) -> Record:

@@ -145,7 +145,7 @@ def test_retry_after_holds_every_question_back(server: JudgeServer) -> None:
     assert len(server.times) == 4
 
 
-@pytest.mark.parametrize("wait", ["3600", formatdate(time.time() + 7200, usegmt=True)])
+@pytest.mark.parametrize("wait", ["3600", formatdate(time.time() + 7200, usegmt=True)], ids=["seconds", "date"])
 def test_an_endpoint_that_asks_for_an_hour_is_given_up(server: JudgeServer, wait: str) -> None:
     server.script = [server_that.status(429, Retry_After=wait)]
     with pytest.raises(JudgeUnavailableError, match="asks to wait"):

@@ -55,6 +55,10 @@ BAD: dict[str, tuple[str, Record]] = {
     "half a picture": ("truncated_image", record("a", QUESTION, ANSWERS, Media(data=(PHOTO.data or b"")[:200]))),
     "equal answers": ("equal_answers", record("a", QUESTION, ["A cat.", "A cat."], PHOTO)),
     "answers that differ in white space only": ("equal_answers", record("a", QUESTION, ["A cat.", "A cat. "], PHOTO)),
+    "candidates that nobody ranked": (
+        "not_ranked",
+        replace(record("a", QUESTION, ANSWERS, PHOTO), meta={"scored": False}),
+    ),
     "an empty answer": ("empty_answer", record("a", QUESTION, ["A cat.", ""], PHOTO)),
     "white space as an answer": ("empty_answer", record("a", QUESTION, [" \n ", "A cat."], PHOTO)),
     "one candidate": ("missing_candidates", record("a", QUESTION, ["A cat."], PHOTO)),
