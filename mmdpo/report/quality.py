@@ -81,6 +81,8 @@ _REASONS = {
     "not_split": "the answer was not cut into claims",
     "unchecked_claim": "a claim could not be asked",
     "not_one_image": "it needs exactly one image",
+    "emptied_by_cleaning": "nothing was left of an answer after cleaning",
+    "equal_after_cleaning": "after cleaning its answers are the same",
     "remote_url": "the {item} is a URL, and nothing is fetched",
 }
 _ALIKE = 0.4

@@ -15,7 +15,7 @@ from data_builders import near_copies
 from data_builders.evaluation_sets import coco_id, read_evaluation_set, telling_name
 from data_builders.leakage import LEAKAGE_FILE, find_leakage, without_leaks
 from data_builders.near_copies import NearCopies, join_near_copies, looks
-from data_builders.splits import MediaGroups, media_groups, source_of, stratified_groups
+from data_builders.splits import MediaGroups, chosen_groups, media_groups, source_of, stratified_groups
 from mmdpo.data_verbs import add_to
 from mmdpo.errors import ConfigError, DataError
 from mmdpo.jsonfiles import read_json
@@ -270,6 +270,8 @@ def test_each_source_gives_its_share():
         chosen = stratified_groups(groups, strata, 0.1, seed)
         assert len(chosen) == 10 and sum(group in chosen for group in groups[:10]) == 1
     assert stratified_groups(groups, ["one"] * 100, 0.1, 3) == stratified_groups(groups, [""] * 100, 0.1, 3)
+    for share in (0.0, 0.05, 0.5, 0.99):
+        assert stratified_groups(groups, [""] * 100, share, 3) == chosen_groups(groups, share, 3)
     assert len(stratified_groups(groups, [str(number % 7) for number in range(100)], 0.05, 0)) == 5
     assert stratified_groups(["a"], ["x"], 0.5, 0) == stratified_groups([], [], 0.5, 0) == set()
     # a group of several sources goes with the one that most of its records have
