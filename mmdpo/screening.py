@@ -33,8 +33,9 @@ class SetAsideRecord:
         id: Its id.
         reason: Short stable name: ``too_long``, ``control_token``, ``placeholder_mismatch``, ``equal_answers``,
             ``empty_answer``, ``missing_candidates`` or ``no_term`` (no loss term can use it), ``wrong_order``,
-            ``missing_direction``, ``not_ranked``, ``wrong_partner`` (``meta.partner`` names none that it can have), ``refused`` (by
-            the model's processor or template), the kind of a :class:`~mmdpo.media.MediaError`, or ``unreadable``.
+            ``missing_direction``, ``not_ranked``, ``wrong_partner`` (``meta.partner`` names none that it can have),
+            ``refused`` (by the model's processor or template), the kind of a :class:`~mmdpo.media.MediaError`, or
+            ``unreadable``.
         message: The same for people.
         split: ``train`` or ``validation``.
     """
