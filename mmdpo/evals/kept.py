@@ -23,7 +23,7 @@ OUTCOMES: Mapping[str, str] = {
     "gained": "Gained",
     "changed": "Changed, neither better nor worse by itself",
     "kept": f"Kept (a loss of more than {100 * WITHIN:g} points, or {100 * WITHIN:g}% of the value, is excluded)",
-    "open": "Open (too few images or clips to tell)",
+    "open": "Open (too few answers to tell)",
     "undefined": "Undefined for a model that gives nothing to divide by",
 }
 """What can become of a metric -> how the verdict says it."""

@@ -68,6 +68,20 @@ def test_named_objects(caption: str, expected: list[str]) -> None:
     assert named(caption) == expected
 
 
+@pytest.mark.parametrize("age", ["baby", "adult"])
+@pytest.mark.parametrize(
+    ("animal", "expected"),
+    [
+        *((name, [name]) for name in ("bird", "cat", "dog", "horse", "sheep", "cow", "elephant", "bear", "zebra")),
+        ("giraffe", ["giraffe"]),
+        ("animal", []),
+        ("cub", []),
+    ],
+)
+def test_young_animals_are_no_persons(age: str, animal: str, expected: list[str]) -> None:
+    assert named(f"a {age} {animal}") == expected
+
+
 def test_pattern_knows_only_its_table(pattern: Chair) -> None:
     assert named("a bus, buses, two dogs, a cat", pattern) == ["bus", "dog"]
     assert named("a wine glass, wine glasses", pattern) == ["wine glass", "wine glass"]

@@ -69,6 +69,9 @@ def test_a_level_that_is_not_reached(scored: Callable[..., Result]) -> None:
         "objects_not_reached",
     ]
     assert "whole captions have 2.500, below 3" in result.flags[-1]
+    one = scored([{"image_id": 1, "caption": "A dog."}, {"image_id": 2, "caption": "A kite."}], at_recall=0.7)
+    assert one.flags[-1] == "recall_not_reached: whole captions have 0.667, below 0.7"
+    assert scored(at_recall=1, at_objects=2.5).flags == []
 
 
 def test_nothing_present_and_nothing_said(scored: Callable[..., Result]) -> None:
@@ -76,6 +79,8 @@ def test_nothing_present_and_nothing_said(scored: Callable[..., Result]) -> None
     assert any(flag.startswith("recall_not_reached") for flag in empty.flags)
     silent = scored([{**row, "caption": ""} for row in CAPTIONS], at_recall=0.5, at_objects=1)
     assert {name for name, entry in silent.metrics.items() if entry.n} == {"chair_s", "recall", "objects_per_caption"}
+    mentions = silent.metrics["objects_per_caption"]
+    assert (mentions.value, mentions.low) == (0.0, 0.0)
 
 
 @pytest.mark.parametrize(
