@@ -57,6 +57,9 @@ def pattern(tmp_path: Path) -> Chair:
         ("stop sign car, hot dog pizza cat", ["stop sign", "car", "hot dog", "pizza", "cat"]),
         ("a person is seated", ["person", "chair"]),
         ("people skiing", ["person", "skis"]),
+        ("boating, canoeing, kayaking and biking", ["boat", "boat", "boat", "bicycle"]),
+        ("skateboarding, snowboarding, a scarf tied", ["skateboard", "snowboard", "tie"]),
+        ("a vase; two vases", ["vase"]),
         ("geese, knives, sheep, scissors, skis", ["bird", "knife", "sheep", "scissors", "skis"]),
         ("a dog.\n\nA cat", ["dog", "cat"]),
         ("cat/dog teddy-bear catlike", []),
@@ -245,6 +248,12 @@ def test_two_keys_for_one_image(write_json: Callable[..., Path], write_lines: Ca
     data = write_json("objects.json", {"42": ["dog"], "000042.jpg": ["cat"]})
     with pytest.raises(DataError, match="id '42' more than once"):
         score("chair", data, write_lines("c.jsonl", [{"image_id": 42, "caption": "a dog"}]))
+
+
+@pytest.mark.parametrize("table", [[], "dogs", {"singular_of": []}, {"singular_of": {"dogs": 1}}, {"dogs": ["dog"]}])
+def test_wrong_singulars(write_json: Callable[..., Path], table: Any) -> None:
+    with pytest.raises(DataError, match="is no table of singulars"):
+        named("two dogs", Chair(lineage="pattern", singulars=write_json("s.json", table)))
 
 
 @pytest.mark.parametrize("text", ["", "[1]", '{"a": "b"}', '{"a": [1]}'])

@@ -170,6 +170,14 @@ def test_a_model_that_merely_says_less_is_no_better(models: tuple[Result, Result
     }
 
 
+def test_the_whole_of_what_the_shorter_one_covers_can_be_asked_for(models: tuple[Result, Result]) -> None:
+    long, short = models
+    level = short.metrics["objects_per_caption"].value
+    entry = compare_at_equal_coverage(long, short, "objects", level)["metrics"]["chair_i_at_objects"]
+    assert entry["after"]["value"] == pytest.approx(short.metrics["chair_i"].value)
+    assert entry["after"]["n"] == 60
+
+
 def test_a_model_that_hallucinates_more_is_worse_at_equal_coverage(scored: Callable[..., Result]) -> None:
     truth = {str(n): ["dog", "cat", "kite"] for n in range(40)}
     good, bad = (
