@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import signal
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -217,6 +218,15 @@ def test_the_terms_after_a_resume_are_means_over_its_own_steps(
         assert event["loss/dpo"] == pytest.approx(event["loss"], abs=1e-4)
 
 
+@pytest.fixture
+def ctrl_c_interrupts() -> Iterator[None]:
+    """Ctrl-C as in a terminal: a shell starts commands in the background with it ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("ctrl_c_interrupts")
 def test_a_second_signal_stops_a_step_that_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
     handlers = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
     callback = RunCallback(None)
