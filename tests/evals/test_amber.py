@@ -378,9 +378,24 @@ def test_worked_counts(data: Path, write_json: Callable[..., Path]) -> None:
         "f1/state_undefined",
         "neither_yes_nor_no",
     ]
+    assert result.flags[-1].startswith("neither_yes_nor_no: 1 of 8 answers, wrong by the rule 'official'")
+    assert [item.correct for item in result.items] == [None, None, True, True, False, True, False, False, True, True]
     first = result.items[0].to_json()
     assert (first["parsed"], first["hallucinated"]) == (["person", "dog", "cat", "orange", "toy"], ["cat", "toy"])
     assert (first["image"], first["group"]) == ("AMBER_2.jpg", "AMBER_2.jpg")
+
+
+@pytest.mark.parametrize("keep", [slice(0, 10), slice(0, 2), slice(2, 10), slice(2, 3), slice(4, 6)])
+def test_what_the_official_script_prints(data: Path, write_json: Callable[..., Path], keep: slice) -> None:
+    nouns = AmberWords.load(data).nouns
+    expected = official_script(data, RESPONSES[keep], lambda one, other: one == other, nouns)
+    assert official_numbers(score("amber", data, write_json("a.json", RESPONSES[keep]))) == expected
+
+
+def test_which_samples_ask_for_yes_or_no(data: Path) -> None:
+    bench = Amber()
+    assert bench.yes_no
+    assert [bench.asks_yes_no(sample) for sample in bench.samples(data)] == [False] * 2 + [True] * 8
 
 
 @pytest.mark.parametrize(
