@@ -18,8 +18,9 @@ from typing import Any
 from data_builders.audio_votes_config import AudioVotesConfig, VoteColumns
 from data_builders.base import Builder, Ledger, Work
 from data_builders.fense import read_fense
+from data_builders.sources import in_one, open_source, source_folder
 from data_builders.table_config import UnusableError, absence_note, bad_text, text_of, with_media
-from data_builders.tables import Row, read_table, require_columns
+from data_builders.tables import Row, require_columns
 from data_builders.vote_measures import VoteMeasures
 from data_builders.vote_rows import VoteReader
 from data_builders.votes import SOUND_REASONS, Contest, Judgement, decide, different, pool
@@ -42,7 +43,7 @@ class AudioVotes(Builder[AudioVotesConfig]):
 
     def media_root(self, config: AudioVotesConfig) -> Path:
         """Folder that the records' media paths are relative to."""
-        return config.audio or config.source.parent
+        return config.audio or source_folder(config.source)
 
     def records(self, config: AudioVotesConfig, work: Work) -> Iterator[Record]:
         """See `Builder.records`."""
@@ -73,9 +74,10 @@ class AudioVotes(Builder[AudioVotesConfig]):
 def _table(config: AudioVotesConfig) -> tuple[Iterable[Row], VoteColumns]:
     if config.form == "fense":
         return read_fense(config.source, rows=config.rows, file_names=config.file_names), FENSE_COLUMNS
-    rows = read_table(config.source, kind=config.format, rows=config.rows)
-    require_columns(rows, config.columns.settings())
-    return rows, config.columns
+    tables = open_source(config.source, kind=config.format, rows=config.rows)
+    for table in tables:
+        require_columns(table, config.columns.settings())
+    return in_one(tables), config.columns
 
 
 def _read(config: AudioVotesConfig, ledger: Ledger) -> Iterator[Judgement]:
@@ -83,7 +85,7 @@ def _read(config: AudioVotesConfig, ledger: Ledger) -> Iterator[Judgement]:
     rows, columns = _table(config)
 
     def media(cells: Mapping[str, Any]) -> Media:
-        return Media(path=_path(cells.get(columns.audio), config))
+        return _clip(cells.get(columns.audio), config)
 
     reader = VoteReader(columns, config.values, media, lambda cells: config.prompt, ledger, config.references)
     for row in rows:
@@ -91,6 +93,14 @@ def _read(config: AudioVotesConfig, ledger: Ledger) -> Iterator[Judgement]:
         judgement = reader.read(row, row.cells.get("item") if config.form == "fense" else None)
         if judgement is not None:
             yield judgement
+
+
+def _clip(cell: Any, config: AudioVotesConfig) -> Media:
+    """The clip of a cell: a name, or an object with bytes, as archives and `datasets` have it."""
+    if isinstance(cell, Mapping):
+        data = cell.get("bytes")
+        return Media(cell.get("path"), data=bytes(data)) if data else _clip(cell.get("path"), config)
+    return Media(path=_path(cell, config))
 
 
 def _path(cell: Any, config: AudioVotesConfig) -> str:

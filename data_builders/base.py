@@ -26,7 +26,7 @@ class BuilderConfig(BaseModel):
     Args:
         validation: Share of the media groups that go to the validation split.
         stratify: `source` takes that share of each source, so that both splits hold the same mixture.
-        near_duplicates: Keep pictures that look nearly the same in one split; needs imagehash.
+        near_duplicates: Keep pictures that look nearly the same in one split.
         clean: Cleaners of texts, as docs/data_care.md lists them.
         seed: Seed of every choice that is left to chance.
         plugins: Python files beside the configuration that register extensions, such as the builder itself.

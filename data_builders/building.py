@@ -24,8 +24,9 @@ from data_builders.base import Builder, BuilderConfig, Ledger, SetAside, Work
 from data_builders.build_folder import BUILDING, QUALITY_FILE, SET_ASIDE_FILE, alone, begun, opened, stopped_well
 from data_builders.cleaning import Cleaning
 from data_builders.ledger import read_entries
-from data_builders.near_copies import join_near_copies, require_imagehash
-from data_builders.quality import measure_stream, scale_in, with_checks
+from data_builders.near_copies import join_near_copies
+from data_builders.quality import load_thresholds, measure_stream, scale_in, with_checks
+from data_builders.quality.verdicts import Threshold
 from data_builders.sources import state_of
 from data_builders.splits import MediaGroups
 from data_builders.work import Progress
@@ -85,6 +86,7 @@ def build(
     embed: bool = False,
     resume: bool = False,
     folder: str | Path = ".",
+    thresholds: Path | None = None,
     progress: Progress = iter,
 ) -> BuildResult:
     """Runs a builder and writes the records, `quality.json` and `set_aside.jsonl`.
@@ -97,6 +99,7 @@ def build(
         embed: Store the media's bytes in the records.
         resume: Go on with an interrupted build in that folder; nothing that it has is made again.
         folder: Where the configuration lies; relative ``plugins`` start there.
+        thresholds: YAML file with bounds of the quality checks, as for `mmdpo quality`.
         progress: Wraps long loops for a progress bar.
 
     Returns:
@@ -104,15 +107,14 @@ def build(
 
     Raises:
         ConfigError: A plugin cannot be imported, the builder is unknown, the configuration is wrong (all its errors at
-            once), or the folder holds something else.
+            once), the folder holds something else, or the thresholds are none.
         DataError: The source cannot be used, or no record came out of it.
     """
     plugins = _parse(BuilderConfig, {key: value for key, value in config.items() if key == "plugins"}, name).plugins
     load_plugins([Path(folder) / plugin for plugin in plugins])  # first: the builder may be in one of them
+    bounds = load_thresholds(thresholds)
     builder: Builder[Any] = builders.get(name)()
     parsed = _parse(builder.Config, config, name)
-    if parsed.near_duplicates:
-        require_imagehash("near_duplicates=true")
     out, shard = Path(out), _shard()
     if shard is not None and not shard.is_main:
         return _helped(builder, parsed, out, shard, progress)
@@ -122,11 +124,13 @@ def build(
         if begun(out, identity, resume):
             _put_kept(building, out)
             shutil.rmtree(building)
+            if shard is not None:
+                shard.wait()  # the others find that nothing is left to do
             return BuildResult(out, read_json(out / QUALITY_FILE))
         if shard is not None:
             shard.wait()  # the others may use the folder now
         with stopped_well(out):
-            result = _run(builder, parsed, name, out, shard, strict=strict, embed=embed, progress=progress)
+            result = _run(builder, parsed, name, out, shard, bounds, strict=strict, embed=embed, progress=progress)
         _put_kept(building, out)
         shutil.rmtree(building)
     return result
@@ -149,7 +153,7 @@ def _shard() -> Shard | None:
 def _helped(builder: Builder[Any], config: Any, out: Path, shard: Shard, progress: Progress) -> BuildResult:
     """This process's part of the work; the account of the rows and the records are the main one's."""
     shard.wait()
-    if builder.shares:
+    if builder.shares and (out / BUILDING).is_dir():  # else it was finished before
         ledger = Ledger(builder.sound_reasons, Path(os.devnull))
         with closing(ledger):
             for _ in builder.records(config, Work(out / BUILDING, ledger, progress, shard=shard)):
@@ -163,6 +167,7 @@ def _run(
     name: str,
     out: Path,
     shard: Shard | None,
+    bounds: Mapping[str, Threshold],
     *,
     strict: bool,
     embed: bool,
@@ -172,13 +177,13 @@ def _run(
     staged = building / "staged"
     shutil.rmtree(staged, ignore_errors=True)  # of before an interruption
     staged.mkdir()
+    staging, groups = Staging(staged, builder.media_root(config), embed=embed), MediaGroups()
     ledger = Ledger(builder.sound_reasons, building / SET_ASIDE_FILE)
     work = Work(building, ledger, progress, shard=shard if builder.shares else None)
-    staging, groups = Staging(staged, builder.media_root(config), embed=embed), MediaGroups()
     cleaning = Cleaning(config.clean, ledger)
     with closing(ledger):
         for made in builder.records(config, work):
-            record = cleaning.clean(made)
+            record = cleaning.clean(work.store.whole_record(made))
             if record is not None and staging.add(record):
                 groups.add(record)
         cleaning.settle(staging.records())
@@ -197,13 +202,14 @@ def _run(
     if config.near_duplicates:
         joined = join_near_copies(_pictures(staging), builder.media_root(config), groups.join)
         work.notes.append(f"{joined} pictures look nearly like another one and stand in the same split as it")
+    groups.join_partners(staging.records())
     splits = groups.splits(config.validation, config.seed, by_source=config.stratify == "source")
     quality = {**head, "splits": {part: splits.count(part) for part in ("train", "validation") if part in splits}}
     told = config.model_dump(mode="json")
     measured = measure_stream(
         zip(splits, staging.records(), strict=True), builder.media_root(config), seed=config.seed, scale=scale_in(told)
     )
-    quality = with_checks({**quality, **work.quality, "records": measured})
+    quality = with_checks({**quality, **work.quality, "records": measured}, bounds)
     write_json(out / QUALITY_FILE, quality)
     shutil.copyfile(building / SET_ASIDE_FILE, out / SET_ASIDE_FILE)
     staging.finish(out, splits, {"builder": name, "config": told})  # last: from then on there is a data set

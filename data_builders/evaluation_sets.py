@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from data_builders.near_copies import NearCopies, can_look, looks
+from data_builders.near_copies import NearCopies, looks
 from mmdpo.errors import DataError
 from mmdpo.evals.files import read_json, read_rows, read_text
 from mmdpo.evals.held_out import is_record_set
@@ -170,11 +170,10 @@ def _hash(item: Media, root: Path) -> str | None:
 
 
 def _add_looks(found: EvaluationSet, items: Iterable[Media], root: Path | None) -> None:
-    if can_look():
-        for item, look in looks(items, root):
-            if look is not None:
-                found.near.add(look)
-                found.pictures.append(item.name)
+    for item, look in looks(items, root):
+        if look is not None:
+            found.near.add(look)
+            found.pictures.append(item.name)
 
 
 def _add_records(found: EvaluationSet, path: Path) -> None:

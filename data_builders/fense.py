@@ -7,7 +7,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from data_builders.tables import Row, read_table
+from data_builders.sources import in_one, open_source
+from data_builders.tables import Row
 from mmdpo.errors import ConfigError
 
 _OF_THE_CLIP = frozenset({"audio_id", "raw_name", "references"})
@@ -21,7 +22,7 @@ def read_fense(path: Path, *, rows: str | None = None, file_names: Path | None =
     repository's `experiment/dataloader.py` skips too.
 
     Args:
-        path: The document.
+        path: The document, or several, as `data_builders.sources` names them.
         rows: Where its items are, as in `read_table`; by default it is their list.
         file_names: A table `file_name, caption_1, ...` such as Clotho's. Clotho-Eval gives its clips other names than
             Clotho; the file of a clip is then the one with the same captions.
@@ -36,7 +37,7 @@ def read_fense(path: Path, *, rows: str | None = None, file_names: Path | None =
     """
     names = None if file_names is None else _names_by_captions(file_names)
     found: list[Row] = []
-    for item in read_table(path, kind="json", rows=rows):
+    for item in in_one(open_source(path, kind="json", rows=rows)):
         references = _texts(item.cells.get("references"))
         written = item.cells.get("audio_id") or item.cells.get("raw_name")
         clip = {
@@ -64,7 +65,7 @@ def _judged_pair(number: int, key: str, entry: Any, clip: Mapping[str, Any]) -> 
 def _names_by_captions(path: Path) -> dict[frozenset[str], str]:
     """File name by captions; captions that two files share name neither."""
     names: dict[frozenset[str], set[str]] = defaultdict(set)
-    for row in read_table(path):
+    for row in in_one(open_source(path)):
         captions = [text for key, text in row.cells.items() if key.startswith("caption")]
         if not captions or "file_name" not in row.cells:
             raise ConfigError(

@@ -11,10 +11,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
+from pydantic import Field, model_validator
+
 from data_builders.base import Builder, BuilderConfig, SetAside, Work
-from data_builders.importers.formats import AUTO, format_named, recognise
+from data_builders.foreign_prompts import format_of
+from data_builders.imported_pairs import pairs_of
+from data_builders.importers.formats import AUTO
 from data_builders.importers.media_cells import MediaReader
 from data_builders.importers.sources import Source, open_source
+from data_builders.pairing import PairTally
 from mmdpo.errors import DataError
 from mmdpo.records import Record
 from mmdpo.registry import builders
@@ -31,6 +36,9 @@ class ImportConfig(BuilderConfig):
         split: Which split, where there are several.
         subset: Which entry of `dataset_info.json` or `meta.json`, or which configuration on the hub.
         allow_remote: Whether media with an address (http, https) are fetched and embedded.
+        pairing: Makes pairs of lists that are rated or ranked: `best_worst`, `adjacent`, or `all`. By default a list
+            stays one record.
+        min_margin: Smallest distance of the two scores or ranks of such a pair.
     """
 
     data: str
@@ -40,6 +48,14 @@ class ImportConfig(BuilderConfig):
     split: str = "train"
     subset: str | None = None
     allow_remote: bool = False
+    pairing: Literal["best_worst", "adjacent", "all"] | None = None
+    min_margin: float = Field(0.0, ge=0.0, allow_inf_nan=False)
+
+    @model_validator(mode="after")
+    def _fits(self) -> ImportConfig:
+        if self.min_margin and self.pairing is None:
+            raise ValueError("min_margin: is of pairs that are made of lists; say pairing=best_worst, adjacent or all")
+        return self
 
 
 @builders.register("import")
@@ -47,17 +63,17 @@ class Imported(Builder[ImportConfig]):
     """Records from preference data of other toolkits: LLaMA-Factory, ms-swift, TRL, RLAIF-V, MMPR and more."""
 
     Config = ImportConfig
-    sound_reasons = ("tie", "single_candidate")
+    sound_reasons = ("tie", "single_candidate", "no_margin", "not_selected")
 
     def records(self, config: ImportConfig, work: Work) -> Iterator[Record]:
         """See `Builder.records`."""
         source = _source(config)
-        form, reason = recognise(source) if config.format == AUTO else (format_named(config.format), "as format= says")
+        form, reason = format_of(source, config.format)
         if form.prompts_only:
             raise DataError(
                 f"{config.data!r} holds prompts without answers ({form.name}: {reason})",
                 why="The records of a data set have answers; there is nothing to prefer in these.",
-                fix="Read them in Python, as docs/formats.md shows, to sample answers for.",
+                fix=f"Sample answers for them: mmdpo build sample data={config.data} toolkit={form.name} ...",
             )
         work.notes += [f"{form.name}: {reason}", *source.notes]
         work.quality["source"] = config.data
@@ -65,15 +81,22 @@ class Imported(Builder[ImportConfig]):
             self.media_root(config), optional=config.media == "optional", allow_remote=config.allow_remote
         )
         kept: Counter[str] = Counter()
+        rules = config.model_dump(include={"pairing", "min_margin", "seed"}) if config.pairing else None
+        tally = PairTally()
         for item in form.read(source, reader):
             if isinstance(item, SetAside):
                 work.ledger.read(item.row)
                 work.ledger.set_aside(item.reason, item.row, item.value, column=item.column, message=item.message)
                 continue
             work.ledger.read(item.meta["row"])
-            work.ledger.use(item.meta["row"])
             kept.update(list(item.meta.get("columns", ())))  # a mapping would be added by its values
-            yield item
+            if rules is None:
+                work.ledger.use(item.meta["row"])
+                yield item
+            else:
+                yield from pairs_of(item, rules, work.ledger, tally)
+        if rules is not None:
+            work.quality["possible_pairs"] = vars(tally)
         if kept:
             told = ", ".join(f"{name} ({count})" for name, count in kept.most_common())
             work.notes.append(f"columns that no loss reads are kept in meta.columns: {told}")

@@ -10,8 +10,7 @@ from typing import Any
 
 from mmdpo.answer_file import Shard
 from mmdpo.errors import ConfigError
-from mmdpo.evals.calls import end_last_line
-from mmdpo.jsonfiles import append_json_line
+from mmdpo.jsonfiles import append_json_line, end_last_line
 
 
 class Journal:
@@ -31,8 +30,6 @@ class Journal:
         self._pattern = scratch, f"{name}.part-*.journal.jsonl"
         self._own = scratch / f"{name}.part-{shard.index}.journal.jsonl"
         self._lock = threading.Lock()
-        if self._own.exists():
-            end_last_line(self._own)
         self._places = self._read()
         shard.wait()  # nobody appends before everybody has read
 
@@ -49,7 +46,7 @@ class Journal:
     def add(self, key: str, row: Mapping[str, Any]) -> None:
         """Keeps a row. May be called from several threads."""
         with self._lock:
-            at = self._own.stat().st_size if self._own.exists() else 0
+            at = end_last_line(self._own)
             append_json_line(self._own, {"key": key, **row})
             self._places.setdefault(key, (self._own, at))
 

@@ -18,7 +18,7 @@ from data_builders.evaluation_sets import (
     telling_name,
     text_digest,
 )
-from data_builders.near_copies import can_look, looks
+from data_builders.near_copies import looks
 from mmdpo.errors import ConfigError, DataError
 from mmdpo.jsonfiles import read_json, write_json
 from mmdpo.media import Media
@@ -64,14 +64,12 @@ class Leakage:
         sets: What each evaluation set holds, by kind.
         leaks: Every record with what it was found in, once for each evaluation set.
         unseen: Pictures of the records that could not be opened, so that near copies of them are not found.
-        looked: Whether near copies were looked for: imagehash is installed.
     """
 
     records: Mapping[str, int]
     sets: Mapping[str, Mapping[str, int]]
     leaks: Sequence[Leak]
     unseen: int
-    looked: bool
 
     def summary(self) -> dict[str, Any]:
         """Counts: of each evaluation set the leaking records, in all, by split and by kind of evidence."""
@@ -93,7 +91,6 @@ class Leakage:
             "leaking": leaking,
             "against": told,
             "pictures_not_opened": self.unseen,
-            "near_copies_looked_for": self.looked,
         }
 
 
@@ -126,7 +123,7 @@ def find_leakage(data: Path, against: Mapping[str, Path]) -> Leakage:
                 evidence = _evidence(record, one, near.get(one.name, {}))
                 if evidence:
                     leaks.append(Leak(record.id, split, one.name, evidence))
-    return Leakage(dict(counts), {one.name: one.counts() for one in sets}, leaks, unseen, can_look())
+    return Leakage(dict(counts), {one.name: one.counts() for one in sets}, leaks, unseen)
 
 
 def without_leaks(data: Path, found: Leakage, out: Path) -> dict[str, int]:

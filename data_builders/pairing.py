@@ -5,10 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations, pairwise
-from typing import Literal
+from typing import Literal, TypeVar
 
 from pydantic import Field
 
@@ -37,6 +37,7 @@ class PairingConfig(BuilderConfig):
     balance_length: bool = False
 
 
+RankingType = TypeVar("RankingType")
 _TOLERANCE = 1e-9  # means of the same ratings in another order differ in the last bits
 
 
@@ -177,12 +178,12 @@ def make_records(captions: Sequence[Caption], rules: PairingConfig, ledger: Ledg
         groups = list(prompts.values())
         possible = {pair for group in groups for pair in _usable(group, rules, tally)}
         proposed = [ranking for group in groups for ranking in _proposed(group, rules, possible)]
-        proposed.sort(key=lambda ranking: (-round(ranking.margin, 9), seeded_order(rules.seed, ranking.id)))
+        proposed.sort(key=lambda ranking: _strongest(ranking, rules.seed))
         taken = proposed[: rules.max_pairs_per_image]
         tally.not_selected += len(possible) - sum(_pairs_in(ranking, possible) for ranking in taken)
         made += taken
         usable |= possible
-    kept = _balanced(made, rules.seed) if rules.balance_length else made
+    kept = balanced(made, _lengths, lambda one: _strongest(one, rules.seed)) if rules.balance_length else made
     tally.length_balance += sum(_pairs_in(ranking, usable) for ranking in made)
     for ranking in kept:
         tally.used += _pairs_in(ranking, usable)
@@ -233,18 +234,33 @@ def _pairs_in(ranking: Ranking, usable: set[tuple[int, int]]) -> int:
     return sum((id(a), id(b)) in usable for a, b in combinations(ranking.captions, 2))
 
 
-def _balanced(rankings: Sequence[Ranking], seed: int) -> list[Ranking]:
-    """As many rankings whose first caption is longer than the last one as whose first is shorter, in words."""
-    longer = [ranking for ranking in rankings if _length(ranking, 0) > _length(ranking, -1)]
-    shorter = [ranking for ranking in rankings if _length(ranking, 0) < _length(ranking, -1)]
-    more, fewer = (longer, shorter) if len(longer) > len(shorter) else (shorter, longer)
-    more.sort(key=lambda ranking: (-round(ranking.margin, 9), seeded_order(seed, ranking.id)))
-    left_out = {ranking.id for ranking in more[len(fewer) :]}
-    return [ranking for ranking in rankings if ranking.id not in left_out]
+def balanced(
+    rankings: Sequence[RankingType],
+    lengths: Callable[[RankingType], tuple[int, int]],
+    order: Callable[[RankingType], tuple[float, str]],
+) -> list[RankingType]:
+    """As many rankings whose first caption is longer than the last one as whose first is shorter.
+
+    Args:
+        rankings: The rankings.
+        lengths: Words of the first and of the last caption.
+        order: Those that come first in it stay.
+    """
+    signs = [(first > last) - (first < last) for first, last in map(lengths, rankings)]
+    sides = [[place for place, sign in enumerate(signs) if sign == side] for side in (1, -1)]
+    fewer, more = sorted(sides, key=len)
+    more.sort(key=lambda place: order(rankings[place]))
+    left_out = set(more[len(fewer) :])
+    return [ranking for place, ranking in enumerate(rankings) if place not in left_out]
 
 
-def _length(ranking: Ranking, place: int) -> int:
-    return len(ranking.captions[place].text.split())
+def _lengths(ranking: Ranking) -> tuple[int, int]:
+    return len(ranking.captions[0].text.split()), len(ranking.captions[-1].text.split())
+
+
+def _strongest(ranking: Ranking, seed: int) -> tuple[float, str]:
+    """Largest margin first."""
+    return -round(ranking.margin, 9), seeded_order(seed, ranking.id)
 
 
 def _plain(text: str) -> str:

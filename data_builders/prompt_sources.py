@@ -1,8 +1,7 @@
-"""Prompts, with answers or without, from a data set of records, a table, or a folder of pictures."""
+"""Prompts, with answers or without, from a data set of records, a table, a folder of pictures, or another toolkit."""
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,6 +14,7 @@ from typing import Any
 from pydantic import model_validator
 
 from data_builders.base import Work
+from data_builders.foreign_prompts import foreign_prompts
 from data_builders.spool import Spool
 from data_builders.table_config import (
     ColumnsModel,
@@ -63,15 +63,18 @@ class PromptsConfig(TableConfig):
     Args:
         data: A table, or several; a data set of records; or a folder of pictures that are all asked `prompt`.
         split: Of a data set.
+        toolkit: Format of another toolkit that the data are in, as docs/formats.md names it, or `auto`; its answers, if
+            it has any, are left alone.
     """
 
     split: str = "train"
+    toolkit: str | None = None
     columns: PromptColumns = PromptColumns()
 
     @cached_property
     def records_folder(self) -> Path | None:
         """The data set of records; None where the data are something else."""
-        is_one = isinstance(self.data, Path) and (self.data / INFO_FILE).is_file()
+        is_one = isinstance(self.data, Path) and self.toolkit is None and (self.data / INFO_FILE).is_file()
         return self.tables[0] if is_one else None
 
     @property
@@ -82,7 +85,7 @@ class PromptsConfig(TableConfig):
     @property
     def is_pictures(self) -> bool:
         """Whether the data are a folder of pictures."""
-        return self.tables[0].is_dir() and self.records_folder is None
+        return self.tables[0].is_dir() and self.records_folder is None and self.toolkit is None
 
     @cached_property
     def known_root(self) -> Path | None:
@@ -95,6 +98,9 @@ class PromptsConfig(TableConfig):
     def _fits(self) -> PromptsConfig:
         if isinstance(self.data, tuple) and any(path.is_dir() for path in self.data):
             raise ValueError("data: several tables, or one folder")
+        others = [name for name in ("format", "encoding", "rows", "where") if getattr(self, name)]
+        if self.toolkit is not None and (others or isinstance(self.data, tuple)):
+            raise ValueError(f"toolkit: reads one source, and takes no {', '.join(others) or 'list of them'}")
         return self
 
 
@@ -102,6 +108,7 @@ class AnswersConfig(PromptsConfig):
     """Where prompts with answers are: a table with an answer in each row, or a data set of records."""
 
     columns: AnswerColumns = AnswerColumns()
+    toolkit: None = None  # answers of other toolkits become records first: mmdpo build import
 
     @property
     def is_pictures(self) -> bool:
@@ -152,7 +159,7 @@ def read_answers(config: AnswersConfig, work: Work) -> Iterator[Asked]:
 
 
 def spooled(work: Work, name: str) -> Spool[Asked]:
-    """An empty spool for prompts or answers; what an interrupted build left in its file is dropped."""
+    """An empty spool for prompts or answers, their media without bytes; what an interrupted build left is dropped."""
     path = work.scratch / f"{name}.jsonl"
     path.unlink(missing_ok=True)
     return Spool(path, _to_json, _from_json)
@@ -164,7 +171,9 @@ def _rows(config: PromptsConfig, work: Work) -> Iterator[tuple[int, Record]]:
         files, _ = open_split(config.records_folder, config.split, config.media_root)
         for number, record in enumerate(work.progress(read_rows(files)), 1):
             work.ledger.read(number)
-            yield number, record
+            yield number, replace(record, meta={})
+    elif config.toolkit is not None:
+        yield from foreign_prompts(str(config.data), config.toolkit, config, work)
     elif config.is_pictures:
         yield from _pictures(config, work)
     else:
@@ -204,7 +213,8 @@ def _record(media: Media | None, prompt: str, config: PromptsConfig) -> Record:
 
 def _checked(rows: Iterator[tuple[int, Record]], config: PromptsConfig, work: Work) -> Iterator[Asked]:
     """The rows whose media are there and whole, with content hashes and an id."""
-    while block := list(islice(rows, _ROWS_AT_A_TIME)):
+    light = ((number, work.store.light_record(record)) for number, record in rows)
+    while block := list(islice(light, _ROWS_AT_A_TIME)):
         found: dict[tuple[str, Media], Media | MediaError] = {}
         for plural in dict.fromkeys(plural for _, record in block for plural in record.media):
             items = [item for _, record in block for item in record.media.get(plural, ())]
@@ -224,7 +234,7 @@ def _checked(rows: Iterator[tuple[int, Record]], config: PromptsConfig, work: Wo
                 work.ledger.set_aside(bad.kind, number, name, message=bad.what)
                 continue
             whole = {plural: tuple(one for one in items if isinstance(one, Media)) for plural, items in media.items()}
-            yield Asked(number, replace(record, id=prompt_id(record.prompt, whole), media=whole, meta={}))
+            yield Asked(number, replace(record, id=prompt_id(record.prompt, whole), media=whole))
 
 
 def prompt_id(prompt: Sequence[Any], media: Mapping[str, Sequence[Media]]) -> str:
@@ -240,25 +250,18 @@ def media_key(record: Record) -> str:
 
 def _to_json(asked: Asked) -> list[Any]:
     record, answer = asked.record, asked.answer
-    media = {plural: [_media_to_json(item) for item in items] for plural, items in record.media.items()}
+    media = {plural: [[item.path, item.sha256] for item in items] for plural, items in record.media.items()}
     told = None if answer is None else vars(answer)
-    return [asked.row, asked.column, record.id, record.prompt, media, told]
+    return [asked.row, asked.column, record.id, record.prompt, media, told, dict(record.meta)]
 
 
 def _from_json(values: list[Any]) -> Asked:
-    row, column, name, prompt, media, told = values
-    items = {plural: tuple(_media_of_json(item) for item in items) for plural, items in media.items()}
+    row, column, name, prompt, media, told, meta = values
+    items = {plural: tuple(Media(*item) for item in items) for plural, items in media.items()}
     if told is not None:
         told["spans"] = tuple((start, end) for start, end in told["spans"])
         told["weights"] = tuple(told["weights"])
         told["token_ids"] = None if told["token_ids"] is None else tuple(told["token_ids"])
-    return Asked(row, Record(name, tuple(prompt), (), items), None if told is None else Candidate(**told), column)
-
-
-def _media_to_json(item: Media) -> list[str | None]:
-    return [item.path, item.sha256, None if item.data is None else base64.b64encode(item.data).decode("ascii")]
-
-
-def _media_of_json(values: list[str | None]) -> Media:
-    path, sha256, data = values
-    return Media(path, sha256, None if data is None else base64.b64decode(data))
+    return Asked(
+        row, Record(name, tuple(prompt), (), items, meta=meta), None if told is None else Candidate(**told), column
+    )

@@ -7,7 +7,6 @@ rank. Of several rankers an answer's score is its mean place, 0 for the worst an
 
 from __future__ import annotations
 
-import base64
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ from scipy import stats
 from data_builders.agreement import RatingArrays, agreement, rater_means
 from data_builders.base import Builder, Ledger, Work
 from data_builders.pairing import Caption, PairingConfig, PairTally, Ranking, Rating, make_records
-from data_builders.spool import Spool
+from data_builders.spool import Spool, as_lists
 from data_builders.table_config import (
     ColumnsModel,
     TableConfig,
@@ -126,7 +125,7 @@ class Rankings(Builder[RankingsConfig]):
 
     def records(self, config: RankingsConfig, work: Work) -> Iterator[Record]:
         """See `Builder.records`."""
-        spool = Spool(work.scratch / "rankings.jsonl", _to_json, _from_json)
+        spool = Spool(work.scratch / "rankings.jsonl", *as_lists(Placed))
         for row in table_rows(config, config.columns.settings(), work):
             try:
                 spool.extend(list(_read(row, config)))
@@ -225,15 +224,3 @@ def _record(ranking: Ranking, config: RankingsConfig) -> Record:
         higher_is_better=True,
         meta=meta,
     )
-
-
-def _to_json(placed: Placed) -> list[Any]:
-    media = placed.media
-    data = None if media.data is None else base64.b64encode(media.data).decode("ascii")
-    about = [placed.prompt, placed.answer, placed.rank, placed.ranker, placed.ranking, placed.source]
-    return [placed.row, media.path, data, *about]
-
-
-def _from_json(values: list[Any]) -> Placed:
-    row, path, data, *rest = values
-    return Placed(row, Media(path, None, None if data is None else base64.b64decode(data)), *rest)

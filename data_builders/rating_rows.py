@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -60,20 +59,6 @@ class RatingReader:
                 weight=about.weight,
                 aspect=cell.aspect,
             )
-
-
-def to_json(rating: Rating) -> list[Any]:
-    """A rating as JSON can hold it."""
-    media = rating.media
-    data = None if media.data is None else base64.b64encode(media.data).decode("ascii")
-    about = [rating.prompt, rating.caption, rating.rater, rating.rater_is_named, rating.value, rating.source]
-    return [rating.row, rating.column, media.path, media.sha256, data, *about, rating.weight, rating.aspect]
-
-
-def from_json(values: list[Any]) -> Rating:
-    """The rating of `to_json`."""
-    row, column, path, sha256, data, *rest = values
-    return Rating(row, column, Media(path, sha256, None if data is None else base64.b64decode(data)), *rest)
 
 
 @dataclass(frozen=True)

@@ -21,9 +21,9 @@ from data_builders.agreement import RatingArrays, agreement, rater_means
 from data_builders.base import Builder, Ledger, Work
 from data_builders.pairing import Caption, PairTally, Ranking, Rating, make_records
 from data_builders.rater_scales import RaterScales
-from data_builders.rating_rows import RatingReader, from_json, to_json
+from data_builders.rating_rows import RatingReader
 from data_builders.ratings_config import RatingsConfig
-from data_builders.spool import Spool
+from data_builders.spool import Spool, as_lists
 from data_builders.table_config import absence_note, checked_media, identity_of, table_rows, with_media
 from mmdpo.records import Candidate, Record, media_field, user_message
 from mmdpo.registry import builders
@@ -42,7 +42,7 @@ class Ratings(Builder[RatingsConfig]):
 
     def records(self, config: RatingsConfig, work: Work) -> Iterator[Record]:
         """See `Builder.records`."""
-        spool = Spool(work.scratch / "ratings.jsonl", to_json, from_json)
+        spool = Spool(work.scratch / "ratings.jsonl", *as_lists(Rating))
         reader = RatingReader(config, work.ledger)
         for row in table_rows(config, config.columns.settings(), work):
             spool.extend(reader.read(row))

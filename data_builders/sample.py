@@ -61,7 +61,7 @@ class Sample(Builder[SampleConfig]):
         prompts = spooled(work, f"prompts-{shard.index}")
         prompts.extend(read_prompts(config, work))
         journal = Journal(work.scratch, "sample", shard)
-        draws = Draws(config.sources, journal, config.known_root, config.seed, work.progress)
+        draws = Draws(config.sources, journal, config.known_root, config.seed, work.progress, work.store)
         draws.draw(prompts)
         journal.gather()
         if not shard.is_main:
@@ -102,9 +102,8 @@ def _record(asked: Asked, draws: Draws, config: SampleConfig, work: Work, tally:
     if len(kept) < config.min_candidates:
         return None
     work.ledger.use(asked.row)
-    return replace(
-        asked.record, candidates=tuple(kept.values()), meta={"builder": "sample", "rows": [asked.row], "scored": False}
-    )
+    meta = {**asked.record.meta, "builder": "sample", "rows": [asked.row], "scored": False}
+    return replace(asked.record, candidates=tuple(kept.values()), meta=meta)
 
 
 class _Tally:

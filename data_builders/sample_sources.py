@@ -16,6 +16,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from data_builders.journal import Journal
+from data_builders.media_store import MediaStore
 from data_builders.prompt_sources import Asked, media_key
 from data_builders.work import Progress
 from mmdpo.answer_file import model_fingerprint
@@ -91,6 +92,7 @@ class Draws:
         root: Folder of the media.
         seed: Of the build; each candidate has a seed that is made from it, its prompt, source and number.
         progress: Wraps long loops.
+        store: Has the bytes of media that came inside a table.
 
     Attributes:
         failed: Key of a candidate that there is none of -> why.
@@ -101,6 +103,7 @@ class Draws:
     root: Path | None
     seed: int
     progress: Progress = iter
+    store: MediaStore | None = None
     failed: dict[str, str] = field(default_factory=dict)
 
     def draw(self, prompts: Iterable[Asked]) -> None:
@@ -142,6 +145,9 @@ class Draws:
             token_ids=None if ids is None else tuple(ids),
         )
 
+    def _whole(self, record: Record) -> Record:
+        return record if self.store is None else self.store.whole_record(record)
+
     def _seed(self, place: int, temperature: float, prompt: str) -> int:
         return int(generator_for(prompt, f"{place}/{temperature:g}", 0, self.seed).integers(2**31))
 
@@ -162,7 +168,7 @@ class Draws:
         self.journal.require_same(f"source {place} ({source.model})", model_fingerprint(model))
         encoder = encoder_of(model, processor, self.root)
         todo = iter(self.progress(chain([first], left)))
-        while block := [one.record for one in islice(todo, source.batch_size)]:
+        while block := [self._whole(one.record) for one in islice(todo, source.batch_size)]:
             for temperature in source.temperatures:
                 records = [one for one in block if self._missing(place, source, temperature, one.id)]
                 try:
@@ -207,7 +213,7 @@ class Draws:
     def _ask(self, place: int, source: SourceConfig, endpoint: Endpoint, prompts: Iterable[Asked]) -> None:
         client = PatientClient(endpoint, role="model")
         todo = iter(self.progress(prompts))
-        while block := {one.record.id: one.record for one in islice(todo, _PROMPTS_AT_A_TIME)}:
+        while block := {one.record.id: self._whole(one.record) for one in islice(todo, _PROMPTS_AT_A_TIME)}:
             body = _bodies(source, endpoint, block, self.root)
 
             def ask(question: tuple[str, float, int], body: Any = body) -> None:

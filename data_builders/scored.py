@@ -71,7 +71,8 @@ def groups_of(answers: Spool[Asked], work: Work) -> Iterator[list[Group]]:
         for prompts in by_media.values():
             for group in prompts.values():
                 if len(group) > 1:
-                    block.append(list(group.values()))
+                    whole = work.store.whole_record(next(iter(group.values())).record)
+                    block.append([replace(one, record=whole) for one in group.values()])
                     continue
                 (one,) = group.values()
                 work.ledger.set_aside("single_caption", one.row, one.answer and one.answer.text, column=one.column)

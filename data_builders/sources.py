@@ -11,14 +11,14 @@ from __future__ import annotations
 
 import glob
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel
 
 from data_builders.importers.sources import open_source as open_folder
-from data_builders.tables import Format, Table, read_table
+from data_builders.tables import Format, Row, Table, read_table
 from data_builders.tar_rows import SUFFIXES as TAR_SUFFIXES
 from data_builders.tar_rows import tar_rows
 from mmdpo.errors import ConfigError
@@ -57,6 +57,17 @@ def open_source(
         else:
             tables.append(read_table(file, kind=kind, rows=rows, encoding=encoding))
     return tables
+
+
+def in_one(tables: Iterable[Table]) -> Iterator[Row]:
+    """The rows of several tables; their numbers go on from one to the next."""
+    before = 0
+    for table in tables:
+        number = 0
+        for row in table:
+            number = row.number
+            yield row._replace(number=before + number)
+        before += number
 
 
 def expand(spec: str) -> list[Path]:
@@ -110,7 +121,8 @@ def source_folder(spec: str | Path) -> Path:
 def state_of(config: BaseModel) -> dict[str, list[int]]:
     """Size and time of change of every file that a configuration names, so that a changed source is noticed."""
     state: dict[str, list[int]] = {}
-    for path in sorted(set(_files(config.model_dump()))):
+    told = config.model_dump(exclude={"plugins"})  # code: it may be mended between two attempts
+    for path in sorted(set(_files(told))):
         status = path.stat()
         state[str(path)] = [status.st_size, status.st_mtime_ns]
     return state

@@ -10,23 +10,31 @@ from collections.abc import Iterable, Sequence
 
 from mmdpo.records import Record, Records
 
+_BY_ID = "record:"  # behind every name of media, so that it names no group
+
 
 class MediaGroups:
-    """Which records share media, directly or through others; records without media are grouped by their prompt.
+    """Which records belong together: they share media, directly or through others, or one is the other's partner.
 
-    The smallest key names a group, whatever the order of the records.
+    Records without media are grouped by their prompt. The smallest key names a group, whatever the order of the
+    records.
     """
 
     def __init__(self) -> None:
         self._parent: dict[str, str] = {}
         self._first: list[str] = []
         self._sources: list[str] = []
+        self._partners: set[str] = set()
 
     def add(self, record: Record) -> None:
         """Takes the next record."""
         first, *others = _keys(record)
         for other in others:
             self.join(first, other)
+        partner = record.meta.get("partner")
+        if partner is not None:
+            self._partners.add(str(partner))
+            self.join(first, _BY_ID + str(partner))
         self._first.append(first)
         self._sources.append(source_of(record))
 
@@ -34,6 +42,16 @@ class MediaGroups:
         """Makes one group of two."""
         low, high = sorted((self._root(key), self._root(other)))
         self._parent[high] = low
+
+    def join_partners(self, records: Iterable[Record]) -> None:
+        """Joins the records that others name as their partner (``meta.partner``); call it when all were added.
+
+        Args:
+            records: All of them; not looked at where none names a partner.
+        """
+        for record in records if self._partners else ():
+            if record.id in self._partners:
+                self.join(_keys(record)[0], _BY_ID + record.id)
 
     def names(self) -> list[str]:
         """The name of the group of each record, in their order."""
@@ -130,8 +148,10 @@ def source_of(record: Record) -> str:
 def media_groups(records: Iterable[Record]) -> list[str]:
     """For each record the name of its group: records that share media, directly or through others."""
     groups = MediaGroups()
+    records = list(records)
     for record in records:
         groups.add(record)
+    groups.join_partners(records)
     return groups.names()
 
 

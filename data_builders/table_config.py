@@ -35,7 +35,7 @@ class TableConfig(BuilderConfig):
         media_root: Folder of the files; by default that of the first table.
         media_path: How a cell becomes a path: `{image}` as it is, `{name}` its last part, `{stem}` without suffix.
         max_pixels: Largest image that is decoded.
-        prompt: The prompt where the table has none.
+        prompt: The prompt where the table has none; by default "Describe the image.", or whatever the modality is.
     """
 
     data: Path | tuple[Path, ...]
@@ -48,7 +48,7 @@ class TableConfig(BuilderConfig):
     media_root: Path | None = None
     media_path: str = "{image}"
     max_pixels: int = Field(MAX_PIXELS, ge=1)
-    prompt: str = Field("Describe the image.", min_length=1)
+    prompt: str = Field(default_factory=lambda given: f"Describe the {given.get('modality', 'image')}.", min_length=1)
 
     @property
     def tables(self) -> tuple[Path, ...]:
@@ -122,7 +122,7 @@ def table_rows(config: TableConfig, columns: Iterable[tuple[str, str]], work: Wo
                 work.ledger.set_aside("unreadable_row", before + number, dict(row.cells), message=row.problem)
             elif matches(row, config.where):
                 work.ledger.read(before + number)
-                yield Row(before + number, row.cells)
+                yield Row(before + number, work.store.light_cells(row.cells))
             else:
                 filtered_out += 1
         before += number
@@ -183,14 +183,17 @@ def absence_note(media: Mapping[str, bool], modality: str = "image") -> list[str
 
 
 def read_media(cell: Any, config: TableConfig) -> Media:
-    """The picture of a cell: a name, or an object with bytes as `datasets` stores embedded images.
+    """The picture of a cell: a name, or an item that came with its bytes, as `table_rows` gives it.
 
     Raises:
-        UnusableError: The cell is blank.
+        UnusableError: The cell is blank, or its bytes are none.
     """
+    if isinstance(cell, Media):
+        return cell
     if isinstance(cell, Mapping):
-        data = cell.get("bytes")
-        return Media(path=cell.get("path"), data=bytes(data)) if data else read_media(cell.get("path"), config)
+        if cell.get("bytes"):
+            raise UnusableError("no_image", None, f"its bytes are a {type(cell['bytes']).__name__}")
+        return read_media(cell.get("path"), config)
     image = text_of(cell)
     if image is None:
         raise UnusableError("no_image", cell)

@@ -22,7 +22,9 @@ _SUFFIXES: dict[str, Format] = {
     ".json": "json",
     ".parquet": "parquet",
 }
-_PARQUET_BATCH = 1000  # rows; they may hold pictures
+_PARQUET_BATCH = 1000  # rows
+_PARQUET_BYTES = 16 * 2**20  # of a batch; rows may hold pictures
+_PARQUET_BUFFER = 1 << 20  # bytes that are read ahead of a column; without it a whole row group is
 csv.field_size_limit(1 << 24)  # a field of 16 MiB: the default refuses long answers, no limit lets a lost quote eat all
 
 
@@ -266,10 +268,14 @@ def _parquet_rows(path: Path) -> Iterator[Row]:
 
     with _reading_parquet(path):
         number = 0
-        for batch in pyarrow.parquet.ParquetFile(path).iter_batches(batch_size=_PARQUET_BATCH):
-            for value in batch.to_pylist():
-                number += 1
-                yield Row(number, value)
+        file = pyarrow.parquet.ParquetFile(path, buffer_size=_PARQUET_BUFFER)
+        for group in range(file.num_row_groups):
+            told = file.metadata.row_group(group)
+            rows = _PARQUET_BYTES * told.num_rows // max(1, told.total_byte_size)
+            for batch in file.iter_batches(batch_size=max(1, min(_PARQUET_BATCH, rows)), row_groups=[group]):
+                for value in batch.to_pylist():
+                    number += 1
+                    yield Row(number, value)
 
 
 @contextmanager

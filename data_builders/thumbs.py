@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import json
 from collections import Counter, defaultdict
@@ -13,7 +12,7 @@ from typing import Any
 from pydantic import model_validator
 
 from data_builders.base import Builder, Ledger, Work
-from data_builders.spool import Spool
+from data_builders.spool import Spool, as_lists
 from data_builders.table_config import (
     ColumnsModel,
     TableConfig,
@@ -103,7 +102,7 @@ class Thumbs(Builder[ThumbsConfig]):
 
     def records(self, config: ThumbsConfig, work: Work) -> Iterator[Record]:
         """See `Builder.records`."""
-        spool = Spool(work.scratch / "thumbs.jsonl", _to_json, _from_json)
+        spool = Spool(work.scratch / "thumbs.jsonl", *as_lists(Thumb))
         for row in table_rows(config, config.columns.settings(), work):
             try:
                 spool.extend([_read(row, config)])
@@ -192,14 +191,3 @@ def _balance(labels: Counter[bool]) -> list[str]:
         return []
     rare, weight = ("undesirable", good / bad) if good > bad else ("desirable", bad / good)
     return [f"{good} answers are liked and {bad} are not: weigh the {rare} ones {weight:.3g} times as much in KTO"]
-
-
-def _to_json(thumb: Thumb) -> list[Any]:
-    media = thumb.media
-    data = None if media.data is None else base64.b64encode(media.data).decode("ascii")
-    return [thumb.row, media.path, data, thumb.prompt, thumb.answer, thumb.up, thumb.rater, thumb.source]
-
-
-def _from_json(values: list[Any]) -> Thumb:
-    row, path, data, *rest = values
-    return Thumb(row, Media(path, None, None if data is None else base64.b64decode(data)), *rest)

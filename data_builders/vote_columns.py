@@ -10,6 +10,11 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validat
 from data_builders.table_config import ColumnsModel, text_of
 from data_builders.votes import FIRST, SECOND, TIE
 
+SWITCHES = {
+    word: sense for sense, words in {"true": "yes on true", "false": "no off false"}.items() for word in words.split()
+}
+"""Words that YAML 1.1 reads as booleans."""
+
 
 class VoteValues(BaseModel):
     """What a voter's cell holds when the first answer (a) is better, when the second one (b) is, and for neither.
@@ -112,10 +117,13 @@ def require_direction(columns: JudgedColumns | None, values: VoteValues | None) 
 
 
 def plain(cell: Any) -> float | str | None:
-    """A cell as it is compared: a number where it is one, else text without case and white space around it."""
+    """A cell as it is compared: a number where it is one, else text without case and white space around it.
+
+    The words that YAML files read as true and false are these, so that `up: [yes]` finds cells that say yes.
+    """
     text = text_of(cell)
-    if text is None or isinstance(cell, bool):
-        return None if text is None else text.casefold()
+    if text is None or isinstance(cell, bool) or text.casefold() in SWITCHES:
+        return None if text is None else SWITCHES.get(text.casefold())
     try:
         number = float(cell)
     except (TypeError, ValueError):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -110,15 +109,12 @@ def _counted(cells: Mapping[str, Any], counts: VoteCounts) -> Iterator[Vote]:
 
 def to_json(judgement: Judgement) -> dict[str, Any]:
     """A judgement as JSON can hold it."""
-    data = judgement.media.data
-    encoded = None if data is None else base64.b64encode(data).decode("ascii")
-    return asdict(judgement) | {"media": [judgement.media.path, judgement.media.sha256, encoded]}
+    return asdict(judgement) | {"media": [judgement.media.path, judgement.media.sha256]}
 
 
 def from_json(values: dict[str, Any]) -> Judgement:
     """The judgement of `to_json`."""
-    path, sha256, data = values["media"]
-    media = Media(path, sha256, None if data is None else base64.b64decode(data))
+    media = Media(*values["media"])
     votes = tuple(Vote(**vote) for vote in values["votes"])
     pairs = {name: tuple(values[name]) for name in ("captions", "sources", "references")}
     return Judgement(**values | pairs | {"media": media, "votes": votes})

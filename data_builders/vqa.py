@@ -6,7 +6,6 @@ arXiv 1505.00468, section 5) is high enough. Where the wrong one comes from is i
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import json
 from collections import Counter
@@ -232,12 +231,11 @@ def _record(question: Question, media: Media, wrong: tuple[str, str], config: Vq
 
 def _to_json(question: Question) -> list[Any]:
     media = question.media
-    data = None if media.data is None else base64.b64encode(media.data).decode("ascii")
     return [
         question.row,
         question.key,
         media.path,
-        data,
+        media.sha256,
         asdict(question.right),
         question.accuracy,
         question.wrong_said,
@@ -245,6 +243,5 @@ def _to_json(question: Question) -> list[Any]:
 
 
 def _from_json(values: list[Any]) -> Question:
-    row, key, path, data, right, accuracy, wrong = values
-    media = Media(path, None, None if data is None else base64.b64decode(data))
-    return Question(row, key, media, RightAnswer(**right), accuracy, tuple(wrong))
+    row, key, path, sha256, right, accuracy, wrong = values
+    return Question(row, key, Media(path, sha256), RightAnswer(**right), accuracy, tuple(wrong))

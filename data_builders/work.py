@@ -6,10 +6,12 @@ import os
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from data_builders.ledger import Ledger
+from data_builders.media_store import MediaStore
 from mmdpo.jsonfiles import append_json_line, read_json_lines
 from mmdpo.media import MAX_PIXELS, Media, MediaError, frame_paths, open_image, read_bytes
 from mmdpo.modalities.base import modality_of
@@ -43,6 +45,12 @@ class Work:
     quality: dict[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     shard: Shard | None = None
+    _journals: dict[Path | None, MediaJournal] = field(default_factory=dict)
+
+    @cached_property
+    def store(self) -> MediaStore:
+        """Keeps the bytes of media that came inside a table; what is yielded gets them back."""
+        return MediaStore(self.scratch / "media")
 
     def checked_media(
         self,
@@ -66,13 +74,17 @@ class Work:
         """
         opened = decode or _decoder(modality, max_pixels)
         distinct = list(dict.fromkeys(items))
-        journal = MediaJournal(self.scratch / "media.jsonl", root)
+        if root not in self._journals:  # read once: builders ask block after block
+            self._journals[root] = MediaJournal(self.scratch / "media.jsonl", root)
+        journal = self._journals[root]
 
         def check(item: Media) -> Media | MediaError:
+            if item in self.store:
+                return _in_store(item, self.store, opened)
             if optional and is_plainly_absent(item, root):
                 return item
             known = journal.find(item)
-            if known is not None:
+            if known is not None and item.sha256 in (None, known):
                 return replace(item, sha256=known)
             try:
                 result = _checked(item, root, opened)
@@ -96,11 +108,8 @@ class MediaJournal:
 
     def __init__(self, path: Path, root: Path | None) -> None:
         self._path, self._root = path, root
-        read = read_json_lines(path)
-        self._known = {(row["path"], row["size"], row["changed"]): row["sha256"] for row in read.rows}
-        if read.unreadable:  # half a line of a build that was killed: the next one must not be joined to it
-            with path.open("a", encoding="utf-8") as file:
-                file.write("\n")
+        rows = read_json_lines(path).rows
+        self._known = {(row["path"], row["size"], row["changed"]): row["sha256"] for row in rows}
 
     def find(self, item: Media) -> str | None:
         """The hash of an item that was found sound before and has not changed since."""
@@ -113,6 +122,7 @@ class MediaJournal:
         if key is not None and checked.sha256 is not None:
             path, size, changed = key
             append_json_line(self._path, {"path": path, "size": size, "changed": changed, "sha256": checked.sha256})
+            self._known[key] = checked.sha256
 
     def _key(self, item: Media) -> tuple[str, int, int] | None:
         if item.path is None or item.data is not None or self._root is None:
@@ -128,6 +138,14 @@ def _decoder(modality: str, max_pixels: int) -> Callable[[Media], object]:
     if modality == "image":
         return lambda media: open_image(media, None, max_pixels=max_pixels)
     return lambda media: modality_of(media_field(modality)).load(media, None)
+
+
+def _in_store(item: Media, store: MediaStore, decode: Callable[[Media], object]) -> Media | MediaError:
+    try:
+        decode(store.whole(item))
+    except MediaError as error:
+        return error
+    return item
 
 
 def _checked(item: Media, root: Path | None, decode: Callable[[Media], object]) -> Media:

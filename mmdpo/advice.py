@@ -6,17 +6,10 @@ where a number moves as soon as anything moves, only once the policy has visibly
 
 from __future__ import annotations
 
-import logging
 import math
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-
-from mmdpo.errors import ModelError
-
-logger = logging.getLogger(__name__)
-PATIENCE = 10
-"""Optimizer steps without any gradient, from the first on, after which a run ends."""
 
 ENOUGH = {"held-out": 30, "training": 100}
 """Pairs below which nothing is said. Held-out pairs are scored by one model, training pairs by one that moves."""
@@ -239,52 +232,3 @@ class Adviser:
 
 def _pairs(entry: Values) -> float:
     return entry["diagnostics/pairs"]
-
-
-class Guard:
-    """Ends a run that cannot become anything: numbers that are not finite, or a loss that has no gradient.
-
-    A step may have none by its records, of text alone where a projector trains: the first such step is warned of.
-    """
-
-    def __init__(self) -> None:
-        self._without_gradient: int | None = 0
-
-    def hear(self, parts: Values, weights: Values, gradient: float, step: int, steps: int) -> None:
-        """Looks at one optimizer step before the weights change.
-
-        Args:
-            parts: Each term's value before its weight, over all processes.
-            weights: Factor of each at this step.
-            gradient: Norm of the gradient, over all processes.
-            step: Steps done before this one.
-            steps: Steps of the run.
-
-        Raises:
-            ModelError: A term or the gradient is not finite; or :data:`PATIENCE` steps from the first on, or all steps
-                of the run, had no gradient.
-        """
-        wrong = [f"loss/{name} is {value}" for name, value in parts.items() if not math.isfinite(value)]
-        if wrong or not math.isfinite(gradient):
-            raise ModelError(
-                f"step {step + 1}: {', '.join(wrong) or f'the gradient norm is {gradient}'}",
-                why="The step would make the weights useless. It was not taken, and no trained model is saved.",
-                fix="Lower train.learning_rate, avoid float16, and look at that term and the records that it reads.",
-            )
-        # a loss of 0 has nothing left to change; one whose weights are 0 by their schedules has not begun
-        counts = any(weights[name] != 0 and value != 0 for name, value in parts.items())
-        if gradient > 0:
-            self._without_gradient = None
-        if self._without_gradient is None or not counts:
-            return
-        self._without_gradient += 1
-        told = ", ".join(f"loss/{name} is {value:.4g}" for name, value in parts.items())
-        what = f"step {step + 1}: {told}, and the gradient is exactly 0, as in every step before"
-        if self._without_gradient >= PATIENCE or self._without_gradient == step + 1 == steps:
-            raise ModelError(
-                what,
-                why="The loss does not depend on the weights that train: nothing would be learnt. Nothing is saved.",
-                fix="Look at the factors of the loss, and whether model.trainable names a part that it reads.",
-            )
-        if self._without_gradient == 1:
-            logger.warning("%s. Nothing is learnt; the run ends if that goes on for %d steps", what, PATIENCE)

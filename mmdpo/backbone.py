@@ -9,19 +9,20 @@ from __future__ import annotations
 import contextlib
 import inspect
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from mmdpo.attention import RowMasks
 from mmdpo.batch_rows import take_rows
-from mmdpo.branches import additive_mask, attention_rule
 from mmdpo.collate import Batch
-from mmdpo.features import Features, FeatureStore, outputs_of
+from mmdpo.features import FeatureStore
 from mmdpo.models.families import Facts, backbone_of
 from mmdpo.models.load import part_of
 from mmdpo.models.router import RouterLoss
+from mmdpo.unit_features import Features, outputs_of
 
 
 @dataclass
@@ -32,11 +33,13 @@ class ScoringState:
         facts: Facts of the model.
         features: Features of the current step.
         router: The load-balancing loss of a mixture of experts, where the model has one switched on.
+        masks: Attention masks of the current batch.
     """
 
     facts: Facts
     features: FeatureStore
     router: RouterLoss | None = None
+    masks: RowMasks = field(default_factory=RowMasks)
 
 
 def last_hidden(model: Any, batch: Batch, state: ScoringState) -> Tensor:
@@ -89,14 +92,15 @@ def _forward(model: Any, batch: Batch, units: Mapping[str, list[Features]], stat
         inputs["mm_encoder_outputs"] = given
     if crossed and units:  # [B * images * tiles, patches, D], all rows with equally many images
         inputs["cross_attention_states"] = torch.cat([unit.groups for unit in units["image"]]).flatten(0, -3)
-    complete = units.keys() >= facts.feature_inputs.keys()
+    # another process may lack what this one has; trained parts that no media reach must then lack no gradient in either
+    complete = units.keys() >= facts.feature_inputs.keys() and not torch.distributed.is_initialized()
     with contextlib.nullcontext() if complete else _zero_from_encoders(model, facts):
         if placed:
             inputs["inputs_embeds"] = _with_features(batch["input_ids"], placed, embedding, facts)
         else:
             inputs["input_ids"] = batch["input_ids"]
         images = len(units.get("image", ())) // len(batch["input_ids"])
-        inputs |= _masks_and_fields(batch, facts, model.get_input_embeddings().weight.dtype, backbone, images)
+        inputs |= _masks_and_fields(batch, state, model.get_input_embeddings().weight.dtype, backbone, images)
         balanced = state.router is not None and torch.is_grad_enabled()
         output = backbone(**inputs, **({"output_router_logits": True} if balanced else {}))
     if balanced and state.router is not None:
@@ -104,7 +108,9 @@ def _forward(model: Any, batch: Batch, units: Mapping[str, list[Features]], stat
     return output.last_hidden_state
 
 
-def _masks_and_fields(batch: Batch, facts: Facts, dtype: torch.dtype, backbone: Any, images: int) -> dict[str, Any]:
+def _masks_and_fields(
+    batch: Batch, state: ScoringState, dtype: torch.dtype, backbone: Any, images: int
+) -> dict[str, Any]:
     """The attention mask, and the further per-token inputs that the backbone takes beside it.
 
     Types of tokens are in the branch rule already, so only plain rows carry them; a mask over tokens and images is one
@@ -114,7 +120,7 @@ def _masks_and_fields(batch: Batch, facts: Facts, dtype: torch.dtype, backbone: 
     fields = {name: values for name, values in batch["fields"].items() if name in named}
     over_images = {name: values[:, :, :images] for name, values in fields.items() if values.ndim > 2 and images}
     if batch["layout"] == "shared":
-        return {"attention_mask": shared_masks(batch, facts, dtype), **over_images}
+        return {"attention_mask": state.masks.of(batch, state.facts, dtype), **over_images}
     types = {name: values for name, values in fields.items() if values.ndim == 2}
     return {"attention_mask": (batch["record"] >= 0).long(), **types, **over_images}
 
@@ -157,17 +163,3 @@ def _zero_from_encoders(model: Any, facts: Facts) -> Iterator[None]:
         yield
     finally:
         handle.remove()
-
-
-def shared_masks(batch: Mapping[str, Tensor], facts: Facts, dtype: torch.dtype) -> Any:
-    """The branch rule as the model takes it: one additive mask, or one for each type of attention layer."""
-    place = (batch["record"], batch["segment"], batch["depth"])
-    block = None if facts.two_way == "none" else batch["block"]
-    in_full_layers = None if facts.two_way == "windowed_runs" else block
-    full = additive_mask(attention_rule(*place, in_full_layers), dtype) if not facts.forward_window else None
-    if facts.window is None or not facts.family.mask_by_layer:
-        return full  # without masks by layer a window that binds cannot be told; the start-up check finds out
-    windowed = additive_mask(attention_rule(*place, block, window=facts.window), dtype)
-    if full is None:
-        return windowed
-    return {"full_attention": full, "sliding_attention": windowed}

@@ -8,7 +8,7 @@ from typing import Any
 
 from mmdpo.answer_file import Shard
 from mmdpo.answering import Progress
-from mmdpo.config import EvalSection
+from mmdpo.config import EvalSection, FeaturesSection
 from mmdpo.errors import ConfigError
 from mmdpo.evals.base import Benchmark
 from mmdpo.evals.endpoint import Endpoint
@@ -17,6 +17,7 @@ from mmdpo.evals.needs import require_data
 from mmdpo.evals.result import METRICS_FILE, Result
 from mmdpo.evals.runner import make_benchmark
 from mmdpo.evaluation import answer_and_score, load_any
+from mmdpo.feature_caching import answers_from, cache_for_answers
 
 
 def evaluate_model(
@@ -67,10 +68,13 @@ def evaluate_model(
     loaded, processor = load_any(model) if isinstance(model, str) else model
     (shard or Shard()).wait()  # all have seen that nothing is finished before one finishes
     results = {}
+    again = len(sections) > 1 or any(section.answer_by == "both" for section in sections.values())
+    cache = cache_for_answers(FeaturesSection()) if again else None  # else no medium is encoded twice
     for name, section in sections.items():
         how: dict[str, Any] = {"answer_by": section.answer_by, "shard": shard}
         folder, size = out / "eval" / name, section.batch_size
-        result = answer_and_score(loaded, processor, made[name], section, folder, size, progress, **how)
+        with answers_from(cache, loaded, processor):
+            result = answer_and_score(loaded, processor, made[name], section, folder, size, progress, **how)
         results[name] = result.summary()
     return results
 

@@ -202,18 +202,32 @@ def attention_rule(
     Returns:
         [B, T, T] True where attention is allowed.
     """
-    order = torch.arange(record.shape[1], device=record.device)
-    same = (record[:, :, None] == record[:, None, :]) & (record[:, :, None] >= 0)
-    allowed = (
-        same
-        & (order[None, None, :] <= order[None, :, None])
-        & ((segment[:, None, :] == 0) | (segment[:, None, :] == segment[:, :, None]))
-    )
+    rows, order = (torch.arange(size, device=record.device) for size in record.shape)
+    places = (rows[:, None, None], order[None, :, None], order[None, None, :])
+    return rule_at(record, segment, depth, block, window, *places)
+
+
+def rule_at(
+    record: Tensor,
+    segment: Tensor,
+    depth: Tensor,
+    block: Tensor | None,
+    window: int | None,
+    row: Tensor,
+    query: Tensor,
+    key: Tensor,
+) -> Tensor:
+    """:func:`attention_rule` at single places: whether position ``query`` of a row may attend to position ``key``.
+
+    The last three are indices that broadcast together; FlexAttention asks in this form.
+    """
+    same = (record[row, query] == record[row, key]) & (record[row, query] >= 0)
+    allowed = same & (key <= query) & ((segment[row, key] == 0) | (segment[row, key] == segment[row, query]))
     if block is not None:
-        allowed = allowed | (same & (block[:, :, None] == block[:, None, :]) & (block[:, :, None] >= 0))
+        allowed = allowed | (same & (block[row, query] == block[row, key]) & (block[row, query] >= 0))
     if window is not None:
-        allowed = allowed & (depth[:, :, None] - depth[:, None, :] < window)
-    return allowed | torch.eye(record.shape[1], dtype=torch.bool, device=record.device)
+        allowed = allowed & (depth[row, query] - depth[row, key] < window)
+    return allowed | (query == key)
 
 
 def additive_mask(allowed: Tensor, dtype: torch.dtype) -> Tensor:

@@ -55,16 +55,17 @@ def cache_reference(trainer: PreferenceTrainer, folder: Path, progress: Progress
     computed, worst = 0, 0.0
     with torch.no_grad(), accelerator.autocast():
         for collator, records in _parts(trainer):
-            computed += reference.fill(
-                model,
-                collator,
-                records,
-                trainer._prepare_inputs,
-                batch_size=trainer.args.per_device_eval_batch_size,
-                process=accelerator.process_index,
-                processes=accelerator.num_processes,
-                progress=progress,
-            )
+            with trainer.telling_memory(records):
+                computed += reference.fill(
+                    model,
+                    collator,
+                    records,
+                    trainer._prepare_inputs,
+                    batch_size=trainer.args.per_device_eval_batch_size,
+                    process=accelerator.process_index,
+                    processes=accelerator.num_processes,
+                    progress=progress,
+                )
         accelerator.wait_for_everyone()
         reference.store.load()
         worst = reference.prove(model, trainer.collator, trainer.train_dataset.records, trainer._prepare_inputs)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import threading
 import time
@@ -14,13 +15,12 @@ from typing import Any
 import torch
 from accelerate.utils import gather
 from transformers import ProgressCallback, TrainerCallback, TrainingArguments
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from mmdpo.advice import Adviser
 from mmdpo.encoding import Encoder
 from mmdpo.errors import ConfigError
-from mmdpo.jsonfiles import read_json, write_json
-from mmdpo.objectives import Objective
+from mmdpo.jsonfiles import read_json_lines
+from mmdpo.run import LOG_FILE
 
 logger = logging.getLogger(__name__)
 ECHO_SECONDS = 1.0
@@ -64,34 +64,6 @@ class Bar(ProgressCallback):
         self._newest |= values
         if bar is not None and values:
             bar.set_postfix(self._newest)
-
-
-class ObjectiveState(TrainerCallback):
-    """Keeps the running values of an objective's terms in every checkpoint.
-
-    Args:
-        objective: The objective.
-    """
-
-    FILE = "objective.json"
-
-    def __init__(self, objective: Objective) -> None:
-        self.objective = objective
-
-    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Writes them into the checkpoint that was just saved."""
-        folder = Path(args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}"
-        if state.is_world_process_zero and self.objective.state and folder.is_dir():
-            write_json(folder / self.FILE, self.objective.state)
-
-    def restore(self, checkpoint: Path) -> None:
-        """Takes them from a checkpoint.
-
-        Raises:
-            DataError: The checkpoint has none: it belongs to another objective.
-        """
-        if self.objective.state:
-            self.objective.state.update(read_json(checkpoint / self.FILE))
 
 
 class FreshVariants(TrainerCallback):
@@ -139,11 +111,13 @@ class RunCallback(TrainerCallback):
         self.signal: int | None = None
         self.stopping = False
         self._caught_at = 0.0
+        self._process = 0
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> RunCallback:
         """Takes over the signals; outside of the main thread there are none."""
         if threading.current_thread() is threading.main_thread():
+            self._process = os.getpid()
             self._before = {n: signal.signal(n, self._caught) for n in (signal.SIGINT, signal.SIGTERM)}
         return self
 
@@ -153,10 +127,12 @@ class RunCallback(TrainerCallback):
             signal.signal(number, handler)
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Reads from the manifest which betas are configured, and what was said before a resume."""
+        """Reads from the manifest which betas are configured; on a resume, also what was said and logged before it."""
         self._adviser = Adviser(_betas(self.run.manifest.get("objective", {})))
-        if state.global_step > 0:
+        if state.global_step > 0 and state.is_world_process_zero:
             self._advice = {entry["rule"]: entry for entry in self.run.manifest.get("advice", ())}
+            for event in read_json_lines(self.run.path / LOG_FILE).rows:
+                self._adviser.hear({name: float(value) for name, value in event.items() if value is not None})
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Keeps the newest values of what was said; an empty list where nothing was."""
@@ -188,6 +164,8 @@ class RunCallback(TrainerCallback):
 
     def _caught(self, number: int, frame: Any) -> None:
         del frame
+        if os.getpid() != self._process:
+            return  # a worker that loads records: this process still needs it, and ends it
         if self.signal is None:
             logger.warning("stopping at the end of this step; the checkpoint will be kept; once more stops at once")
             self.signal, self._caught_at = number, time.monotonic()

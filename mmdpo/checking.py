@@ -17,17 +17,18 @@ from mmdpo.companions import Companions
 from mmdpo.config import RunConfig
 from mmdpo.encoding import Encoder
 from mmdpo.eval_settings import never_reached
+from mmdpo.feature_choice import RunFeatures
 from mmdpo.marks import marked_share
 from mmdpo.objectives import Objective, Term
 from mmdpo.objectives.objective import explained
 from mmdpo.objectives.schedules import Linear, Warmup
-from mmdpo.pipeline import prepare_run, what_trains
+from mmdpo.pipeline import prepare_run
 from mmdpo.policy import LoadedModel
 from mmdpo.record_checks import ratings_of
 from mmdpo.records import Record
 from mmdpo.resuming import flat
 from mmdpo.run_data import Data
-from mmdpo.run_settings import check_config
+from mmdpo.run_settings import check_config, what_trains
 from mmdpo.screening import Screening
 from mmdpo.views import CLEAN, EVERY, MISMATCHED, PARTNER, View
 
@@ -76,6 +77,7 @@ def check_run(
             "trained": f"{what_trains(config)[1]}; {loaded.decisions['trainable_parameters']:,} parameters",
             "answers tokenised": ", ".join(f"{count} {WAYS[way]}" for way, count in data.screening.ways.items()),
             "optimizer steps": f"{steps:,} of {batch} records, {steps * batch / len(data.train):.3g} epochs",
+            **_about_features(RunFeatures(config, objective, arguments, loaded, data, layout.layout)),
             **_about_evals(config),
         }
     )
@@ -175,6 +177,13 @@ def _about_marks(objective: Objective, records: Sequence[Record]) -> dict[str, s
     share = marked_share(records)
     words = f"{share.chosen:.0%} of the words of chosen and {share.rejected:.0%} of those of rejected answers"
     return {"marks": f"in {share.records:.0%} of the records; {words}"}
+
+
+def _about_features(features: RunFeatures) -> dict[str, str]:
+    """Whether features are kept, and what that saves and needs."""
+    chosen = features.choose()
+    found = None if features.config.features.cache == "auto" else features.measure()
+    return {"feature cache": f"{chosen.value}: {chosen.reason}" + (f"; {found}" if found else "")}
 
 
 def _about_evals(config: RunConfig) -> dict[str, str]:

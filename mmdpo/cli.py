@@ -13,9 +13,19 @@ from typing import Annotated, Any
 import typer
 from rich.logging import RichHandler
 
-from mmdpo import data_verbs, eval_verb, export_verb, helper_verbs, preference_verbs, score_verb, winrate_verb
+from mmdpo import (
+    bench_verb,
+    data_verbs,
+    eval_verb,
+    export_verb,
+    helper_verbs,
+    preference_verbs,
+    score_verb,
+    winrate_verb,
+)
 from mmdpo.commandline import merged, relaunch, run_config, use_plugins
 from mmdpo.errors import MMDPOError
+from mmdpo.interrupts import sigterm_is_ctrl_c, stopped_well
 from mmdpo.terminal import (
     closing,
     difference_table,
@@ -38,6 +48,8 @@ app = typer.Typer(
     help="Align vision-language models with human preferences, so that they hallucinate less.",
 )
 PIPELINE, HELPERS = "Pipeline", "Helpers"
+
+INTERRUPTED = 130
 
 Overrides = Annotated[
     list[str] | None,
@@ -102,6 +114,9 @@ def build(
     strict: Annotated[bool, typer.Option(help="Fail when any row is bad or a quality check fails.")] = False,
     embed: Annotated[bool, typer.Option(help="Store the media's bytes in the records.")] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted build in that folder.")] = False,
+    thresholds: Annotated[
+        Path | None, typer.Option("--thresholds", help="YAML with bounds of the quality checks.", show_default=False)
+    ] = None,
 ) -> None:
     """Turn ratings, votes or corrections into preference records.
 
@@ -115,7 +130,7 @@ def build(
 
     values, folder = merged(config or [])
     how: dict[str, Any] = {"strict": strict, "embed": embed, "resume": resume, "folder": folder}
-    result = run_builder(builder, values, out, progress=progress, **how)
+    result = run_builder(builder, values, out, progress=progress, thresholds=thresholds, **how)
     if not result.quality:  # of several processes, the main one tells
         return
     page = write_quality_page(result.quality, out / "quality.html", media_root=result.records.media_root)
@@ -180,7 +195,8 @@ def train(
         from mmdpo.report import write_run_pages
 
         if settings.eval:
-            evaluate_run(folder, settings, progress=progress)
+            with stopped_well("evaluating the trained model", f"It is in {folder}, with the answers so far."):
+                evaluate_run(folder, settings, progress=progress)
             print_run_comparison(folder)
         page = write_run_pages([folder])
         say_warnings(folder)
@@ -236,14 +252,18 @@ def report(
     closing("report written", write_run_pages(runs, out), "open it in a browser")
 
 
-for verbs in (data_verbs, export_verb, helper_verbs, preference_verbs, winrate_verb):
+for verbs in (bench_verb, data_verbs, export_verb, helper_verbs, preference_verbs, winrate_verb):
     verbs.add_to(app)
 
 
 def main() -> None:
     """Runs the command; foreseen failures end with a message and their exit code, not a traceback."""
     try:
-        app(standalone_mode=False)
+        with sigterm_is_ctrl_c():
+            code = app(standalone_mode=False)
+        if code == INTERRUPTED:  # typer catches Ctrl-C and typer.Exit, and returns their codes
+            raise KeyboardInterrupt
+        sys.exit(code)  # None is 0
     except MMDPOError as error:
         if "--verbose" in sys.argv:
             notes.print_exception()
@@ -251,7 +271,7 @@ def main() -> None:
         sys.exit(error.exit_code)
     except (KeyboardInterrupt, typer.Abort):
         notes.print("[yellow]interrupted[/yellow]")
-        sys.exit(130)
+        sys.exit(INTERRUPTED)
     except Exception as error:
         if hasattr(error, "show") and hasattr(error, "exit_code"):  # usage errors of the command line itself
             error.show()

@@ -67,11 +67,20 @@ class ClipScore:
     @torch.no_grad()
     def cosines(self, image: Image.Image, texts: Sequence[str]) -> list[float]:
         """The cosine of one image and "A photo depicts " + each text, -1 to 1."""
-        pixels = self.transform(image)[None].to(self.device)
-        seen = self.model.encode_image(pixels, normalize=True)
         said = self.model.encode_text(self._tokens(texts), normalize=True)
-        values: list[float] = (said @ seen[0]).tolist()
+        values: list[float] = (said @ self._seen(image)).tolist()
         return values
+
+    @torch.no_grad()
+    def picture(self, image: Image.Image) -> list[float]:
+        """The embedding of an image, of length 1: the product of two is their cosine."""
+        values: list[float] = self._seen(image).tolist()
+        return values
+
+    def _seen(self, image: Image.Image) -> torch.Tensor:
+        pixels = self.transform(image)[None].to(self.device)
+        seen: torch.Tensor = self.model.encode_image(pixels, normalize=True)[0]
+        return seen
 
     def fills_context(self, texts: Sequence[str]) -> list[bool]:
         """Whether each text reaches the end of CLIP's context; what is behind it is not seen."""

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -28,7 +28,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from mmdpo.branches import Tree, pack
+from mmdpo.branches import Tree, fill_rows, pack
 from mmdpo.companions import Companions
 from mmdpo.encoding import EncodedPrompt, Encoder, extended
 from mmdpo.errors import DataError
@@ -39,18 +39,30 @@ from mmdpo.rendering import EncodedAnswer
 from mmdpo.views import ScoreTable, View
 
 Batch = dict[str, Any]
-UNIT_FIELDS = ("units", "keys", "items", "lengths", "tokens", "names")
-"""Of each distinct unit: encoder inputs, content hash, items, rows of the main input, placeholder tokens, whose."""
+UNIT_FIELDS = ("units", "keys", "items", "lengths", "tokens", "names", "lasting")
+"""Of each distinct unit: encoder inputs, content hash, items, rows of the main input, placeholder tokens, whose,
+and whether it can come back."""
 Layout = Literal["shared", "plain"]
 
 
 @dataclass(frozen=True)
 class Row:
-    """One scored answer of a batch: of which record, what was planned, and its tokens."""
+    """One scored answer of a batch: of which record, what was planned, its tokens, and digests of all that."""
 
     example: int
     planned: PlannedRow
     answer: EncodedAnswer
+    identity: list[int]
+
+
+@dataclass(frozen=True)
+class _Laid:
+    """One tree of a batch, the scored answers that are its branches, and the media of its prefix in reading order."""
+
+    tree: Tree
+    rows: Sequence[Row]
+    units: Sequence[MediaUnit]
+    record: str
 
 
 class RecordDataset(Dataset[tuple[int, Record]]):
@@ -76,7 +88,8 @@ class Collator:
         layout: ``"shared"`` lays the answers of a record out as branches of one prefix; ``"plain"`` gives each a row.
         side: Padding side.
         pad_id: Token id on padding.
-        records_per_row: With the shared layout, how many records share a row.
+        records_per_row: With the shared layout, how many records share a row: so many that follow each other, or
+            ``"fit"``, as many as find room beside each other in rows no longer than the batch's longest record.
         branches_per_row: With the shared layout, how many answers of a record share a row; None for all of them.
     """
 
@@ -89,7 +102,7 @@ class Collator:
         layout: Layout = "shared",
         side: Literal["right", "left"] = "right",
         pad_id: int = 0,
-        records_per_row: int = 1,
+        records_per_row: int | Literal["fit"] = 1,
         branches_per_row: int | None = None,
     ) -> None:
         self.encoder = encoder
@@ -100,7 +113,7 @@ class Collator:
         self.pad_id = pad_id
         family = encoder.facts.family  # rows of such families must be told apart by the media of one record
         alone = layout == "plain" or family.cross_attention or family.marks_alike
-        self.trees_per_row = 1 if alone else records_per_row
+        self.trees_per_row: int | Literal["fit"] = 1 if alone else records_per_row
         self.branches = branches_per_row if layout == "shared" else 1
 
     @property
@@ -110,34 +123,27 @@ class Collator:
 
     def __call__(self, examples: Sequence[tuple[int, Record]]) -> Batch:
         """Builds one batch from (place in the data set, record) pairs."""
-        trees: list[Tree] = []
-        rows: list[Row] = []
-        identities: list[list[int]] = []
-        uses: list[tuple[int, MediaUnit, str]] = []  # (tree, unit, record) in reading order
-        for number, (_, record) in enumerate(examples):
-            planned = plan(record, self.views, self.companions)
-            for variant, group in itertools.groupby(planned.rows, lambda row: row.view.media):
-                own = [Row(number, row, self.encoder.answer(record, row.answer)) for row in group]
-                rows += own
-                answers = [row.answer for row in own]
-                prompt = self.encoder.prompt(record, variant, planned.partner)
-                identities += [_identity(record, row, prompt) for row in own]
-                for tree in self._tree(prompt, answers).split(self.branches or len(answers)):
-                    uses += [(len(trees), unit, record.id) for unit in prompt.units]
-                    trees.append(tree)
-        if not trees:
+        laid = [one for number, (_, record) in enumerate(examples) for one in self._laid(number, record)]
+        if not laid:
             raise DataError(
                 f"no record of {', '.join(record.id for _, record in examples[:3])} has a view that is asked for",
                 why=f"Wanted are {', '.join(map(str, self.views))}.",
                 fix="A record without media has no corrupted variant; a candidate must exist to be scored.",
             )
-        per_row = self.trees_per_row
+        multiple = self.encoder.facts.row_multiple if self.layout == "shared" else 1
+        in_rows = self._in_rows([len(one.tree) for one in laid], multiple)
+        of_row = [row for row, members in enumerate(in_rows) for _ in members]
+        laid = [laid[place] for members in in_rows for place in members]  # answers and media in the order of reading
+        ends = list(itertools.accumulate(map(len, in_rows)))
         packed = pack(
-            trees,
+            [one.tree for one in laid],
             pad_id=self.pad_id,
             side=self.side,
-            rows=[list(range(at, min(at + per_row, len(trees)))) for at in range(0, len(trees), per_row)],
+            rows=[range(end - len(members), end) for end, members in zip(ends, in_rows, strict=True)],
+            multiple_of=multiple,
         )
+        rows = [row for one in laid for row in one.rows]
+        uses = [(row, unit, one.record) for row, one in zip(of_row, laid, strict=True) for unit in one.units]
         return {
             "input_ids": packed.input_ids,
             "record": packed.record,
@@ -156,11 +162,29 @@ class Collator:
             "media_index": torch.tensor([self.media_names.index(row.planned.view.media) for row in rows]),
             "score": torch.tensor([row.planned.score for row in rows]),
             "label": torch.tensor([row.planned.label for row in rows]),
-            "identity": torch.tensor(identities),
+            "identity": torch.tensor([row.identity for row in rows]),
             "index": torch.tensor([index for index, _ in examples]),
-            "media": distinct_units([(tree // per_row, unit, name) for tree, unit, name in uses]),
+            "media": distinct_units(uses),
             "layout": self.layout,
         }
+
+    def _laid(self, example: int, record: Record) -> Iterator[_Laid]:
+        """A record's trees: one for each media variant, or several where a row takes fewer answers."""
+        planned = plan(record, self.views, self.companions)
+        for variant, group in itertools.groupby(planned.rows, lambda row: row.view.media):
+            prompt = self.encoder.prompt(record, variant, planned.partner)
+            answers = [(row, self.encoder.answer(record, row.answer)) for row in group]
+            rows = [Row(example, row, answer, _identity(record, row, answer, prompt)) for row, answer in answers]
+            for tree in self._tree(prompt, [row.answer for row in rows]).split(self.branches or len(rows)):
+                yield _Laid(tree, rows[: len(tree.branches)], prompt.units, record.id)
+                rows = rows[len(tree.branches) :]
+
+    def _in_rows(self, lengths: Sequence[int], multiple: int) -> list[list[int]]:
+        """Which trees each row holds."""
+        per_row = self.trees_per_row
+        if per_row == "fit":
+            return fill_rows(lengths, capacity=-(-max(lengths) // multiple) * multiple)
+        return [list(range(at, min(at + per_row, len(lengths)))) for at in range(0, len(lengths), per_row)]
 
     def _tree(self, prompt: EncodedPrompt, answers: Sequence[EncodedAnswer]) -> Tree:
         return Tree(
@@ -216,11 +240,11 @@ def table_of(
     )
 
 
-def _identity(record: Record, row: Row, prompt: EncodedPrompt) -> list[int]:
+def _identity(record: Record, row: PlannedRow, answer: EncodedAnswer, prompt: EncodedPrompt) -> list[int]:
     """Short digests of whose row it is (record, view) and of what it is computed from (prompt, answer, media)."""
-    place = f"{record.id}\x1f{row.planned.view.candidate}\x1f{row.planned.view.media}"
+    place = f"{record.id}\x1f{row.view.candidate}\x1f{row.view.media}"
     media = "\x1f".join(f"{unit.modality.name} {unit.key}" for unit in prompt.units)
-    ids = (prompt.input_ids.numpy().tobytes(), row.answer.ids.numpy().tobytes())
+    ids = (prompt.input_ids.numpy().tobytes(), answer.ids.numpy().tobytes())
     parts = (place.encode("utf-8", "surrogatepass"), *ids, media.encode())
     digests = (hashlib.blake2b(part, digest_size=8).digest() for part in parts)
     return [int.from_bytes(digest, "little", signed=True) for digest in digests]
@@ -239,7 +263,8 @@ def distinct_units(uses: Sequence[tuple[int, MediaUnit, str]]) -> dict[str, Any]
     for row, unit, record in uses:
         entry = media.setdefault(unit.modality.name, {name: [] for name in (*UNIT_FIELDS, "order", "rows")})
         if unit.key not in entry["keys"]:
-            values = (dict(unit.inputs), unit.key, unit.items, unit.rows, unit.tokens, f"record {record!r}")
+            whose = f"record {record!r}"
+            values = (dict(unit.inputs), unit.key, unit.items, unit.rows, unit.tokens, whose, unit.lasting)
             for name, value in zip(UNIT_FIELDS, values, strict=True):
                 entry[name].append(value)
         entry["order"].append(entry["keys"].index(unit.key))

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import importlib.resources
-from collections.abc import Iterable, Mapping, Sequence
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel, ValidationError
@@ -15,6 +17,7 @@ from mmdpo.errors import ConfigError, MMDPOError, did_you_mean
 from mmdpo.sections import (
     DataSection,
     EvalSection,
+    FeaturesSection,
     LoraSection,
     ModelSection,
     ReferenceSection,
@@ -26,6 +29,7 @@ from mmdpo.sections import (
 __all__ = [
     "DataSection",
     "EvalSection",
+    "FeaturesSection",
     "LoraSection",
     "ModelSection",
     "ReferenceSection",
@@ -74,7 +78,7 @@ def read_yaml(path: Path | None, overrides: Sequence[str] = ()) -> dict[str, Any
     try:
         loaded = OmegaConf.create({}) if path is None else OmegaConf.load(path)
         if isinstance(loaded, DictConfig):
-            loaded = OmegaConf.merge(loaded, OmegaConf.from_dotlist(list(overrides)))
+            loaded = OmegaConf.merge(loaded, OmegaConf.from_dotlist([as_typed(override) for override in overrides]))
         plain = OmegaConf.to_container(loaded, resolve=True)
     except (OmegaConfBaseException, ValueError, OSError) as error:
         raise ConfigError(
@@ -97,6 +101,48 @@ def read_yaml(path: Path | None, overrides: Sequence[str] = ()) -> dict[str, Any
             fix="Start from one that ships with the package: mmdpo cp start",
         )
     return {str(key): value for key, value in plain.items()}
+
+
+def as_typed(override: str) -> str:
+    """An override whose value is read as it was typed: yes, no, on and off are words, ``{id}.jpg`` is a text.
+
+    YAML reads the words as true and false (a field that takes a boolean understands them all the same), and a brace as
+    the beginning of a mapping.
+
+    Raises:
+        ConfigError: A list or a mapping is not valid YAML.
+    """
+    key, _, value = override.partition("=")
+    try:
+        template = value.startswith("{") and "}" in value and ":" not in value
+        node = None if template else yaml.compose(value, Loader=yaml.SafeLoader)
+    except yaml.YAMLError as error:
+        if value.startswith(("[", "{")):
+            problem = getattr(error, "problem", None) or str(error).splitlines()[0]
+            raise ConfigError(
+                f"override {override!r} is not valid YAML: {problem}",
+                why="Its value begins a list or a mapping that does not end.",
+                fix="Close its brackets; put a text that holds such characters in quotes of its own: key='\"...\"'.",
+            ) from error
+        node = None
+    if node is None and value:
+        return f"{key}={json.dumps(value, ensure_ascii=False)}"
+    for start, end in reversed(list(_words(node))):
+        value = f'{value[:start]}"{value[start:end]}"{value[end:]}'
+    return f"{key}={value}"
+
+
+def _words(node: yaml.Node | None) -> Iterator[tuple[int, int]]:
+    """Where the words stand that YAML 1.1 takes for booleans and 1.2 does not."""
+    if isinstance(node, yaml.ScalarNode):
+        if node.tag == "tag:yaml.org,2002:bool" and node.value.lower() not in {"true", "false"}:
+            yield node.start_mark.index, node.end_mark.index
+    elif isinstance(node, yaml.SequenceNode):
+        for child in node.value:
+            yield from _words(child)
+    elif isinstance(node, yaml.MappingNode):
+        for key, child in node.value:
+            yield from (*_words(key), *_words(child))
 
 
 def parse_config(values: Mapping[str, Any], origin: str = "the configuration") -> RunConfig:

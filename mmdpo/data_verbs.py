@@ -99,8 +99,6 @@ def _print(found: Leakage) -> None:
         results.print(f"{leak.record} ({leak.split}) in {leak.against}: {evidence}", markup=False, highlight=False)
     if len(found.leaks) > _SHOWN:
         results.print(f"and {len(found.leaks) - _SHOWN} more; all of them with --json", highlight=False)
-    if not found.looked:
-        say("near copies were not looked for: pip install 'mmdpo[data]'")
     elif found.unseen:
         say(f"{found.unseen} pictures of the records could not be opened; near copies of them are not found")
     for name, told in summary["against"].items():

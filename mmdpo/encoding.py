@@ -117,7 +117,7 @@ class Encoder(Renderer):
             raise
 
     def _prompt(self, record: Record, variant: str) -> EncodedPrompt:
-        self._check_taken(record)
+        self.check_taken(record)
         check_places(record)
         prepared, conversation, items = self._conversation(record, variant)
         options: dict[str, Any] = {}
@@ -152,6 +152,8 @@ class Encoder(Renderer):
         prompt = self._split(dict(encoded), items, record, prepared)
         if variant == CLEAN and items:
             self.prepared.keep((self.root, media_of(record)), prepared)
+        if variant != CLEAN and self.fresh:  # its draw does not come back
+            prompt = replace(prompt, units=tuple(replace(unit, lasting=False) for unit in prompt.units))
         return prompt
 
     def unfit(self, record: Record, variant: str = CLEAN) -> str:
@@ -259,7 +261,7 @@ class Encoder(Renderer):
             refuse_both(record)
         return [*items.get("images", ()), *videos] if "pixel_values" in encoded else []
 
-    def _check_taken(self, record: Record) -> None:
+    def check_taken(self, record: Record) -> None:
         """Refuses media that the model has no encoder for, before its processor drops or misreads them.
 
         Raises:

@@ -18,6 +18,7 @@ from mmdpo.evals.base import Benchmark, Result, Sample
 from mmdpo.evals.folders import compare_stages
 from mmdpo.evals.result import METRICS_FILE
 from mmdpo.evals.runner import make_benchmark
+from mmdpo.feature_caching import answers_from, cache_for_answers, folder_of
 from mmdpo.generate import GenerationSettings
 from mmdpo.jsonfiles import write_json
 from mmdpo.loading import encoder_of, load_any, settings_of_run
@@ -46,13 +47,16 @@ def evaluate_run(run: Path, config: RunConfig, *, batch_size: int | None = None,
         for stage in ("eval", "base_eval")
     }
 
+    cache = cache_for_answers(config.features, folder_of(config))
+
     def answer(stage: str, model: Any, processor: Any) -> None:
         for name in todo[stage]:
             section = config.eval[name]
             benchmark = make_benchmark(name, **section.options)
             folder, size = run / stage / name, batch_size or section.batch_size
             by = section.answer_by
-            answer_and_score(model, processor, benchmark, section, folder, size, progress, answer_by=by)
+            with answers_from(cache, model, processor):
+                answer_and_score(model, processor, benchmark, section, folder, size, progress, answer_by=by)
         todo[stage] = []
 
     if todo["eval"]:

@@ -33,6 +33,7 @@ def export(
     from data_builders.importers.formats import format_named
     from data_builders.importers.writing import REPORT_FILE, SET_ASIDE_FILE, write_records
     from mmdpo.records import load_records
+    from mmdpo.records_io import list_splits
 
     chosen = format_named(form)
     report = write_records(load_records(data, split=split, media_root=media_root), chosen, out, media=media)
@@ -43,5 +44,9 @@ def export(
         results.print(f"  {count:>6}  written without {name}", highlight=False)
     for name, count in report.files.items():
         results.print(f"{count} rows in {name}", highlight=False)
+    others = [name for name in (list_splits(data) if data.is_dir() else []) if name != split]
+    for name in others:
+        count = len(load_records(data, split=name, media_root=media_root))
+        results.print(f"{count} records of {name} are not in it: --split {name} exports them", highlight=False)
     listed = f"; each record that was set aside: {out / SET_ASIDE_FILE}" if report.set_aside else ""
     closing(f"exported as {chosen.name}", out, f"see {out / REPORT_FILE}{listed}")

@@ -2,79 +2,46 @@
 
 The unit is the outermost module without trainable parameters. Encoder and projector both frozen: the projected features
 are kept and serve policy, reference and every view of the optimizer step. Only the encoder frozen: its output is kept
-between the policy's and the reference's pass. Frozen parts run under ``no_grad``: checkpointing would otherwise
-recompute a frozen tower, and nothing but ``no_grad`` stops it.
+between the policy's and the reference's pass (:mod:`mmdpo.tower_outputs`). Frozen parts run under ``no_grad``. With a
+cache (:mod:`mmdpo.feature_cache`) the same is kept from step to step.
 """
 
 from __future__ import annotations
 
 import contextlib
-import copy
-import types
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
+from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from mmdpo import registry
 from mmdpo.errors import ModelError
+from mmdpo.feature_cache import CachedFeatures
 from mmdpo.modalities.encoders import concatenate
 from mmdpo.models.families import Family, accepted, feature_function
-
-PER_ITEM = {"pooler_output", "deepstack_features"}
-UNREAD = {"last_hidden_state", "hidden_states", "attentions"}
-"""Fields of an encoder's output that the language model does not read: many times as large as those that it does."""
-
-
-class _Size(NamedTuple):
-    """How much of an encoder's output belongs to a unit; ``tokens`` is None where it is not known beforehand."""
-
-    items: int
-    rows: int
-    tokens: int | None
-    name: str
-
-
-@dataclass(frozen=True)
-class Features:
-    """Projected features of one unit.
-
-    Args:
-        groups: One tensor for each entry of the encoder's output, or one with a row for each.
-        layers: The same for each further layer that the language model reads (``deepstack_features``).
-        common: Further fields of the encoder's output that belong to no item (Ovis2's features of its marks).
-        output: Class of the encoder's output, and container of its ``pooler_output``.
-    """
-
-    groups: Any
-    layers: tuple[Any, ...] | None
-    common: Mapping[str, Any]
-    output: tuple[Any, Any]
-
-    def flat(self) -> Tensor:
-        """[tokens, hidden] all features of the unit, in the order of its placeholders."""
-        if isinstance(self.groups, Tensor):
-            return self.groups.reshape(-1, self.groups.shape[-1])
-        return torch.cat([group.reshape(-1, group.shape[-1]) for group in self.groups])
+from mmdpo.tower_outputs import TowerCall, TowerTape, agree, cut_like, join_calls, split_calls
+from mmdpo.unit_features import Features, Size, split_units
 
 
 class _Shared:
     """What policy and reference share; a deep copy of the model keeps the very same object."""
 
-    def __init__(self) -> None:
+    def __init__(self, tape: TowerTape) -> None:
         self.kept: dict[tuple[str, str], Features] = {}
-        self.tower_outputs: dict[str, dict[tuple[str, ...], list[Any]]] = {}  # by modality and items, one a call
-        self.replay: Iterator[Any] | None = None  # over one modality's, while its feature function runs for scoring
-        self.record: list[Any] = []
+        self.tower_outputs: dict[str, dict[tuple[str, ...], list[TowerCall]]] = {}  # by modality and items
+        self.tape = tape
+        self.cached: CachedFeatures | None = None
+        self.cuts: dict[str, bool] = {}  # by modality, whether what towers give for several items can be cut by item
+        self.joins: dict[str, int] = {}  # by modality, the dimension along which it can be put together
 
     def __deepcopy__(self, memo: dict[int, Any]) -> _Shared:
         return self
 
 
 class FeatureStore:
-    """Features of the current optimizer step.
+    """Features of the current optimizer step, and with a cache those of earlier ones.
 
     Args:
         backbone: The module that holds encoders and projectors.
@@ -94,12 +61,29 @@ class FeatureStore:
         self.backbone = backbone
         self.family = family
         self.frozen = frozen
-        self._shared = _Shared()
-        for tower in towers:
-            self._run_once(tower)
+        self._shared = _Shared(TowerTape(towers))
+
+    @property
+    def cached(self) -> CachedFeatures | None:
+        """The cache, if any; the reference and every copy of the model use the same."""
+        return self._shared.cached
+
+    @cached.setter
+    def cached(self, value: CachedFeatures | None) -> None:
+        self._shared.cached = value
+
+    def while_answering(self) -> FeatureStore:
+        """A store for a model that writes answers: nothing of it trains meanwhile. It reads and fills the same cache.
+
+        Its own features are forgotten with it.
+        """
+        other = FeatureStore(self.backbone, self.family, "all")
+        for name in ("tape", "cached", "cuts", "joins"):
+            setattr(other._shared, name, getattr(self._shared, name))
+        return other
 
     def clear(self) -> None:
-        """Forgets everything; called when the step is over or the weights have changed."""
+        """Forgets the step; called when it is over or the weights have changed."""
         self._shared.kept.clear()
         self._shared.tower_outputs.clear()
 
@@ -124,16 +108,23 @@ class FeatureStore:
 
     def _of(self, name: str, entry: Mapping[str, Any]) -> list[Features]:
         keys: Sequence[str] = entry["keys"]
-        missing = [n for n, key in enumerate(keys) if (name, key) not in self._shared.kept]
-        pieces = {n: self._shared.kept[name, keys[n]] for n in range(len(keys)) if n not in missing}
+        pieces = {n: self._shared.kept[name, key] for n, key in enumerate(keys) if (name, key) in self._shared.kept}
+        cached = self.cached if self.cached is not None and self.cached.place == "all" else None
+        if cached is not None:
+            for n in range(len(keys)):
+                if n not in pieces and (tree := cached.get(name, keys[n], _device(entry, n))) is not None:
+                    pieces[n] = self._shared.kept[name, keys[n]] = Features(**tree)
+        missing = [n for n in range(len(keys)) if n not in pieces]
         groups = [[n] for n in missing] if name in self.family.alone else [missing] if missing else []
         towers = {}
-        for group in groups:
-            sizes = [_Size(*(entry[field][n] for field in ("items", "lengths", "tokens", "names"))) for n in group]
-            items = tuple(keys[n] for n in group)
-            seen = self._shared.tower_outputs.get(name, {}).get(items)
-            output, towers[items] = self._encode(name, entry, group, seen)
-            for n, piece in zip(group, _split(output, sizes, name), strict=True):
+        for group, seen in [run for some in groups for run in self._towers(name, entry, some)]:
+            output, towers[tuple(keys[n] for n in group)] = self._encode(name, entry, group, seen)
+            sizes = _sizes(entry, group)
+            for n, piece in zip(group, split_units(output, sizes, name), strict=True):
+                if cached is not None:
+                    tree = {field.name: getattr(piece, field.name) for field in fields(piece)}
+                    lasting = bool(entry["lasting"][n])
+                    piece = Features(**cached.put(name, keys[n], tree, _device(entry, n), lasting=lasting))
                 pieces[n] = piece
                 if self.frozen == "all":
                     self._shared.kept[name, keys[n]] = piece
@@ -141,9 +132,68 @@ class FeatureStore:
             self._shared.tower_outputs[name] = towers
         return [pieces[n] for n in entry["order"]]
 
+    def _towers(
+        self, name: str, entry: Mapping[str, Any], group: Sequence[int]
+    ) -> list[tuple[Sequence[int], list[TowerCall] | None]]:
+        """Groups of units to run the feature function on, with what their towers gave before; None where they run."""
+        of_step = self._shared.tower_outputs.get(name, {})
+        cached, keys = self.cached, entry["keys"]
+        if (seen := of_step.get(tuple(keys[n] for n in group))) is not None:
+            return [(group, seen)]
+        if cached is None or cached.place != "tower":
+            return [(group, None)]
+        known: dict[int, list[TowerCall]] = {}
+        for n in group:
+            if (calls := of_step.get((keys[n],))) is not None:
+                known[n] = calls
+            elif (tree := cached.get(name, keys[n], _device(entry, n))) is not None:
+                known[n] = self._learned(name, tree)
+        self._fill(name, entry, [n for n in group if n not in known], known, cached)
+        along = self._shared.joins.get(name, 0 if len(group) == 1 else None)
+        whole = None if along is None else join_calls([known[n] for n in group], along)
+        return [([n], known[n]) for n in group] if whole is None else [(group, whole)]
+
+    def _fill(
+        self,
+        name: str,
+        entry: Mapping[str, Any],
+        missing: list[int],
+        known: dict[int, list[TowerCall]],
+        cached: CachedFeatures,
+    ) -> None:
+        """Lets the towers encode some units, together where what they give can be cut, and keeps it in the cache."""
+        shared, together = self._shared, self._shared.cuts.get(name, True)
+        for group in [missing] if together and missing else [[n] for n in missing]:
+            calls = self._record(name, entry, group)
+            sizes = _sizes(entry, group)
+            ways = [[1] * len(sizes), [size.rows for size in sizes], [size.items for size in sizes]]
+            parts = split_calls(calls, ways)
+            if len(group) > 1:
+                shared.cuts[name] = parts is not None
+                alone = parts or [self._record(name, entry, [n]) for n in group]  # tiles, patches: each by itself
+                along = next((d for d in (0, 1) if agree(join_calls(alone, d), calls)), None)
+                if along is not None:
+                    shared.joins[name] = along
+                parts = alone if parts or along is None else cut_like(calls, alone, along)
+            for n, own in zip(group, parts or [calls], strict=True):
+                tree = {"calls": [tuple(call) for call in own], "along": shared.joins.get(name)}
+                lasting = bool(entry["lasting"][n])
+                kept = cached.put(name, entry["keys"][n], tree, _device(entry, n), lasting=lasting)
+                known[n] = self._learned(name, kept)
+
+    def _learned(self, name: str, tree: Mapping[str, Any]) -> list[TowerCall]:
+        """A unit's calls, and from what another process kept, how those of several go together."""
+        if tree["along"] is not None:
+            self._shared.joins.setdefault(name, tree["along"])
+        return [TowerCall(*call) for call in tree["calls"]]
+
+    @torch.no_grad()
+    def _record(self, name: str, entry: Mapping[str, Any], group: Sequence[int]) -> list[TowerCall]:
+        return self._encode(name, entry, group, None)[1]
+
     def _encode(
-        self, name: str, entry: Mapping[str, Any], group: Sequence[int], seen: list[Any] | None
-    ) -> tuple[Any, list[Any]]:
+        self, name: str, entry: Mapping[str, Any], group: Sequence[int], seen: list[TowerCall] | None
+    ) -> tuple[Any, list[TowerCall]]:
         """Runs the model's own feature function on distinct items.
 
         Args:
@@ -163,92 +213,17 @@ class FeatureStore:
                 fix="Use a model of that modality, or records without it.",
             )
         inputs = {key: concatenate([entry["units"][n][key] for n in group]) for key in entry["units"][group[0]]}
-        self._shared.replay, self._shared.record = iter(seen or ()), []
-        try:
-            with torch.no_grad() if self.frozen == "all" else contextlib.nullcontext():
-                output = function(**accepted(function, inputs), return_dict=True)
-            return output, seen or self._shared.record
-        finally:
-            self._shared.replay, self._shared.record = None, []
-
-    def _run_once(self, tower: nn.Module) -> None:
-        """Replaces the tower's forward by one under ``no_grad`` that is not run again for the same items."""
-        plain, shared = type(tower).forward, self._shared
-
-        def once(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
-            replay = shared.replay  # None outside of scoring (generation): whose items they are is not known there
-            kept = None if replay is None else next(replay, None)
-            if kept is not None:
-                return copy.copy(kept)
-            with torch.no_grad():
-                output = plain(module, *args, **kwargs)
-            if replay is not None:
-                shared.record.append(copy.copy(output))  # some models write into what their tower returns
-            return output
-
-        tower.forward = types.MethodType(once, tower)
+        frozen = torch.no_grad() if self.frozen == "all" else contextlib.nullcontext()
+        with frozen, self._shared.tape.running(seen) as calls:
+            output = function(**accepted(function, inputs), return_dict=True)
+        return output, calls
 
 
-def outputs_of(units: Sequence[Features]) -> Any:
-    """The encoder output that the model reads, assembled in the order of the placeholders."""
-    container = units[0].output[1]
-
-    def joined(groups: Sequence[Any]) -> Any:
-        if issubclass(container, Tensor):
-            alike = len({group.shape[1:] for group in groups}) == 1
-            return torch.cat([group if alike else group.reshape(-1, group.shape[-1]) for group in groups])
-        return container(entry for group in groups for entry in group)
-
-    fields = {"pooler_output": joined([unit.groups for unit in units])}
-    if units[0].layers is not None:
-        fields["deepstack_features"] = [joined(layer) for layer in zip(*(u.layers or () for u in units), strict=True)]
-    return units[0].output[0](**fields, **units[0].common)
+def _sizes(entry: Mapping[str, Any], group: Sequence[int]) -> list[Size]:
+    return [Size(*(entry[field][n] for field in ("items", "lengths", "tokens", "names"))) for n in group]
 
 
-def _split(output: Any, sizes: Sequence[_Size], name: str) -> list[Features]:
-    """The features of each unit."""
-    groups = output.pooler_output
-    counts = _counts(len(groups), groups.ndim if isinstance(groups, Tensor) else None, sizes)
-    if counts is None:
-        raise ModelError(
-            f"the encoder gave {len(groups)} feature groups for {sum(size.items for size in sizes)} {name} items",
-            why="It is not known which features belong to which item.",
-            fix="Report the model family; mmdpo/models/families.py lacks a fact about it.",
-        )
-    ends = torch.tensor(counts).cumsum(0).tolist()
-    slices = [slice(end - count, end) for end, count in zip(ends, counts, strict=True)]
-    layers = getattr(output, "deepstack_features", None)
-    kinds = (type(output), type(groups))
-    common = {field: output[field] for field in output.keys() - PER_ITEM - UNREAD}
-    pieces = [
-        Features(groups[part], None if layers is None else tuple(layer[part] for layer in layers), common, kinds)
-        for part in slices
-    ]
-    return [_checked(piece, size, name) for piece, size in zip(pieces, sizes, strict=True)]
-
-
-def _counts(entries: int, dimensions: int | None, sizes: Sequence[_Size]) -> list[int] | None:
-    """How many of the output's entries belong to each unit."""
-    candidates: list[list[int]] = [[1] * len(sizes), [size.rows for size in sizes], [size.items for size in sizes]]
-    tokens = [size.tokens for size in sizes]
-    if dimensions == 2 and None not in tokens:
-        candidates = [[count or 0 for count in tokens]]
-    return next((counts for counts in candidates if sum(counts) == entries), None)
-
-
-def _checked(piece: Features, size: _Size, name: str) -> Features:
-    """Refuses features that are not finite, or not as many as there are placeholders."""
-    flat = piece.flat()
-    if not bool(torch.isfinite(flat).all()):
-        raise ModelError(
-            f"the {name} features of {size.name} are not finite",
-            why="One NaN makes every weight NaN at the next step.",
-            fix="Look at the item and at the encoder's weights and precision (float16 overflows).",
-        )
-    if size.tokens is None or len(flat) == size.tokens:
-        return piece
-    raise ModelError(
-        f"the encoder gave {len(flat)} features for {size.name}, which has {size.tokens} {name} placeholder tokens",
-        why="Features would stand at the wrong tokens.",
-        fix="The length that is declared for an item (MediaEncoder.tokens, the processor) must be its encoder's.",
-    )
+def _device(entry: Mapping[str, Any], n: int) -> torch.device:
+    """Where a unit's inputs are, and its features will be."""
+    device: torch.device = next(iter(entry["units"][n].values())).device
+    return device

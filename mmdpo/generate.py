@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from transformers import LogitsProcessor, LogitsProcessorList, TemperatureLogitsWarper, TopPLogitsWarper
 
+from mmdpo.attention import dense_attention
 from mmdpo.encoding import EncodedPrompt, Encoder
 from mmdpo.prepared_media import media_of
 from mmdpo.prompt_rows import PromptRows
@@ -87,7 +88,7 @@ def generate(
     order = _order(records)
     answers: dict[int, list[Generated]] = {}
     try:
-        with torch.random.fork_rng():
+        with torch.random.fork_rng(), dense_attention(rows.inner):
             torch.manual_seed(settings.seed)
             for start in progress(range(0, len(order), settings.batch_size)):
                 members = order[start : start + settings.batch_size]

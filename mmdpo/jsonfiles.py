@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -77,9 +77,43 @@ def write_json_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
 
 
 def append_json_line(path: Path, row: Mapping[str, Any]) -> None:
-    """Appends one JSON object; the line has left this process when the call returns."""
-    with path.open("a", encoding="utf-8") as file:
-        file.write(_compact(row))
+    """Appends one JSON object; the line has left this process when the call returns.
+
+    Half a line that a killed process left is ended first, so that it does not swallow this one.
+    """
+    line = _compact(row).encode()
+    end_last_line(path)
+    with path.open("ab") as file:
+        file.write(line)
+
+
+def end_last_line(path: Path) -> int:
+    """Ends half a line that a killed process left at the end of a file; makes the file if needed.
+
+    Returns:
+        Its length in bytes: where the next line begins.
+    """
+    with path.open("ab+") as file:
+        length = file.seek(0, os.SEEK_END)
+        if length:
+            file.seek(-1, os.SEEK_END)
+            if file.read(1) != b"\n":
+                length += file.write(b"\n")
+    return length
+
+
+def cut_json_lines(path: Path, keep: Callable[[Mapping[str, Any]], bool]) -> int:
+    """Leaves the whole lines of a file that are to be kept, all or nothing.
+
+    Returns:
+        How many were taken out, with those that could not be read.
+    """
+    rows, unreadable = read_json_lines(path)
+    kept = [row for row in rows if keep(row)]
+    cut = len(rows) - len(kept) + unreadable
+    if cut:
+        write_json_lines(path, kept)
+    return cut
 
 
 def plain(value: Any) -> Any:

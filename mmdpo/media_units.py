@@ -27,6 +27,7 @@ class MediaUnit:
         items: How many items it holds.
         rows: How many rows of the main input it holds (tiles, windows).
         tokens: Its placeholder tokens, None where they cannot be told from its neighbours'.
+        lasting: Whether the same can come back in another epoch.
     """
 
     modality: Modality
@@ -35,6 +36,7 @@ class MediaUnit:
     items: int
     rows: int
     tokens: int | None
+    lasting: bool = True
 
 
 def media_units(

@@ -15,10 +15,13 @@ class Meter:
     """Means and correlations of logged values over everything since the last reading, over all processes.
 
     It keeps sums alone, so that parts pooled are the whole.
+
+    Attributes:
+        sums: Of each value: how many there are, and the sums that its mean or correlation is made of.
     """
 
     def __init__(self) -> None:
-        self._sums: dict[str, Tensor] = {}
+        self.sums: dict[str, Tensor] = {}
 
     def add(self, values: Mapping[str, Tensor]) -> None:
         """Adds per-record values: [M] for a mean, [M, 2] for the Pearson correlation of the two columns."""
@@ -28,7 +31,7 @@ class Meter:
                 x, y = columns.T
                 columns = torch.stack([x, y, x * x, y * y, x * y], -1)
             sums = torch.cat([columns.new_tensor([len(value)]), columns.sum(0).view(-1)])
-            self._sums[name] = self._sums[name] + sums if name in self._sums else sums
+            self.sums[name] = self.sums[name] + sums if name in self.sums else sums
 
     def read(self, reduce: object) -> dict[str, float]:
         """Values by name, and forgets; what has no record, and a correlation that is not defined, is left out.
@@ -36,11 +39,11 @@ class Meter:
         Args:
             reduce: Function that adds a tensor up over processes (``accelerator.reduce``).
         """
-        if not self._sums:
+        if not self.sums:
             return {}
-        names = sorted(self._sums)
-        own = [self._sums[name] for name in names]
-        self._sums.clear()
+        names = sorted(self.sums)
+        own = [self.sums[name] for name in names]
+        self.sums.clear()
         total: Tensor = reduce(torch.cat(own), reduction="sum")  # type: ignore[operator]
         parts = dict(zip(names, (part.tolist() for part in total.split([len(part) for part in own])), strict=True))
         found = {

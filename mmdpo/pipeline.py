@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
+import shutil
 import signal
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,32 +17,42 @@ from accelerate import PartialState
 from accelerate.utils import set_seed
 from transformers import TrainingArguments
 
+from mmdpo.attention import check_attention
+from mmdpo.batch_search import TokenSearch, planned
 from mmdpo.caching import cache_reference, live_source, start_tolerance
 from mmdpo.callbacks import RunCallback, SilentRun
+from mmdpo.checkpoints import remove_unfinished
 from mmdpo.config import RunConfig
-from mmdpo.errors import MMDPOError
+from mmdpo.feature_choice import RunFeatures, keep_features
+from mmdpo.interrupts import GO_ON, Interrupted, stopped_well
 from mmdpo.jsonfiles import write_json_lines
 from mmdpo.models.load import Lora, load_pretrained
 from mmdpo.objectives import Objective
 from mmdpo.parity import LayoutDecision, choose_layout
 from mmdpo.policy import LoadedModel, prepare
 from mmdpo.reference import Reference, make_reference
-from mmdpo.resuming import check_same_config, check_same_data, last_checkpoint, rewrite_config
+from mmdpo.resuming import (
+    check_same_config,
+    check_same_data,
+    check_same_processes,
+    is_trained,
+    last_checkpoint,
+    records_per_step,
+    rewrite_config,
+    set_evaluations_aside,
+    step_of,
+)
 from mmdpo.run import RunFolder
 from mmdpo.run_data import Data, probe_records, read_sources, screened
-from mmdpo.run_settings import check_config, scheduled
+from mmdpo.run_settings import check_config, scheduled, what_trains
 from mmdpo.screening import count_reasons
+from mmdpo.sharding import compile_layers, load_whole
 from mmdpo.trainer import PreferenceTrainer
 from mmdpo.training_evals import TrainingEvals
+from mmdpo.workers import workers_reason
 
 logger = logging.getLogger(__name__)
 Progress = Callable[[Iterable[Any]], Iterable[Any]]
-
-
-class Interrupted(MMDPOError):
-    """The run was stopped from outside; its checkpoint is kept."""
-
-    exit_code = 130
 
 
 def train(
@@ -69,35 +81,48 @@ def train(
         MMDPOError: Something foreseen went wrong; the manifest says what.
     """
     objective, arguments = check_config(config, folder, out)
+    done = resume and is_trained(out, config)
     checkpoint = last_checkpoint(out) if resume else None
-    with _run_folder(config, out, resume, checkpoint, command) as run:
+    PartialState().wait_for_everyone()  # all have read the run folder before the main process changes it
+    if done:
+        logger.info("%s is trained already", out)
+        return out
+    well = stopped_well("training or preparing it", f"What is done is kept in {out}: checkpoints and answers.")
+    with well, _run_folder(config, out, resume, checkpoint, command) as run:
         write_composed(config, out)
         ready = prepare_run(config, objective, arguments, progress, out)
         loaded, data = ready.loaded, ready.data
         if checkpoint is not None:
             check_same_data(run.manifest, data.fingerprint)
+            check_same_processes(run.manifest, records_per_step(ready.arguments))
+        features = RunFeatures(config, objective, ready.arguments, loaded, data, ready.layout.layout)
+        run.decide("features", *keep_features(features))
         callback = RunCallback(run)
         trainer = _trainer(config, ready, run, callback)
         if data.validation:
             run.decide("blind", *trainer.blind)
-        _note(run, out, loaded, objective, data)
+        _note(run, out, ready)
         if config.reference.kind == "cached" and trainer.reference is not None:
             folder_of_cache = Path(config.reference.cache or f"{config.data.path.rstrip('/')}.reference")
-            worst = cache_reference(trainer, folder_of_cache, progress)
+            with trainer.telling_memory(data.train):
+                worst = cache_reference(trainer, folder_of_cache, progress)
             run.decide("reference", "cached", f"in {folder_of_cache}; computed again, {worst:.2g} nats a token off")
         began_with = run.manifest.get("reference_start") if checkpoint is not None else None
-        start = trainer.check_start(began_with, start_tolerance(trainer))
+        with trainer.telling_memory(data.train):
+            start = trainer.check_start(began_with, start_tolerance(trainer))
         if start is not None and checkpoint is None:
             run.note(reference_start=start.reference, start_difference=start.difference)
         if any(section.every is not None for section in config.eval.values()):
-            trainer.add_callback(TrainingEvals(trainer, config, run, lambda: callback.stopping, progress))
+            heard = (lambda: callback.stopping), progress, (lambda: callback.signal is not None)
+            trainer.add_callback(TrainingEvals(trainer, config, run, *heard))
         with callback:
             trainer.train(resume_from_checkpoint=checkpoint)
+        run.note(waiting=trainer.waiting())
         if callback.signal is not None:
             raise Interrupted(
                 f"stopped by {signal.Signals(callback.signal).name} at step {trainer.state.global_step}",
                 why=f"The checkpoint is in {run.checkpoints}.",
-                fix="Go on with --resume.",
+                fix=GO_ON,
             )
         save_trained(trainer, loaded, run.path)
     return out
@@ -132,6 +157,7 @@ def prepare_run(
     """Loads the model, screens the records and tries the layout: what ``mmdpo check`` and ``mmdpo train`` share."""
     set_seed(config.seed)
     sources = read_sources(config, objective)  # before the model: what is wrong with the data is told at once
+    load_whole()
     loaded = load_policy(config, arguments.device, run)
     data = screened(sources, config, loaded, objective, progress)
     layout = choose_layout(loaded.inner, data.encoder, probe_records(data), objective.views, config.layout)
@@ -143,13 +169,15 @@ def _trainer(config: RunConfig, ready: Ready, run: Any, callback: RunCallback) -
     objective, arguments, loaded, data = ready.objective, ready.arguments, ready.loaded, ready.data
     run.decide("layout", ready.layout.layout, ready.layout.reason)
     run.decide("trains", *what_trains(config))
+    workers = arguments.dataloader_num_workers
+    run.decide("workers", workers, workers_reason(workers, "dataloader_num_workers" in config.train))
     if arguments.load_best_model_at_end:
         direction = "largest" if arguments.greater_is_better else "smallest"
         run.decide("best_checkpoint", arguments.metric_for_best_model, f"the {direction} value is kept")
     reference = _reference(config, loaded) if objective.needs_reference else None
     if reference is not None:
         run.decide("reference", reference.kind, "the live weights before training")
-    return PreferenceTrainer(
+    trainer = PreferenceTrainer(
         loaded,
         objective,
         reference,
@@ -161,9 +189,14 @@ def _trainer(config: RunConfig, ready: Ready, run: Any, callback: RunCallback) -
         layout=ready.layout.layout,
         two_pass=config.two_pass,
         branches_per_row=config.branches_per_row,
+        records_per_row=config.records_per_row,
         rows_per_chunk=config.rows_per_chunk,
+        batches=planned(config.batches, data.screening.packed),
         callbacks=[callback],
     )
+    if config.batches.max_tokens == "auto":
+        trainer.add_callback(TokenSearch(trainer, data.screening.packed, partial(run.decide, "max_tokens")))
+    return trainer
 
 
 def _reference(config: RunConfig, loaded: LoadedModel) -> Reference:
@@ -172,16 +205,19 @@ def _reference(config: RunConfig, loaded: LoadedModel) -> Reference:
     return make_reference(loaded, config.reference.kind)
 
 
-def _note(run: Any, out: Path, loaded: LoadedModel, objective: Objective, data: Data) -> None:
+def _note(run: Any, out: Path, ready: Ready) -> None:
     """Keeps in the run folder what is trained on what."""
+    data = ready.data
     run.note(
         data_fingerprint=data.fingerprint,
-        objective=objective.describe(),
-        trained=loaded.decisions,
+        records_per_step=records_per_step(ready.arguments),
+        objective=ready.objective.describe(),
+        trained=ready.loaded.decisions,
         counts={"train": len(data.train), "validation": len(data.validation)},
         terms=dict(data.screening.terms),
         set_aside=count_reasons(data.set_aside),
         tokenised=dict(data.screening.ways),
+        lengths=dict(data.screening.measured),
     )
     if PartialState().is_main_process:
         write_json_lines(out / "set_aside.jsonl", [asdict(entry) for entry in data.set_aside])
@@ -224,19 +260,12 @@ def load_policy(config: RunConfig, device: torch.device, run: Path | None = None
         adapter=section.adapter,
         router_aux_loss_coef=section.router_aux_loss_coef,
     )
+    check_attention(loaded.facts, device, trains=True)
     if section.quantize is None:
         loaded.model.to(device)
+    if section.compile:
+        compile_layers(loaded)
     return loaded
-
-
-def what_trains(config: RunConfig) -> tuple[str, str]:
-    """What trains, and which settings say so."""
-    section = config.model
-    if section.adapter is not None:
-        return "adapter", f"{section.adapter} goes on as it is; model.lora and model.trainable are not used"
-    if section.lora is not None:
-        return "lora", f"a new adapter (model.lora) on model.trainable {section.trainable}"
-    return "parts", f"the parts of model.trainable {section.trainable} themselves: model.lora is null"
 
 
 def _run_folder(config: RunConfig, out: Path, resume: bool, checkpoint: str | None, command: Sequence[str]) -> Any:
@@ -246,7 +275,10 @@ def _run_folder(config: RunConfig, out: Path, resume: bool, checkpoint: str | No
     if not PartialState().is_main_process:
         return SilentRun(out)
     if resume:
-        run = RunFolder.open(out, command=command)
+        if checkpoint is None:
+            set_evaluations_aside(out, config)
+        run = RunFolder.open(out, command=command, step=step_of(checkpoint))
+        remove_unfinished(out / "checkpoints")
         rewrite_config(out, config)
         return run
     return RunFolder.create(out, config=config.model_dump(mode="json"), command=command)
@@ -256,12 +288,13 @@ def save_trained(trainer: PreferenceTrainer, loaded: LoadedModel, out: Path) -> 
     """Saves the adapter (or the model) and its processor, safetensors only."""
     adapter = hasattr(loaded.model, "peft_config")
     folder = out / ("adapter" if adapter else "model")
-    trainer.save_model(str(folder))
+    unfinished = folder.with_suffix(".part")
+    trainer.save_model(str(unfinished))
+    trainer.accelerator.wait_for_everyone()
     if trainer.args.should_save:
-        (folder / "training_args.bin").unlink(missing_ok=True)  # a pickle; the run folder has config.yaml
-        stale = folder / "reference"
-        for path in sorted(stale.glob("*")) if stale.is_dir() else []:
-            path.unlink()
-        if stale.is_dir():
-            stale.rmdir()
+        (unfinished / "training_args.bin").unlink(missing_ok=True)  # a pickle; the run folder has config.yaml
+        for stale in (unfinished / "reference", folder):
+            if stale.is_dir():
+                shutil.rmtree(stale)
+        unfinished.rename(folder)
     return folder

@@ -20,11 +20,12 @@ from torch import Tensor
 from mmdpo.collate import distinct_units
 from mmdpo.encoding import EncodedPrompt, Encoder
 from mmdpo.errors import ModelError
-from mmdpo.features import FeatureStore, outputs_of
+from mmdpo.features import FeatureStore
 from mmdpo.modalities.encoders import concatenate
 from mmdpo.models.families import backbone_of
 from mmdpo.parity import FLOOR, to_model
 from mmdpo.shared_prompts import common_prefix, cut, reason_against_sharing
+from mmdpo.unit_features import outputs_of
 
 logger = logging.getLogger(__name__)
 
@@ -67,7 +68,7 @@ class PromptRows:
         # what positions are made of (the grids of images) is given beside the encoded media
         rope = encoder.facts.rope_index
         self._placing = set(inspect.signature(rope).parameters) if rope else set()
-        self._store = FeatureStore(backbone_of(self.inner), encoder.facts.family, "all")
+        self._store = _store_of(self.inner, encoder)
         pad = encoder.tokenizer.pad_token_id
         self.pad: int = encoder.eos_ids[0] if pad is None else pad
         self.call = {"pad_token_id": self.pad, "eos_token_id": list(encoder.eos_ids), "use_cache": True}
@@ -192,6 +193,13 @@ class PromptRows:
         )
         steps = [step.double().log_softmax(-1).cpu() for step in out.logits]
         return [[step[row] for step in steps] for row in range(len(inputs["input_ids"]))]
+
+
+def _store_of(inner: Any, encoder: Encoder) -> FeatureStore:
+    """Where media are encoded once: with the cache that the model scores with, if it has one."""
+    if hasattr(inner, "mmdpo_scoring"):
+        return inner.mmdpo_scoring.features.while_answering()
+    return FeatureStore(backbone_of(inner), encoder.facts.family, "all")
 
 
 def _reason_against_reuse(encoder: Encoder) -> str:

@@ -15,8 +15,8 @@ from mmdpo.errors import DataError
 from mmdpo.jsonfiles import read_json
 from mmdpo.record_checks import require_valid
 from mmdpo.records import Record, Records
-from mmdpo.records_rows import from_row
-from mmdpo.records_staging import DATA_FOLDER, INFO_FILE, ROWS_PER_GROUP, SCHEMA_VERSION, Staging, file_name
+from mmdpo.records_rows import from_row, row_groups
+from mmdpo.records_staging import DATA_FOLDER, INFO_FILE, SCHEMA_VERSION, Staging, file_name
 
 _PART = re.compile(r"-\d{5}-of-\d{5}$")
 
@@ -178,7 +178,7 @@ def read_rows(files: Sequence[Path]) -> Iterator[Record]:
 
 def _batches(file: Path) -> Iterator[pyarrow.RecordBatch]:
     try:
-        yield from pyarrow.parquet.ParquetFile(file).iter_batches(batch_size=ROWS_PER_GROUP)
+        yield from row_groups(file)
     except (pyarrow.ArrowInvalid, OSError) as error:
         raise DataError(
             f"the file {str(file)!r} is damaged or no Parquet file: {error}",

@@ -19,11 +19,14 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+import pyarrow
+import pyarrow.parquet
 
 from mmdpo.errors import DataError
 from mmdpo.media import Media, read_bytes
 from mmdpo.records import Candidate, Form, Message, Part, Record
 
+ROWS_PER_GROUP = 500
 _ANSWER_COLUMNS = ("chosen", "rejected", "completion", "label", "completions", "scores")
 RESERVED_COLUMNS = frozenset({"id", "prompt", *_ANSWER_COLUMNS, "meta", "details"})
 _DETAIL_DEFAULTS = {item.name: item.default for item in fields(Candidate) if item.name != "text"}
@@ -103,6 +106,13 @@ def _to_json(value: Any, record_id: str) -> str:
             why="meta, spans and scores are stored as JSON.",
             fix="Keep to strings, finite numbers, booleans, lists and dictionaries.",
         ) from error
+
+
+def row_groups(path: Path) -> Iterator[pyarrow.RecordBatch]:
+    """The rows of a Parquet file, of one row group after the other: together they may hold many pictures."""
+    file = pyarrow.parquet.ParquetFile(path)
+    for number in range(file.num_row_groups):
+        yield from file.iter_batches(batch_size=ROWS_PER_GROUP, row_groups=[number])
 
 
 def from_row(row: dict[str, Any], index: int) -> Record:

@@ -26,12 +26,12 @@ from mmdpo.jsonfiles import write_json
 from mmdpo.media import Media, MediaError, content_hash
 from mmdpo.record_checks import RecordCheck
 from mmdpo.records import Form, Record, fingerprint_line
-from mmdpo.records_rows import RESERVED_COLUMNS, features, from_row, to_row
+from mmdpo.records_rows import RESERVED_COLUMNS, ROWS_PER_GROUP, features, from_row, row_groups, to_row
 
 SCHEMA_VERSION = 1
 INFO_FILE = "info.json"
 DATA_FOLDER = "data"
-ROWS_PER_GROUP = 500
+BYTES_PER_GROUP = 32 * 2**20  # of embedded media in a row group, which is written and read at once
 ROWS_PER_FILE = 100_000
 """A split with more records than this becomes several files, `train-00000-of-00003.parquet` and so on."""
 
@@ -59,24 +59,25 @@ class _Scratch:
         self.path = path
         self._schema = pyarrow.schema([*shape.schema(), *_SCRATCH])
         self._writer = pyarrow.parquet.ParquetWriter(path, self._schema)
-        self._rows: list[dict[str, Any]] = []
+        self._rows, self._bytes = list[dict[str, Any]](), 0
 
-    def add(self, row: dict[str, Any]) -> None:
+    def add(self, row: dict[str, Any], embedded: int = 0) -> None:
         self._rows.append(row)
-        if len(self._rows) == ROWS_PER_GROUP:
+        self._bytes += embedded
+        if len(self._rows) == ROWS_PER_GROUP or self._bytes > BYTES_PER_GROUP:
             self.flush()
 
     def flush(self) -> None:
         if self._rows:
             self._writer.write_table(pyarrow.Table.from_pylist(self._rows, schema=self._schema))
-            self._rows = []
+            self._rows, self._bytes = [], 0
 
     def close(self) -> None:
         self.flush()
         self._writer.close()
 
     def batches(self) -> Iterator[pyarrow.RecordBatch]:
-        yield from pyarrow.parquet.ParquetFile(self.path).iter_batches(batch_size=ROWS_PER_GROUP)
+        yield from row_groups(self.path)
 
 
 class Staging:
@@ -119,7 +120,8 @@ class Staging:
             self._files[shape] = _Scratch(self._folder / f"staged-{len(self._files)}.parquet", shape)
         with naming(record):
             row = to_row(record, shape.form, list(names), self._root, embedded)
-        self._files[shape].add({**row, _ORDER: self.n, _CONTENT: fingerprint_line(record)})
+        held = sum(len(item.data or b"") for _, item in record.media_items())
+        self._files[shape].add({**row, _ORDER: self.n, _CONTENT: fingerprint_line(record)}, held)
         self.n += 1
         return True
 
@@ -172,7 +174,7 @@ class Staging:
         for file in self._files.values():
             file.close()
         for row in heapq.merge(*(_rows(file) for file in self._files.values()), key=lambda row: row[_ORDER]):
-            yield from_row({name: value for name, value in row.items() if name not in (_ORDER, _CONTENT)}, row[_ORDER])
+            yield from_row({name: cell for name, cell in row.items() if name not in (_ORDER, _CONTENT)}, row[_ORDER])
 
     def _as_they_are(self) -> Iterator[pyarrow.RecordBatch]:
         for file in self._files.values():

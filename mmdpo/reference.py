@@ -110,6 +110,7 @@ class Reference:
 
     @contextlib.contextmanager
     def _switched(self) -> Iterator[None]:
+        trained = [parameter for parameter in self.policy.parameters() if parameter.requires_grad]
         if self.kind == "adapter_off":
             # as peft's disable_adapter(), without its status report of the whole model in every step
             self.policy.base_model.disable_adapter_layers()
@@ -122,6 +123,8 @@ class Reference:
                 self.policy.base_model.enable_adapter_layers()
             else:
                 self.policy.base_model.set_adapter(POLICY)
+            for parameter in trained:  # peft froze them; where FSDP2 has since put gathered ones there, it thaws those
+                parameter.requires_grad_(True)
 
 
 def make_reference(loaded: LoadedModel, kind: Literal["auto", "adapter_off", "copy"] = "auto") -> Reference:

@@ -7,19 +7,17 @@ was computed from (`mmdpo.reference_store`), and some rows are computed again at
 
 from __future__ import annotations
 
-import hashlib
-import json
 import random
 from collections.abc import Callable, Collection, Iterable, Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from mmdpo.collate import Batch, Collator
 from mmdpo.errors import ConfigError, ParityError
+from mmdpo.fingerprints import digest_of, digest_of_tensors, library_versions, processor_settings
 from mmdpo.records import Record
 from mmdpo.reference import Reference, ReferenceScores
 from mmdpo.reference_store import ReferenceStore
@@ -91,16 +89,18 @@ class CachedReference(Reference):
         """
         own = range(process, len(records), processes)
         computed = 0
-        for start in progress(range(0, len(own), batch_size)):
-            batch = collator([(n, records[n]) for n in own[start : start + batch_size]])
-            absent = self.store.missing(batch["identity"])
-            if absent:
-                batch = prepare(batch)
-                found = self.source.scores(wrapped, batch, set(self.store.statistics) - {"logp"})
-                self.store.add(batch["identity"], batch["mask"], found.values, absent)
-                computed += len(absent)
-                self._forget_features()
-        self.store.flush()
+        try:
+            for start in progress(range(0, len(own), batch_size)):
+                batch = collator([(n, records[n]) for n in own[start : start + batch_size]])
+                absent = self.store.missing(batch["identity"])
+                if absent:
+                    batch = prepare(batch)
+                    found = self.source.scores(wrapped, batch, set(self.store.statistics) - {"logp"})
+                    self.store.add(batch["identity"], batch["mask"], found.values, absent)
+                    computed += len(absent)
+                    self._forget_features()
+        finally:  # what ends this early, Ctrl-C or a full memory, loses nothing
+            self.store.flush()
         return computed
 
     def _forget_features(self) -> None:
@@ -182,41 +182,21 @@ def ingredients(model: Any, processor: Any, collator: Collator, source: Referenc
     return {
         "weights": _digest_of_weights(inner, adapter=False),
         "adapter": _digest_of_weights(inner, adapter=True) if source.kind == "adapter_copy" else "none",
-        "processor": _digest(_settings(processor)),
-        "tokenizer": _digest([tokenizer.get_vocab(), str(tokenizer.special_tokens_map), list(encoder.eos_ids)]),
-        "template": _digest([getattr(processor, "chat_template", None), getattr(tokenizer, "chat_template", None)]),
+        "processor": digest_of(processor_settings(processor)),
+        "tokenizer": digest_of([tokenizer.get_vocab(), str(tokenizer.special_tokens_map), list(encoder.eos_ids)]),
+        "template": digest_of([getattr(processor, "chat_template", None), getattr(tokenizer, "chat_template", None)]),
         "numerics": " ".join(numerics),
         "variants": f"seed {encoder.seed}",
-        "versions": " ".join(f"{name} {version}" for name, version in _versions().items()),
+        "versions": library_versions(),
         "format": str(FORMAT),
     }
 
 
-def _versions() -> dict[str, str]:
-    return {name: version(name) for name in ("torch", "transformers")}
-
-
-def _settings(processor: Any) -> Any:
-    inner = ("image_processor", "feature_extractor", "video_processor")
-    parts = [processor, *(getattr(processor, name, None) for name in inner)]
-    return [part.to_dict() for part in parts if hasattr(part, "to_dict")]
-
-
 def _digest_of_weights(model: Any, *, adapter: bool) -> str:
     """A digest of every weight's bytes: of the base, or of the frozen copy of an adapter."""
-    digest = hashlib.blake2b(digest_size=16)
-    for name, values in sorted(model.state_dict().items()):
-        if not isinstance(values, Tensor):
-            continue
+
+    def belongs(name: str) -> bool:
         of_adapter = "lora_" in name or ".modules_to_save." in name
-        if of_adapter != adapter or (adapter and ".reference." not in name):
-            continue
-        plain = name.replace(".base_layer.", ".").replace(".original_module.", ".")
-        digest.update(f"{plain} {tuple(values.shape)} {values.dtype} ".encode())
-        digest.update(values.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
+        return of_adapter == adapter and (not adapter or ".reference." in name)
 
-
-def _digest(value: Any) -> str:
-    text = json.dumps(value, sort_keys=True, default=str)
-    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()
+    return digest_of_tensors((name, values) for name, values in model.state_dict().items() if belongs(name))

@@ -146,6 +146,15 @@ class Renderer:
                         fix="Use the template that the model was trained with.",
                     )
 
+    def text_length(self, record: Record) -> int | None:
+        """Tokens of a prompt with each place of an item as the template writes it; None where text looks like one."""
+        conversation: list[dict[str, Any]] = [
+            {"role": m["role"], "content": [dict(part) for part in m["content"]]} for m in record.prompt
+        ]
+        if any(self.control_tokens(part.get("text", "")) for m in conversation for part in m["content"]):
+            return None
+        return len(self._render_ids(conversation, True, False))
+
     def _render_ids(self, conversation: list[dict[str, Any]], generation_prompt: bool, unsafe: bool) -> list[int]:
         """Token ids of a rendering, media placeholders not expanded."""
         ids = self.tokenizer.apply_chat_template(

@@ -13,7 +13,6 @@ figures/  report.html  README.md     made from the above by ``mmdpo.report``
 from __future__ import annotations
 
 import importlib.metadata
-import os
 import platform
 import shutil
 import subprocess
@@ -28,9 +27,10 @@ from typing import Any, Literal, Self
 import yaml
 
 from mmdpo.errors import ConfigError
-from mmdpo.jsonfiles import append_json_line, plain, read_json, write_json, write_json_lines
+from mmdpo.jsonfiles import append_json_line, cut_json_lines, plain, read_json, write_json, write_json_lines
 
 VERSIONED_PACKAGES = ("mmdpo", "torch", "transformers", "peft", "accelerate", "datasets")
+LOG_FILE = "log.jsonl"
 Stage = Literal["base_eval", "eval"]
 
 
@@ -86,31 +86,47 @@ class RunFolder:
         return run
 
     @classmethod
-    def open(cls, path: str | Path, *, command: Sequence[str] | None = None) -> Self:
+    def open(cls, path: str | Path, *, command: Sequence[str] | None = None, step: int | None = None) -> Self:
         """Opens an existing run, to read it, to add an evaluation, or to go on training.
 
         Args:
             path: The folder.
             command: What was typed, where training goes on; kept in the manifest's ``resumed``.
+            step: Where it goes on from: later lines of ``log.jsonl`` are made again, so they are taken out; 0 where it
+                begins again, None to leave them.
 
         Raises:
             ConfigError: There is no run in this folder.
             DataError: Its manifest cannot be read.
         """
         path = Path(path)
-        if not (path / "manifest.json").is_file():
+        killed_at_once = command is not None and (path / "config.yaml").is_file()  # before it had a manifest
+        if not (path / "manifest.json").is_file() and not killed_at_once:
             raise ConfigError(
                 f"{str(path)!r} is not a run folder: it has no manifest.json",
                 why="There is nothing to resume, evaluate or report.",
                 fix="Give the folder that mmdpo train wrote.",
             )
-        run = cls(path, read_json(path / "manifest.json"))
+        known = (path / "manifest.json").is_file()
+        run = cls(path, read_json(path / "manifest.json") if known else _new_manifest(command or (), None))
         if command is not None:
-            run.manifest.setdefault("resumed", []).append({"at": _now(), "command": [str(word) for word in command]})
-            run.manifest["ended"] = run.manifest["exit"] = None
-            run._save()
-            _end_with_newline(run.path / "log.jsonl")
+            run._go_on(command, step)
         return run
+
+    def _go_on(self, command: Sequence[str], step: int | None) -> None:
+        for scratch in self.path.rglob(".*.tmp"):
+            scratch.unlink()  # of a process that was killed while it wrote
+        again: dict[str, Any] = {"at": _now(), "command": [str(word) for word in command]}
+        if step is not None:
+            last = step or -1  # a run that begins again logs step 0 again too
+
+            def stays(event: Mapping[str, Any]) -> bool:
+                return int(event.get("step", 0)) <= last and "train_runtime" not in event
+
+            again |= {"step": step, "log_lines_cut": cut_json_lines(self.path / LOG_FILE, stays)}
+        self.manifest.setdefault("resumed", []).append(again)
+        self.manifest["ended"] = self.manifest["exit"] = None
+        self._save()
 
     @property
     def checkpoints(self) -> Path:
@@ -121,7 +137,7 @@ class RunFolder:
 
     def log(self, event: Mapping[str, Any]) -> None:
         """Appends one event to ``log.jsonl``; flushed when this returns."""
-        append_json_line(self.path / "log.jsonl", event)
+        append_json_line(self.path / LOG_FILE, event)
 
     def decide(self, name: str, value: Any, reason: str) -> None:
         """Keeps one automatic decision and its reason in the manifest."""
@@ -251,16 +267,6 @@ def git_state(folder: Path) -> dict[str, Any] | None:
         return None
     changes = ask("status", "--porcelain")
     return {"commit": commit, "dirty": None if changes is None else bool(changes)}
-
-
-def _end_with_newline(path: Path) -> None:
-    """A line cut short by a crash must not swallow the first event after the resume."""
-    if not path.is_file() or path.stat().st_size == 0:
-        return
-    with path.open("rb+") as file:
-        file.seek(-1, os.SEEK_END)
-        if file.read(1) != b"\n":
-            file.write(b"\n")
 
 
 def _now() -> str:

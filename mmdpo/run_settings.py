@@ -11,6 +11,7 @@ import torch
 from transformers import TrainingArguments
 
 from mmdpo import registry
+from mmdpo.batch_search import check_batches
 from mmdpo.config import RunConfig, together
 from mmdpo.errors import ConfigError, MMDPOError, did_you_mean
 from mmdpo.eval_settings import BEST_OF_HELD_OUT, eval_problems
@@ -18,11 +19,13 @@ from mmdpo.objectives import Objective
 from mmdpo.objectives.configuration import made_terms
 from mmdpo.run_data import Data
 from mmdpo.views import REJECTED
+from mmdpo.workers import local_processes, usual_workers
 
 REFUSED = {
     "label_smoothing_factor": "it smooths language-model labels; use a loss term that has it",
     "neftune_noise_alpha": "noise in the embeddings would make policy and reference differ at step 0",
     "label_names": "the objective has no labels",
+    "torch_compile": "it compiles the encoding of media too, again for each size; use model.compile: true",
     "use_liger_kernel": "it replaces the forward that scores the answers",
     "remove_unused_columns": "records are not tensors; it is always off",
     "logging_nan_inf_filter": "it would log numbers in place of a loss that is none; it is always off",
@@ -31,9 +34,13 @@ REFUSED = {
     "per_gpu_train_batch_size": "use per_device_train_batch_size",
     "output_dir": "the run folder keeps the checkpoints; set it with --out",
     "seed": "the run has one seed; set it as seed: at the top",
+    "dataloader_multiprocessing_context": "workers share the model's functions, and must be forked",
     "dataloader_drop_last": "it would leave out held-out records too",
     "accelerator_config.even_batches": "a process with fewer micro-batches would keep the others waiting forever",
     "resume_from_checkpoint": "the run folder knows its last checkpoint; use --resume",
+    "save_only_model": "a resumed run would go on with a fresh optimizer",
+    "ignore_data_skip": "a resumed run would see its first records again",
+    "enable_jit_checkpoint": "a checkpoint is written at SIGTERM anyway",
 }
 """Fields of ``TrainingArguments`` that would break the objective or the run, and why."""
 
@@ -64,7 +71,19 @@ def check_config(config: RunConfig, folder: Path, out: Path) -> tuple[Objective,
         problems += _reference_problems(config, objective)
     if problems:
         raise together("the configuration", problems)
-    return objective, training_arguments(config, out)
+    arguments = training_arguments(config, out)
+    check_batches(config.batches, arguments, objective, packed=config.records_per_row != 1)
+    return objective, arguments
+
+
+def what_trains(config: RunConfig) -> tuple[str, str]:
+    """What trains, and which settings say so."""
+    section = config.model
+    if section.adapter is not None:
+        return "adapter", f"{section.adapter} goes on as it is; model.lora and model.trainable are not used"
+    if section.lora is not None:
+        return "lora", f"a new adapter (model.lora) on model.trainable {section.trainable}"
+    return "parts", f"the parts of model.trainable {section.trainable} themselves: model.lora is null"
 
 
 def _reference_problems(config: RunConfig, objective: Objective) -> Iterator[ConfigError]:
@@ -188,6 +207,11 @@ def _made(config: RunConfig, out: Path) -> TrainingArguments:
     }
     if config.data.validation != 0:  # how often is known only with the data
         fields |= _validation_plan(given, every=1, paired=True)
+    cpu = given.get("use_cpu", False) or not torch.cuda.is_available()
+    workers = given.get("dataloader_num_workers", usual_workers("cpu" if cpu else "cuda", local_processes()))
+    fields["dataloader_num_workers"] = workers
+    if isinstance(workers, int) and workers > 0:
+        fields["dataloader_multiprocessing_context"] = "fork"  # encoders hold functions of the model
     return TrainingArguments(**fields | given | {"remove_unused_columns": False, "logging_nan_inf_filter": False})
 
 

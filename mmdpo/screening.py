@@ -1,4 +1,4 @@
-"""Before training: every record is encoded once, and what does not fit is set aside, counted and listed.
+"""Before training: every record is gone through once, and what does not fit is set aside, counted and listed.
 
 Media are never truncated and answers are never cut: a record that is too long, whose media cannot be read or whose text
 would become a control token is left out whole, with the reason.
@@ -13,12 +13,13 @@ from dataclasses import dataclass, field, replace
 from mmdpo.companions import Companions
 from mmdpo.encoding import Encoder
 from mmdpo.errors import ConfigError, MMDPOError, ModelError
+from mmdpo.lengths import PromptLengths, Sizes, UnreliableError, sizes_ahead
 from mmdpo.objective_checks import reads_partner, usage
 from mmdpo.objectives import Objective
 from mmdpo.planning import PlannedRow, plan
 from mmdpo.record_checks import contradicting_labels, lacks_direction, ratings_of
 from mmdpo.records import Candidate, Record, media_field
-from mmdpo.views import CLEAN, EVERY, View
+from mmdpo.views import EVERY, View
 
 Refusal = tuple[str, str]
 """Why a record is set aside: a short stable name, and the same for people."""
@@ -54,23 +55,28 @@ def count_reasons(set_aside: Iterable[SetAsideRecord]) -> dict[str, int]:
 
 @dataclass
 class Screening:
-    """What came of encoding every record.
+    """What came of going through every record.
 
     Args:
         kept: Places of the records that are used.
         set_aside: The others.
         lengths: Tokens of the longest plain row of each kept record.
+        packed: Tokens of its prompt and all its answers together, each kept record's.
         media: Media items of each kept record.
         ways: How many answers were tokenised which way.
         terms: How many of the kept records each loss term uses.
+        measured: How many lengths of prompts were found how: by the processor's ``count`` or from the ``size`` of
+            pictures, or ``encoded``.
     """
 
     kept: list[int] = field(default_factory=list)
     set_aside: list[SetAsideRecord] = field(default_factory=list)
     lengths: list[int] = field(default_factory=list)
+    packed: list[int] = field(default_factory=list)
     media: list[int] = field(default_factory=list)
     ways: Counter[str] = field(default_factory=Counter)
     terms: Counter[str] = field(default_factory=Counter)
+    measured: Counter[str] = field(default_factory=Counter)
 
     def reasons(self) -> dict[str, int]:
         """Records set aside by reason."""
@@ -92,7 +98,10 @@ def screen(
     progress: Callable[[Iterable[Record]], Iterable[Record]] = iter,
     split: str = "train",
 ) -> Screening:
-    """Encodes every record once and decides which can be trained on.
+    """Goes through every record once and decides which can be trained on.
+
+    Every answer is tokenised and every picture decoded; prompts are encoded where their lengths do not follow from the
+    sizes of their pictures (:mod:`mmdpo.lengths`).
 
     Args:
         records: The records.
@@ -103,30 +112,45 @@ def screen(
         split: Name of the records in the account.
     """
     limits = [limit for limit in (max_length, encoder.facts.max_positions) if limit is not None]
-    examiner = _Examiner(encoder, objective, min(limits) if limits else None)
+    limit = min(limits) if limits else None
+    for lengths in (PromptLengths(encoder), PromptLengths(encoder, count=False), PromptLengths(encoder, sizes=False)):
+        try:
+            return _screened(records, _Examiner(encoder, objective, limit, lengths), progress, split)
+        except UnreliableError:
+            continue
+    raise AssertionError("lengths of prompts that are all encoded are in no doubt")
+
+
+def _screened(
+    records: Sequence[Record], examiner: _Examiner, progress: Callable[[Iterable[Record]], Iterable[Record]], split: str
+) -> Screening:
+    encoder, objective = examiner.encoder, examiner.objective
     found: dict[int, _Passed | Refusal] = {}
-    left, shown, settled = list(range(len(records))), progress(records), False
+    left, settled = list(range(len(records))), False
+    shown: Iterable[tuple[Record, Sizes | None]] = sizes_ahead(progress(records), encoder)
     while not settled:
         # a record that is set aside is no companion: those that had it have another one in the next round
         among = [records[index] for index in left]
         companions = Companions(among, encoder.seed)
         uses = usage(objective, among, companions)
         settled = True
-        for place, (index, record) in enumerate(zip(left, shown, strict=True)):
+        for place, (index, (record, sizes)) in enumerate(zip(left, shown, strict=True)):
             before = found.get(index)
-            found[index] = examiner.examine(record, companions, uses.used(place), before)
+            found[index] = examiner.examine(record, sizes, companions, uses.used(place), before)
             settled = settled and found[index] is before
         passed = {index: one for index in left if isinstance(one := found[index], _Passed)}
         left = list(passed)
-        shown = [records[index] for index in left]
+        shown = [(records[index], None) for index in left]
     refused = {index: one for index, one in sorted(found.items()) if not isinstance(one, _Passed)}
     return Screening(
         kept=left,
         set_aside=[SetAsideRecord(index, records[index].id, *one, split) for index, one in refused.items()],
         lengths=[one.length for one in passed.values()],
+        packed=[one.packed for one in passed.values()],
         media=[sum(len(items) for items in records[index].media.values()) for index in left],
         ways=Counter(way for one in passed.values() for way in one.ways),
         terms=Counter({name: count for name, count in uses.counts.items() if count}),
+        measured=examiner.lengths.how,
     )
 
 
@@ -137,12 +161,14 @@ class _Passed:
     Args:
         prompt: Tokens of its prompt.
         length: Tokens of its longest plain row.
+        packed: Tokens of its prompt and all its answers.
         ways: How each of its answers was tokenised.
         others: The answers of other records that were tried with its prompt.
     """
 
     prompt: int
     length: int
+    packed: int
     ways: tuple[str, ...]
     others: tuple[Candidate, ...] = ()
 
@@ -154,9 +180,15 @@ class _Examiner:
     encoder: Encoder
     objective: Objective
     limit: int | None
+    lengths: PromptLengths
 
     def examine(
-        self, record: Record, companions: Companions, used: bool, before: _Passed | Refusal | None
+        self,
+        record: Record,
+        sizes: Sizes | None,
+        companions: Companions,
+        used: bool,
+        before: _Passed | Refusal | None,
     ) -> _Passed | Refusal:
         """What comes of a record, or ``before`` where nothing has changed; ``used`` says if any term can use it."""
         views = self.objective.views
@@ -168,7 +200,7 @@ class _Examiner:
             return _unused(record, self.objective)
         try:
             if not isinstance(before, _Passed):
-                return _problem(record, views, own) or self._alone(record, own)
+                return _problem(record, views, own) or self._alone(record, sizes, own)
             answers = tuple(row.answer for row in others)
             return before if answers == before.others else self._with_others(record, before, answers)
         except ConfigError:
@@ -176,18 +208,20 @@ class _Examiner:
         except MMDPOError as error:
             return _reason_of(error), error.what
 
-    def _alone(self, record: Record, rows: Sequence[PlannedRow]) -> _Passed | Refusal:
+    def _alone(self, record: Record, sizes: Sizes | None, rows: Sequence[PlannedRow]) -> _Passed | Refusal:
         self.encoder.check_rendering(record)
-        prompt = len(self.encoder.prompt(record, CLEAN).input_ids)
+        prompt = self.lengths.of(record, sizes)
         answers = [self.encoder.answer(record, row.answer) for row in rows]
         if len({tuple(answer.ids.tolist()) for answer in answers}) < len(answers):
             return "equal_answers", "two candidates are the same tokens"
-        longest = max((len(answer.ids) for answer in answers), default=0)
-        return self._fitting(_Passed(prompt, prompt + longest, tuple(answer.way for answer in answers)))
+        lengths = [len(answer.ids) for answer in answers]
+        longest, ways = prompt + max(lengths, default=0), tuple(answer.way for answer in answers)
+        return self._fitting(_Passed(prompt, longest, prompt + sum(lengths), ways))
 
     def _with_others(self, record: Record, before: _Passed, others: tuple[Candidate, ...]) -> _Passed | Refusal:
-        longest = max((len(self.encoder.answer(record, answer).ids) for answer in others), default=0)
-        return self._fitting(replace(before, length=max(before.length, before.prompt + longest), others=others))
+        lengths = [len(self.encoder.answer(record, answer).ids) for answer in others]
+        longest = max(before.length, before.prompt + max(lengths, default=0))
+        return self._fitting(replace(before, length=longest, packed=before.packed + sum(lengths), others=others))
 
     def _fitting(self, one: _Passed) -> _Passed | Refusal:
         if self.limit is None or one.length <= self.limit:

@@ -32,8 +32,9 @@ class ModelSection(Section):
     trainable: Literal["llm", "projector", "llm+projector", "all"] = "llm"
     adapter: str | None = None
     quantize: Literal["4bit"] | None = None
-    attention: Literal["auto", "sdpa", "eager", "flash_attention_2"] = "auto"
+    attention: Literal["auto", "sdpa", "eager", "flex", "flash_attention_2"] = "auto"
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    compile: bool = False
     lora: LoraSection | None = LoraSection()
     router_aux_loss_coef: Annotated[float, Field(ge=0)] | None = None
 
@@ -94,6 +95,43 @@ class ReferenceSection(Section):
         return self
 
 
+class BatchesSection(Section):
+    """How micro-batches are made (docs/memory.md): which records an optimizer step has, ``train:`` says.
+
+    ``max_tokens``: padded tokens of a micro-batch (rows x its longest row), in place of a number of records; ``auto``
+    finds the most that fits on a GPU. ``bucket``: records of similar length come in the same batch.
+    """
+
+    max_tokens: Annotated[int, Field(ge=1)] | Literal["auto"] | None = None
+    bucket: bool = False
+
+
+class FeaturesSection(Section):
+    """Whether the features of frozen encoders are kept from step to step (docs/feature_cache.md).
+
+    ``auto`` keeps them where the encoders are a tenth of a step or more; in memory up to ``memory_gb``, else on disk in
+    ``folder`` (by default beside the data) up to ``disk_gb``. ``dtype``: ``bfloat16`` halves what is computed in
+    float32; ``as_computed`` is exact.
+    """
+
+    cache: Literal["auto", "memory", "disk", "off"] = "auto"
+    folder: str | None = None
+    memory_gb: Annotated[float, Field(gt=0)] = 2.0
+    disk_gb: Annotated[float, Field(gt=0)] = 50.0
+    dtype: Literal["as_computed", "bfloat16"] = "as_computed"
+
+    @field_validator("cache", mode="before")
+    @classmethod
+    def _yaml_reads_off_as_false(cls, value: Any) -> Any:
+        return "off" if value is False else value
+
+    @model_validator(mode="after")
+    def _folder_is_read(self) -> Self:
+        if self.folder is not None and self.cache in ("memory", "off"):
+            raise ValueError(f"folder names a place on disk, and cache is {self.cache}: it would not be read")
+        return self
+
+
 class EvalSection(Section):
     """One benchmark to run before and after training.
 
@@ -139,11 +177,15 @@ class RunConfig(Section):
         model: Model section.
         data: Data section.
         reference: Reference section.
+        features: Whether the features of frozen encoders are kept from step to step.
         loss: The name of a loss, or names with their fields; null switches one off (mmdpo ls losses).
         layout: ``auto`` decides by the start-up check; ``plain`` gives every answer a row of its own.
         two_pass: Evaluate the objective once per optimizer step (exact, less memory, one more forward).
         branches_per_row: How many answers of a record share a row; all by default.
+        records_per_row: How many records share a row: so many, or ``fit``, as many as find room beside each other in
+            rows no longer than the longest record of the batch.
         rows_per_chunk: Rows scored with gradient at a time (takes the two-pass step): memory of one chunk, any K.
+        batches: Micro-batches by tokens, and of records of similar length.
         train: Any field of ``transformers.TrainingArguments`` that does not break the objective.
         eval: Benchmarks by name.
         stop: When to stop early by them; null trains all steps.
@@ -154,11 +196,14 @@ class RunConfig(Section):
     model: ModelSection
     data: DataSection
     reference: ReferenceSection = ReferenceSection()
+    features: FeaturesSection = FeaturesSection()
     loss: str | dict[str, dict[str, Any] | None] = {"dpo": {"beta": 0.1}}
     layout: Literal["auto", "shared", "plain"] = "auto"
     two_pass: bool = False
     branches_per_row: Annotated[int, Field(ge=1)] | None = None
+    records_per_row: Annotated[int, Field(ge=1)] | Literal["fit"] = 1
     rows_per_chunk: Annotated[int, Field(ge=1)] | None = None
+    batches: BatchesSection = BatchesSection()
     train: dict[str, Any] = {}
     eval: dict[str, EvalSection] = {}
     stop: StopSection | None = None

@@ -3,36 +3,36 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from accelerate.utils import fsdp2_prepare_model
 from torch import Tensor, nn
 from transformers import PrinterCallback, ProgressCallback, TrainerCallback, TrainingArguments
 
-from mmdpo.advice import Guard
-from mmdpo.batch_rows import split_rows
-from mmdpo.callbacks import Bar, FreshVariants, ObjectiveState
+from mmdpo.callbacks import Bar, FreshVariants
 from mmdpo.collate import Batch, Collator, Layout, RecordDataset, table_of
 from mmdpo.companions import Companions
 from mmdpo.diagnostics import reward_of, training_metrics
 from mmdpo.encoding import Encoder
-from mmdpo.errors import ConfigError, ParityError
+from mmdpo.errors import ConfigError
+from mmdpo.guard import Guard
+from mmdpo.guarded_trainer import GuardedTrainer
 from mmdpo.meter import Meter
+from mmdpo.not_finite import Scored
 from mmdpo.objectives import Objective
 from mmdpo.policy import LoadedModel
 from mmdpo.records import Record
-from mmdpo.reference import Reference, Start
+from mmdpo.reference import Reference
 from mmdpo.scoring import scores
-from mmdpo.scoring_trainer import ScoringTrainer
-from mmdpo.sharding import plan_sharding
+from mmdpo.sharding import plan_sharding, plan_zero
+from mmdpo.token_batches import Batches, StepCollator, micro_batches, whole_steps
 from mmdpo.two_pass import FirstPass, Generators, even_chunks, first_pass, first_rows, gather_tables, stacked
 from mmdpo.validation import blind_variant, held_out_views
 from mmdpo.views import ScoreTable, View
 
 
-class PreferenceTrainer(ScoringTrainer):
+class PreferenceTrainer(GuardedTrainer):
     """Trains a model on preference records.
 
     Args:
@@ -47,7 +47,9 @@ class PreferenceTrainer(ScoringTrainer):
         layout: ``"shared"`` or ``"plain"``.
         two_pass: Always take the two-pass step; it is taken anyway when a term couples records.
         branches_per_row: How many answers of a record share a row; None for all.
+        records_per_row: How many records share a row, or ``"fit"`` (see :class:`mmdpo.collate.Collator`).
         rows_per_chunk: Rows that are scored with gradient at a time; needs, and takes, the two-pass step.
+        batches: How steps are cut into micro-batches; by default as ``args`` say.
         callbacks: Further callbacks.
     """
 
@@ -65,7 +67,9 @@ class PreferenceTrainer(ScoringTrainer):
         layout: Layout = "shared",
         two_pass: bool = False,
         branches_per_row: int | None = None,
+        records_per_row: int | Literal["fit"] = 1,
         rows_per_chunk: int | None = None,
+        batches: Batches | None = None,
         callbacks: list[TrainerCallback] | None = None,
     ) -> None:
         if args.n_gpu > 1:
@@ -80,43 +84,47 @@ class PreferenceTrainer(ScoringTrainer):
             others = Companions(records, by.seed)
             return Collator(by, views, companions=others, layout=layout, pad_id=pad or 0, **rows)
 
-        self.collator = collator(train_records, objective.views, encoder, branches_per_row=branches_per_row)
+        rows: dict[str, Any] = {"branches_per_row": branches_per_row, "records_per_row": records_per_row}
+        self.collator = collator(train_records, objective.views, encoder, **rows)
         self.blind = blind_variant(encoder, validation_records)
         views = held_out_views(objective, self.blind.variant)
         self.validation_collator = collator(validation_records, views, encoder.fixed())
         super().__init__(
             model=loaded.model,
-            args=args,
+            args=args if batches is None or batches.max_tokens is None else whole_steps(args),
             data_collator=self.collator,
             train_dataset=RecordDataset(train_records),
             eval_dataset=RecordDataset(validation_records) if validation_records else None,
             processing_class=loaded.processor,
             callbacks=callbacks,
         )
-        self._own_callbacks(objective, encoder)
+        self._own_callbacks(encoder)
         self.loaded = loaded
         self.objective = objective
         self.reference = reference
         self.groups = list(validation_groups)
         self.two_pass = two_pass or objective.coupled or rows_per_chunk is not None
         self.rows_per_chunk = rows_per_chunk
+        self.batches = batches or Batches()
+        if self.batches.max_tokens is not None and not self.two_pass:  # the two-pass step cuts its batches itself
+            self.data_collator = StepCollator(self.collator, self.batches.max_tokens)
         self.reward = reward_of(objective)
         self.meter = Meter()
         self._loss_parts = {}
         self._guard = Guard()
+        self._scored = []
         self._steps_since_log = 0
         # the loss is divided by counts over the whole optimizer step, so Trainer must not divide it again
         self.loss_is_scaled_for_ga = True
         self.model_accepts_loss_kwargs = False
         self._shard()
 
-    def _own_callbacks(self, objective: Objective, encoder: Encoder) -> None:
+    def _own_callbacks(self, encoder: Encoder) -> None:
         # Trainer's own bar and printer write every log to stdout, which belongs to results
         self.remove_callback(ProgressCallback)
         self.remove_callback(PrinterCallback)
         if not self.args.disable_tqdm:
             self.add_callback(Bar)
-        self.add_callback(ObjectiveState(objective))
         if encoder.fresh:
             self.add_callback(FreshVariants(encoder, self.args))
 
@@ -124,16 +132,15 @@ class PreferenceTrainer(ScoringTrainer):
         """Says what FSDP2 may shard, and puts a frozen reference where the policy will be."""
         if self.is_fsdp_enabled:
             plan_sharding(self.accelerator.state.fsdp_plugin, self.loaded)
+        if self.is_deepspeed_enabled:
+            frozen = None if self.reference is None else self.reference.frozen
+            keeper = plan_zero(self.accelerator.state.deepspeed_plugin, self.loaded, frozen)
+            if keeper is not None:
+                self.add_callback(keeper)
         if self.reference is not None and self.reference.frozen is not None:
             self.reference.frozen.to(self.args.device)
             if self.is_fsdp_enabled:
                 self.reference.frozen = fsdp2_prepare_model(self.accelerator, self.reference.frozen)
-
-    def train(self, resume_from_checkpoint: Any = None, **options: Any) -> Any:
-        """Trains; a checkpoint brings the objective's running values with it."""
-        if isinstance(resume_from_checkpoint, str):
-            ObjectiveState(self.objective).restore(Path(resume_from_checkpoint))
-        return super().train(resume_from_checkpoint, **options)
 
     # ---- one optimizer step ----
 
@@ -145,10 +152,11 @@ class PreferenceTrainer(ScoringTrainer):
         self.loaded.inner.mmdpo_scoring.features.clear()
         if not batches:
             return batches, None
+        parts = [part for batch in batches for part in micro_batches(batch)]
         self._steps_since_log += 1
         names = self.collator.media_names
         counts = torch.stack(
-            [self.objective.counts(table_of(b, names, {"logp": torch.zeros_like(b["weight"])})) for b in batches]
+            [self.objective.counts(table_of(b, names, {"logp": torch.zeros_like(b["weight"])})) for b in parts]
         ).sum(0)
         counts = self.accelerator.reduce(counts.to(device), reduction="sum")
         if self.two_pass:
@@ -171,7 +179,7 @@ class PreferenceTrainer(ScoringTrainer):
             table = self._table(model, inputs, self.collator)
             loss, parts = self.objective(table, num_items_in_batch, self.progress)
             loss = loss + self._router_loss()
-            self._record(table, parts, self.objective.watch(table))
+            self._record(inputs, table, parts, self.objective.watch(table))
         loss = loss * self.accelerator.num_processes
         return (loss, {}) if return_outputs else loss
 
@@ -183,8 +191,8 @@ class PreferenceTrainer(ScoringTrainer):
         with torch.no_grad(), self.compute_loss_context_manager():
             for batch in batches:
                 inputs = self._prepare_inputs(batch)
-                chunks = split_rows(inputs, self.rows_per_chunk or len(inputs["input_ids"]))
-                if self.is_fsdp_enabled:
+                chunks = self._chunks(inputs)
+                if self.is_fsdp_enabled or self.is_deepspeed_enabled:
                     chunks = even_chunks(chunks, self.accelerator)
                 batch["chunks"], policy, reference = [], [], []
                 for part, answers in chunks:
@@ -192,8 +200,8 @@ class PreferenceTrainer(ScoringTrainer):
                     reference.append(first_rows(of_reference or {}, len(answers)))
                     batch["chunks"].append((part, answers, hidden, Generators.now()))
                     policy.append(first_rows(scores(model, part, self.objective.statistics, hidden), len(answers)))
-                # rows are cut in order, so the parts' answers follow each other as in the batch
-                tables.append(table_of(inputs, self.collator.media_names, stacked(policy), stacked(reference) or None))
+                found, expected = (stacked(of, [answers for _, answers in chunks]) for of in (policy, reference))
+                tables.append(table_of(inputs, self.collator.media_names, found, expected or None))
         crosses = self.objective.coupled and self.accelerator.num_processes > 1
         gather = (lambda own: gather_tables(own, self.accelerator)) if crosses else None
         results, parts, watched = first_pass(tables, self.objective, counts, self.progress, gather)
@@ -201,16 +209,19 @@ class PreferenceTrainer(ScoringTrainer):
         for number, (batch, result, table) in enumerate(zip(batches, results, tables, strict=True)):
             batch["first_pass"] = FirstPass(result.gradients, result.loss / sharers)
             shares = {name: part / sharers for name, part in parts.items()}
-            self._record(table, shares if number == 0 else {}, watched if number == 0 else {})
+            self._record(batch, table, shares if number == 0 else {}, watched if number == 0 else {})
 
     def _second_pass(self, model: nn.Module, inputs: Batch, done: FirstPass) -> Tensor:
         """Backward of all chunks but the last, whose loss is returned; its value is the objective's."""
         *others, last = inputs["chunks"]
+        state = self.accelerator.gradient_state
+        steps, unscaled = state.sync_gradients, {"scale_wrt_gas": False} if self.is_deepspeed_enabled else {}
         with self.accelerator.no_sync(model):  # around the forward too: DDP decides there whether to reduce
+            state._set_sync_gradients(False)  # DeepSpeed steps at the end of a backward, unless told
             for chunk in others:
-                self.accelerator.backward(
-                    self._surrogate(model, chunk, done, len(inputs["chunks"])) * self.accelerator.num_processes
-                )
+                surrogate = self._surrogate(model, chunk, done, len(inputs["chunks"]))
+                self.accelerator.backward(surrogate * self.accelerator.num_processes, **unscaled)
+        state._set_sync_gradients(steps)
         surrogate = self._surrogate(model, last, done, len(inputs["chunks"]))
         return surrogate - surrogate.detach() + done.loss
 
@@ -222,16 +233,8 @@ class PreferenceTrainer(ScoringTrainer):
         parts = [(values * done.gradients[name][answers]).sum() for name, values in found.items()]
         return torch.stack(parts).sum() + self._router_loss() / chunks
 
-    def _router_loss(self) -> Tensor | float:
-        """This forward pass's share of the experts' load-balancing loss, a mean over the step's micro-batches."""
-        router = self.loaded.inner.mmdpo_scoring.router
-        if router is None:
-            return 0.0
-        loss = router.take() / (self.current_gradient_accumulation_steps * self.accelerator.num_processes)
-        self._loss_parts["router"] = self._loss_parts.get("router", 0.0) + torch.as_tensor(loss).detach()
-        return loss
-
-    def _record(self, table: ScoreTable, parts: dict[str, Tensor], watched: dict[str, Tensor]) -> None:
+    def _record(self, batch: Batch, table: ScoreTable, parts: dict[str, Tensor], watched: dict[str, Tensor]) -> None:
+        self._scored.append(Scored.of(batch["index"], table))
         self.meter.add(training_metrics(table, self.objective))
         self.meter.add({f"diagnostics/{name}": values for name, values in watched.items()})
         # each micro-batch holds a share of the step's loss: the sum over micro-batches is one value a step
@@ -248,48 +251,3 @@ class PreferenceTrainer(ScoringTrainer):
             self._steps_since_log = 0
             logs |= self.meter.read(self.accelerator.reduce)
         super().log(logs, start_time)
-
-    # ---- checks ----
-
-    def check_start(self, began_with: float | None = None, tolerance: float = 1e-3) -> Start | None:
-        """Asserts that policy and reference agree before the first step, so that every margin is 0.
-
-        Must be called before a checkpoint is loaded.
-
-        Args:
-            began_with: On a resume, :attr:`Start.reference` of the run's first start.
-            tolerance: Largest allowed difference of a token's log-probability, in nats.
-
-        Returns:
-            What was measured on the first record; None without a reference.
-
-        Raises:
-            ParityError: They differ: the loss would not start at its closed form. Or the reference is another one than
-                at the run's first start.
-        """
-        if self.reference is None:
-            return None
-        model = self.model
-        batch = self._prepare_inputs(self.collator([self.train_dataset[0]]))
-        was_training = model.training
-        model.eval()  # an adapter's own dropout is no difference
-        with torch.no_grad(), self.compute_loss_context_manager():
-            table = self._table(model, batch, self.collator)
-        model.train(was_training)
-        self.loaded.inner.mmdpo_scoring.features.clear()
-        assert table.ref_logp is not None
-        worst = float((table.logp - table.ref_logp).abs().max())
-        if not worst <= tolerance:
-            raise ParityError(
-                f"policy and reference differ by {worst:.3g} nats on the first record before any training",
-                why="The margins would not start at 0: the run would be measured from another model.",
-                fix="Start from the adapter or model itself (model.adapter), or use reference: {kind: copy}.",
-            )
-        value = float((table.ref_logp * table.mask).sum())
-        if began_with is not None and abs(value - began_with) > 1e-2 * max(1.0, abs(began_with)):
-            raise ParityError(
-                f"the reference gives {value:.4f} nats to the first record, the run began with {began_with:.4f}",
-                why="Model or data have changed since; the resumed run would optimise against another reference.",
-                fix="Restore what changed, or start a new run.",
-            )
-        return Start(worst, value)

@@ -11,7 +11,7 @@ import contextlib
 import logging
 import random
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ import numpy as np
 from transformers import TrainerCallback
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
-from mmdpo.answer_file import Shard
+from mmdpo.answer_file import GENERATION_FILE, Shard, model_fingerprint
 from mmdpo.answering import Progress
 from mmdpo.callbacks import Bar
 from mmdpo.config import RunConfig
@@ -29,12 +29,17 @@ from mmdpo.evals.base import Interval, Result
 from mmdpo.evals.result import METRICS_FILE
 from mmdpo.evals.runner import compare, make_benchmark
 from mmdpo.evaluation import answer_and_score
+from mmdpo.jsonfiles import read_json
+from mmdpo.resuming import EVALUATIONS
 from mmdpo.stopping import Standing, StopRule, Which, directions, standing, stop_rule, told
 from mmdpo.trainer import PreferenceTrainer
 from mmdpo.two_pass import Generators
 
 logger = logging.getLogger(__name__)
-FOLDER = "training_eval"
+
+
+class EvaluationStopped(KeyboardInterrupt):
+    """A signal came in the middle of an evaluation; what is answered is kept."""
 
 
 class TrainingEvals(TrainerCallback):
@@ -47,6 +52,8 @@ class TrainingEvals(TrainerCallback):
         interrupted: Whether all processes stop after this step: the checkpoint is then written without an evaluation,
             which is made when the run goes on.
         progress: Wraps long loops for a progress bar.
+        heard: Whether this process has caught a signal. One process alone then stops in the middle of an evaluation,
+            several finish it, because they wait for each other there.
 
     Raises:
         ConfigError: The weights are sharded.
@@ -59,15 +66,17 @@ class TrainingEvals(TrainerCallback):
         run: Any,
         interrupted: Callable[[], bool],
         progress: Progress = iter,
+        heard: Callable[[], bool] = lambda: False,
     ) -> None:
         if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
             raise sharded()
         self.trainer, self.config, self.run, self.interrupted = trainer, config, run, interrupted
-        self.folder = Path(run.path) / FOLDER
+        self.folder = Path(run.path) / EVALUATIONS
         self.sections = {name: section for name, section in config.eval.items() if section.every is not None}
         self.benchmarks = {name: make_benchmark(name, **section.options) for name, section in self.sections.items()}
         self.shard = Shard.of_this_process()
-        self.progress = progress if self.shard.is_main else iter
+        self._progress = progress if self.shard.is_main else iter
+        self._heard, self._stopped = heard, False
         self.before: dict[str, Result] = {}
         self.evaluations: dict[int, dict[Which, Interval]] = {}
         self.rule: StopRule | None = None
@@ -87,7 +96,6 @@ class TrainingEvals(TrainerCallback):
         for words in never_reached(self.config, state.max_steps):
             self._say(logging.WARNING, words)
         if state.global_step == 0:
-            self._set_aside()
             self._evaluate(0, list(self.sections))
         else:
             self._read_until(state.global_step)
@@ -97,10 +105,16 @@ class TrainingEvals(TrainerCallback):
             self._show(self.rule.metric)
             self._judge(args, state, control)
         if state.global_step > 0:
-            self.on_step_end(args, state, control)
+            self._evaluate_due(args, state, control)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Evaluates what is due."""
+        """Evaluates what is due; where a signal comes meanwhile, the checkpoint of this step is written first."""
+        try:
+            self._evaluate_due(args, state, control)
+        except EvaluationStopped:
+            self._stopped = control.should_save = control.should_training_stop = True
+
+    def _evaluate_due(self, args: Any, state: Any, control: Any) -> None:
         step, last = state.global_step, state.global_step >= state.max_steps
         done = {which.benchmark for which in self.evaluations.get(step, ())}
         due = [
@@ -114,7 +128,7 @@ class TrainingEvals(TrainerCallback):
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Says which checkpoint is kept."""
-        if self.rule is None or self.standing is None or self.interrupted():
+        if self.rule is None or self.standing is None or self.interrupted() or self._stopped:
             return
         words = told(self.rule, self.standing)
         if state.best_model_checkpoint is None:
@@ -140,10 +154,11 @@ class TrainingEvals(TrainerCallback):
 
     def _result(self, step: int, name: str) -> Result:
         folder, section = self._place(step, name), self.sections[name]
-        if not (folder / METRICS_FILE).is_file():
-            if self.shard.is_main and folder.is_dir():
-                shutil.rmtree(folder)  # begun by a process that was killed; other weights may have given its answers
-            model = self.trainer.model
+        model = self.trainer.model
+        fresh = _answered_by(model, folder)  # by a process that was killed after this step
+        if not fresh or not (folder / METRICS_FILE).is_file():
+            if self.shard.is_main and folder.is_dir() and not fresh:
+                shutil.rmtree(folder)
             with undisturbed(model), self.trainer.accelerator.autocast():
                 self.trainer.loaded.inner.mmdpo_scoring.features.clear()
                 answer_and_score(
@@ -153,7 +168,7 @@ class TrainingEvals(TrainerCallback):
                     section.while_training,
                     folder,
                     section.batch_size,
-                    self.progress,
+                    self._until_a_signal,
                     answer_by=section.answer_by,
                     shard=self.shard,
                 )
@@ -172,7 +187,7 @@ class TrainingEvals(TrainerCallback):
                     why="Without that from before training it is not known what has become better or worse.",
                     fix="Restore the folder, or start a new run with another --out.",
                 )
-            self.before[name] = self._result(0, name)
+            self.before[name] = Result.load(self._place(0, name))
             for metrics in self.folder.glob(f"*/{name}/{METRICS_FILE}"):
                 number = int(metrics.parents[1].name)
                 if number <= step:
@@ -181,15 +196,11 @@ class TrainingEvals(TrainerCallback):
     def _place(self, step: int, name: str) -> Path:
         return self.folder / str(step) / name
 
-    def _set_aside(self) -> None:
-        """Evaluations of a run that begins again, perhaps with other settings, are not those of this one."""
-        if self.shard.is_main and self.folder.exists():
-            number = 1
-            while (other := self.folder.with_name(f"{FOLDER}.{number}")).exists():
-                number += 1
-            self.folder.rename(other)
-            self._say(logging.INFO, f"the run begins again; its earlier evaluations are in {other}")
-        self.shard.wait()
+    def _until_a_signal(self, items: Iterable[Any]) -> Iterator[Any]:
+        for item in self._progress(items):
+            if self.shard.count == 1 and self._heard():
+                raise EvaluationStopped
+            yield item
 
     # ---- stopping ----
 
@@ -221,6 +232,12 @@ class TrainingEvals(TrainerCallback):
     def _say(self, level: int, words: str) -> None:
         if self.shard.is_main:
             logger.log(level, "%s", words)
+
+
+def _answered_by(model: Any, folder: Path) -> bool:
+    """Whether the answers in a folder, all or some, are of a model with these weights."""
+    told = folder / GENERATION_FILE
+    return told.is_file() and read_json(told).get("model_fingerprint") == model_fingerprint(model)
 
 
 def logged(name: str, result: Result, before: Result | None) -> dict[str, float]:

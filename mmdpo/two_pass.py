@@ -67,9 +67,10 @@ def first_rows(values: Mapping[str, Tensor], count: int) -> dict[str, Tensor]:
     return {name: value[:count] for name, value in values.items()}
 
 
-def stacked(parts: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
-    """The rows of several chunks as those of one."""
-    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+def stacked(parts: Sequence[Mapping[str, Tensor]], places: Sequence[Tensor]) -> dict[str, Tensor]:
+    """The rows of several chunks as those of one; ``places`` are those of each chunk's rows in it."""
+    order = torch.cat(list(places)).argsort()
+    return {name: torch.cat([part[name] for part in parts])[order] for name in parts[0]}
 
 
 def join(tables: Sequence[ScoreTable]) -> ScoreTable:

@@ -22,7 +22,7 @@ def account_findings(quality: Mapping[str, Any]) -> list[dict[str, Any]]:
     if "alpha_interval" in agreement:
         found.append(_agreement(agreement))
     if quality.get("votes"):
-        found.append(_votes(quality["votes"]))
+        found.append(_votes(quality["votes"], quality.get("first_wins") or {}))
     return found
 
 
@@ -61,14 +61,16 @@ def _agreement(agreement: Mapping[str, Any]) -> dict[str, Any]:
     return finding("agreement", found, message.replace(" -", " −"))
 
 
-def _votes(votes: Mapping[str, Any]) -> dict[str, Any]:
-    """Votes for the first answer; each vote counts as one observation, since who cast it is often not known."""
+def _votes(votes: Mapping[str, Any], first_wins: Mapping[str, Any]) -> dict[str, Any]:
+    """Votes for the first answer: as the builder measured it over media groups, else each vote by itself."""
     decided = votes["a"] + votes["b"]
     if not decided:
         return finding("position_bias", None, "No vote prefers either answer.")
-    value = votes["a"] / decided
-    low, high = wilson(value, decided, _NORMAL)
-    estimate = {"value": value, "low": low, "high": high, "n": decided}
+    estimate = dict(first_wins)
+    if estimate.get("value") is None:
+        value = votes["a"] / decided
+        low, high = wilson(value, decided, _NORMAL)
+        estimate = {"value": value, "low": low, "high": high, "n": decided}
     return finding(
         "position_bias", estimate, f"The answer that stands first got {share(estimate)} of the votes for either."
     )

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import math
 import zlib
-from collections import Counter
-from collections.abc import Sequence
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
+from data_builders.quality.crossed import recurs_by_nature, text_numbers
 from data_builders.quality.findings import finding, listed, share
-from data_builders.quality.logistic import FEWEST_GROUPS, held_out_accuracy
-from data_builders.quality.sample import Sample, words_of
+from data_builders.quality.logistic import FEWEST_GROUPS, HeldOut, first_rows, held_out_accuracy
+from data_builders.quality.sample import Sample, plain, words_of
 
 BUCKETS = 2**16
 _MIX = 1_000_003
@@ -23,7 +24,7 @@ _LONGEST = 200
 _CUES = 8
 _CLEAR = 3.0
 _FEWEST = 5
-"""Comparisons in which a cue word must stand on one side alone."""
+"""Different answers that a cue word must stand in."""
 
 
 def text_only(sample: Sample) -> tuple[dict[str, Any] | None, list[dict[str, Any]]]:
@@ -31,55 +32,84 @@ def text_only(sample: Sample) -> tuple[dict[str, Any] | None, list[dict[str, Any
 
     Features are the single words and pairs of neighbouring words that an answer holds, hashed into 65,536 places; a
     comparison is the difference of its two answers, and logistic regression sees neither prompt nor media.
+
+    Returns:
+        `accuracy` on answers that it has not seen (see `held_out_accuracy`), `answers_seen` (the accuracy where it has,
+        with other media; None where no answer recurs), `left_out`, `trained_on` and `cues`: the words that tell, with
+        in how many different answers they are `chosen` and `rejected`.
     """
-    if sample.comparisons:
-        sides = [(one.better.text, one.worse.text) for one in sample.comparisons]
-        groups, signs = [one.group for one in sample.comparisons], np.ones(len(sides))
-        of_what = "comparisons"
-    elif sample.labelled:
-        sides = [(record.candidates[0].text, "") for _, record, _ in sample.labelled]
-        groups = [group for group, _, _ in sample.labelled]
-        signs = np.array([1.0 if label else -1.0 for _, _, label in sample.labelled])
-        of_what = "labels"
-    else:
+    judged = judged_answers(sample)
+    if judged is None:
         return None, []
-    listed_words = [(_known(a), _known(b)) for a, b in sides]
-    found = (
-        None
-        if of_what == "labels" and len(set(signs.tolist())) < 2
-        else held_out_accuracy(_matrix(listed_words, constant=of_what == "labels"), signs, groups)
-    )
-    if found is None:
+    sides, groups, signs, of_what = judged
+    known = [tuple(map(_known, side)) for side in sides]
+    held = None
+    if of_what == "comparisons" or len(set(signs.tolist())) > 1:
+        held = held_out_accuracy(_matrix(known, constant=of_what == "labels"), signs, groups, text_numbers(sides))
+    if held is None:
         message = f"Too little to learn from: fewer than {FEWEST_GROUPS} media groups, or a single label."
         return None, [finding("text_only", None, message)]
-    cues = _cues(listed_words, signs) if of_what == "comparisons" else []
-    message = (
-        f"Without the media, a bag of words gets {share(found)} of the held-out {of_what} right; 50% is chance. "
-        + _read(found)
-    )
+    cues = _cues(sides) if of_what == "comparisons" else []
+    message = "Without the media, " + told(held, "a bag of words", of_what, _read(held.unseen))
     if cues:
-        told = [f"“{cue['word']}” ({cue['chosen']:,} : {cue['rejected']:,})" for cue in cues[:5]]
-        message += " Words that tell most, with how often they stand in the chosen answer alone and in the rejected "
-        message += f"one alone: {listed(told)}."
-    return {"accuracy": found, "cues": cues}, [finding("text_only", found, message)]
+        named = [f"“{cue['word']}” ({cue['chosen']:,} : {cue['rejected']:,})" for cue in cues[:5]]
+        message += " Words that tell most, with in how many different answers they are chosen and rejected: "
+        message += f"{listed(named)}."
+    numbers = {"accuracy": held.unseen, "answers_seen": held.seen, "left_out": held.left_out}
+    return {**numbers, "trained_on": held.trained_on, "cues": cues}, [finding("text_only", held.unseen, message)]
 
 
-def _read(found: dict[str, Any]) -> str:
+Judged = tuple[list[tuple[str, ...]], list[str], NDArray[np.float64], str]
+"""Answers of each row, its media group, 1 or -1, and what a row is."""
+
+
+def judged_answers(sample: Sample) -> Judged | None:
+    """The better and the worse answer of each comparison, or each labelled answer; None where there are neither."""
+    if sample.comparisons:
+        places = first_rows([one.group for one in sample.comparisons])
+        compared = [sample.comparisons[place] for place in places]
+        sides: list[tuple[str, ...]] = [(one.better.text, one.worse.text) for one in compared]
+        return sides, [one.group for one in compared], np.ones(len(sides)), "comparisons"
+    if sample.labelled:
+        signs = np.array([1.0 if label else -1.0 for _, _, label in sample.labelled])
+        sides = [(record.candidates[0].text,) for _, record, _ in sample.labelled]
+        return sides, [group for group, _, _ in sample.labelled], signs, "labels"
+    return None
+
+
+def told(held: HeldOut, by: str, of_what: str, reading: str = "") -> str:
+    """What the accuracies say, as the rest of a sentence; the reading follows the one that is judged."""
+    if held.seen is None:
+        assert held.unseen is not None  # only where answers recur can too little be left
+        return f"{by} gets {share(held.unseen)} of the held-out {of_what} right; 50% is chance.{reading}"
+    by_heart = f" With answers that it knows from other media it is {share(held.seen)}."
+    if held.unseen is None:
+        return f"{by} cannot be judged on answers that it has not seen: without them too little is left.{by_heart}"
+    message = f"{by} gets {share(held.unseen)} of the held-out {of_what} right whose answers it has not seen; "
+    message += f"50% is chance.{reading}{by_heart}"
+    if held.left_out:
+        message += f" {held.left_out:,} {of_what} had to be left out: without their answers too little is left."
+    return message
+
+
+def _read(found: Mapping[str, Any] | None) -> str:
+    if found is None:
+        return ""
     if found["low"] is None or found["low"] <= 0.5:
-        return "The words alone do not tell which answer is better."
-    return "As much of the preference can be learned without looking."
+        return " The words alone do not tell which answer is better."
+    return " As much of the preference can be learned without looking."
 
 
 def _known(text: str) -> tuple[str, ...]:
     return words_of(text)[:_LONGEST]
 
 
-def _matrix(sides: Sequence[tuple[Sequence[str], Sequence[str]]], *, constant: bool) -> csr_array:
-    """[comparisons, features] 1 where a feature stands in the first answer alone, -1 in the second alone."""
+def _matrix(sides: Sequence[Sequence[Sequence[str]]], *, constant: bool) -> csr_array:
+    """[rows, features] 1 where a feature stands in the first answer alone, -1 in the second alone."""
     codes: dict[str, int] = {}
     places, values, ends = [], [], [0]
-    for first, second in sides:
-        a, b = _features(first, codes), _features(second, codes)
+    for first, *others in sides:
+        a, b = _features(first, codes), _features(others[0] if others else (), codes)
         only, other = np.setdiff1d(a, b, assume_unique=True), np.setdiff1d(b, a, assume_unique=True)
         places += [only, other, np.full(int(constant), BUCKETS)]
         values += [np.ones(len(only)), -np.ones(len(other)), np.ones(int(constant))]
@@ -98,14 +128,26 @@ def _features(text: Sequence[str], codes: dict[str, int]) -> NDArray[np.int64]:
     return np.unique(np.concatenate([found, pairs]) % BUCKETS)
 
 
-def _cues(sides: Sequence[tuple[Sequence[str], Sequence[str]]], signs: np.ndarray) -> list[dict[str, Any]]:
-    """Words by the sign test between the comparisons that have them in one answer alone."""
+def _cues(sides: Sequence[tuple[str, ...]]) -> list[dict[str, Any]]:
+    """Words by the sign test between the different answers that have them, each of which counts once.
+
+    An answer that is used forty times says what its words are worth no better than one that is used once. It counts by
+    the comparisons whose other answer lacks the word: as chosen where it mostly is, as rejected where that, and not at
+    all where both are as frequent. Short answers recur by nature, and each of their comparisons counts.
+    """
+    against: dict[tuple[str, int], list[tuple[str, int]]] = defaultdict(list)
+    for place, (better, worse) in enumerate(sides):
+        for text, other, sign in ((better, worse, 1), (worse, better, -1)):
+            against[plain(text), place if recurs_by_nature(text) else -1].append((other, sign))
     chosen: Counter[str] = Counter()
     rejected: Counter[str] = Counter()
-    for (first, second), sign in zip(sides, signs, strict=True):
-        only, other = set(first) - set(second), set(second) - set(first)
-        chosen.update(only if sign > 0 else other)
-        rejected.update(other if sign > 0 else only)
+    for (text, _), others in against.items():
+        known, net = set(_known(text)), Counter[str]()
+        for other, sign in others:
+            for word in known.difference(_known(other)):
+                net[word] += sign
+        chosen.update(word for word, count in net.items() if count > 0)
+        rejected.update(word for word, count in net.items() if count < 0)
     rows: list[tuple[float, str]] = [
         (_sign_test(chosen[word], rejected[word]), word)
         for word in chosen.keys() | rejected.keys()

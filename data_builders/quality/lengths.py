@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from data_builders.intervals import Sums, estimate
+from data_builders.quality.crossed import crossed_estimate, text_numbers, units_of
 from data_builders.quality.findings import finding, share
 from data_builders.quality.sample import Comparison, Sample
 from mmdpo.evals.stats import ratio
@@ -22,20 +23,21 @@ def length_bias(sample: Sample) -> tuple[dict[str, Any] | None, list[dict[str, A
     """How often the longer answer is the chosen one, in words; a rater who likes length pulls it above one half."""
     if not sample.comparisons:
         return None, []
-    counted = [(one.group, len(one.better.text.split()), len(one.worse.text.split())) for one in sample.comparisons]
-    items = [
-        Sums(group, {"pairs": 1, "difference": a - b, "longer": float(a > b), "unequal": float(a != b)})
-        for group, a, b in counted
-    ]
-    chosen, rejected = (float(np.mean([one[side] for one in counted])) for side in (1, 2))
-    longer = estimate(items, _LONGER_IS_CHOSEN)
+    sides = [(one.better.text, one.worse.text) for one in sample.comparisons]
+    units = units_of([one.group for one in sample.comparisons], text_numbers(sides))
+    counted = np.array([[float(len(text.split())) for text in side] for side in sides])
+    difference = counted[:, 0] - counted[:, 1]
+    columns = {"pairs": np.ones(len(sides)), "difference": difference}
+    columns |= {"longer": (difference > 0).astype(float), "unequal": (difference != 0).astype(float)}
+    chosen, rejected = counted.mean(axis=0).tolist()
+    longer = crossed_estimate(columns, units, _LONGER_IS_CHOSEN)
     numbers = {
         "unit": "words",
         "chosen_mean": chosen,
         "rejected_mean": rejected,
-        "difference": estimate(items, _DIFFERENCE),
+        "difference": crossed_estimate(columns, units, _DIFFERENCE),
         "longer_is_chosen": longer,
-        "equal_length": sum(a == b for _, a, b in counted),
+        "equal_length": int((difference == 0).sum()),
     }
     message = (
         f"Where the two answers differ in length, the longer one is chosen in {share(longer)}; 50% is no bias. "

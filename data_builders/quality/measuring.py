@@ -178,7 +178,7 @@ def measure_stream(
     limit: int = LIMIT,
 ) -> dict[str, Any]:
     """The same of records that come one by one, each with its split; see `measure`."""
-    totals, draw = Totals(check_media=check_media), Draw(seed, limit)
+    totals, draw = Totals(check_media=check_media), Draw(seed, limit, light=True)
     for split, record in records:
         totals.add(record, split, media_root)
         draw.add(record, split)

@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from typing import Any
 
-import numpy as np
-
-from data_builders.near_copies import ALIKE, NEAR, can_look, looks
+from data_builders.near_copies import NearCopies, looks
 from data_builders.quality.findings import finding, listed
 from data_builders.quality.sample import Sample
 from mmdpo.media import Media
@@ -15,7 +13,6 @@ from mmdpo.media import Media
 MOST = 2_000
 """Pictures that are opened."""
 _EXAMPLES = 6
-_BLOCK = 500
 
 
 def duplicate_media(sample: Sample) -> tuple[dict[str, Any] | None, list[dict[str, Any]]]:
@@ -67,18 +64,13 @@ def duplicate_media(sample: Sample) -> tuple[dict[str, Any] | None, list[dict[st
 
 def _near_copies(pictures: dict[str, Media], sample: Sample) -> tuple[int, list[tuple[Media, Media]]] | str:
     """How many pictures could be opened, and which two are near copies; or why nothing was looked at."""
-    if not can_look():
-        return "the package imagehash is not installed (pip install 'mmdpo[data]')"
-    drawn = [pictures[key] for key in sorted(pictures)][:MOST]  # identities are hashes: as good as drawn by chance
+    held = [key for key, item in pictures.items() if item.data is not None]  # of embedded ones not all are kept
+    drawn = [pictures[key] for key in sorted(held or pictures)][:MOST]  # hashes: as good as drawn by chance
     seen = [(item, look) for item, look in looks(drawn, sample.media_root) if look is not None]
     if len(seen) < max(2, len(drawn) / 2):  # that few say nothing of the others
         return f"{len(seen)} of {len(drawn)} pictures could be opened"
-    codes = np.array([look.code for _, look in seen], np.uint64)
-    pairs = []
-    for start in range(0, len(seen), _BLOCK):
-        distance = np.bitwise_count(codes[start : start + _BLOCK, None] ^ codes[None, :])
-        for row, column in zip(*np.nonzero(distance <= NEAR), strict=True):
-            (first, a), (second, b) = seen[start + row], seen[column]
-            if start + row < column and np.abs(a.grey.astype(np.int16) - b.grey).mean() <= ALIKE:
-                pairs.append((first, second))
+    index, pairs = NearCopies(), list[tuple[Media, Media]]()
+    for item, look in seen:
+        pairs += [(seen[number][0], item) for number in index.all_near(look)]
+        index.add(look)
     return len(seen), pairs

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import heapq
 import json
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
 from data_builders.splits import media_groups, seeded_order
 from mmdpo.evals.text import words
+from mmdpo.media import Media
 from mmdpo.record_checks import ratings_of
 from mmdpo.records import Candidate, Record, prompt_text
 
 LIMIT = 20_000
 """Records that are looked at closely; counts are over all."""
+EMBEDDED = 128 * 2**20
+"""Bytes of their embedded media that are kept, whole items with the smallest hashes."""
 
 
 class Drawn(NamedTuple):
@@ -103,17 +106,20 @@ class Draw:
     Args:
         seed: Another seed draws others.
         limit: How many are kept.
+        light: Whether of their embedded media no more than `EMBEDDED` bytes are kept.
     """
 
-    def __init__(self, seed: int, limit: int = LIMIT) -> None:
-        self._seed, self._limit = seed, limit
+    def __init__(self, seed: int, limit: int = LIMIT, *, light: bool = False) -> None:
+        self._seed, self._limit, self._is_light = seed, limit, light
+        self._bytes: dict[str, bytes] = {}
+        self._room, self._below = EMBEDDED, "g"  # behind every hash
         self._heap: list[tuple[int, int, Drawn]] = []
         self.total = 0
 
     def add(self, record: Record, split: str) -> None:
         """Takes the next record."""
         order = -int(seeded_order(self._seed, split, record.id)[:16], 16)  # the largest hash is the first to go
-        entry = (order, -self.total, Drawn(self.total, split, record))
+        entry = (order, -self.total, Drawn(self.total, split, self._light(record) if self._is_light else record))
         self.total += 1
         if len(self._heap) < self._limit:
             heapq.heappush(self._heap, entry)
@@ -122,7 +128,26 @@ class Draw:
 
     def sample(self, media_root: Path | None) -> Sample:
         """What was drawn, in the records' order."""
-        return Sample(sorted((entry[2] for entry in self._heap), key=lambda one: one.place), self.total, media_root)
+        drawn = sorted((entry[2] for entry in self._heap), key=lambda one: one.place)
+        return Sample([one._replace(record=self._whole(one.record)) for one in drawn], self.total, media_root)
+
+    def _light(self, record: Record) -> Record:
+        """The record without the bytes of its media, of which those with the smallest hashes are kept here."""
+        for _, item in record.media_items():
+            if item.data is not None and item.identity not in self._bytes and item.identity < self._below:
+                self._bytes[item.identity] = item.data
+                self._room -= len(item.data)
+        while self._room < 0:
+            self._below = max(self._bytes)
+            self._room += len(self._bytes.pop(self._below))
+        return _exchanged(record, lambda item: item if item.data is None else Media(item.path, item.identity))
+
+    def _whole(self, record: Record) -> Record:
+        return _exchanged(record, lambda item: replace(item, data=item.data or self._bytes.get(item.identity)))
+
+
+def _exchanged(record: Record, change: Callable[[Media], Media]) -> Record:
+    return replace(record, media={name: tuple(map(change, items)) for name, items in record.media.items()})
 
 
 def best_against_rest(record: Record) -> list[tuple[Candidate, Candidate]]:

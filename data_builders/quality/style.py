@@ -9,9 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from data_builders.intervals import Sums, estimate
-from data_builders.quality.findings import finding, listed, share
-from data_builders.quality.logistic import FEWEST_GROUPS, fit, held_out_accuracy
+from data_builders.quality.bag_of_words import judged_answers, told
+from data_builders.quality.crossed import Floats, Places, crossed_estimate, text_numbers, units_of
+from data_builders.quality.findings import finding, listed
+from data_builders.quality.logistic import FEWEST_GROUPS, balanced_weights, fit, held_out_accuracy
 from data_builders.quality.sample import Sample
 from mmdpo.evals.stats import ratio
 
@@ -65,48 +66,53 @@ def style_of(text: str) -> list[float]:
 
 def style(sample: Sample) -> tuple[dict[str, Any] | None, list[dict[str, Any]]]:
     """How often style alone picks the chosen answer of held-out media groups, and by what."""
-    pairs = bool(sample.comparisons)
-    if pairs:
-        rows = np.array([np.subtract(style_of(c.better.text), style_of(c.worse.text)) for c in sample.comparisons])
-        groups, signs = [one.group for one in sample.comparisons], np.ones(len(rows))
-    elif sample.labelled:
-        rows = np.array([style_of(record.candidates[0].text) for _, record, _ in sample.labelled])
-        groups = [group for group, _, _ in sample.labelled]
-        signs = np.array([1.0 if label else -1.0 for _, _, label in sample.labelled])
+    judged = judged_answers(sample)
+    if judged is None:
+        return None, []
+    sides, groups, signs, of_what = judged
+    pairs = of_what == "comparisons"
+    styles = np.array([[style_of(text) for text in side] for side in sides])  # [n, answers, features]
+    rows = styles[:, 0] - styles[:, 1] if pairs else styles[:, 0]
+    if not pairs:
         if len(set(signs.tolist())) < 2:
             return None, []
         rows = rows - rows.mean(0)
-    else:
-        return None, []
     scale = np.sqrt((rows**2).mean(0))
     scaled = rows / np.where(scale > 0, scale, 1.0)
     if not pairs:
         scaled = np.hstack([scaled, np.ones((len(rows), 1))])
-    found = held_out_accuracy(scaled, signs, groups)
-    if found is None:
+    texts = text_numbers(sides)
+    held = held_out_accuracy(scaled, signs, groups, texts)
+    if held is None:
         message = f"Too little to learn from: fewer than {FEWEST_GROUPS} media groups."
         return None, [finding("style_shortcut", None, message)]
-    coefficients = fit(scaled, signs, np.ones(len(signs)))
+    coefficients = fit(scaled, signs, balanced_weights(signs))
+    units = units_of(groups, texts)
     features = [
-        _feature(place, rows[:, place] * signs, groups, float(coefficients[place]))
+        _feature(place, rows[:, place] * signs, units, float(coefficients[place]))
         for place in range(len(FEATURES))
         if scale[place] > 0
     ]
     features.sort(key=lambda row: -abs(row["weight"]))
-    message = f"Style alone (length, lists, hedges, punctuation …) gets {share(found)} right; 50% is chance."
+    message = told(held, "Style alone (length, lists, hedges, punctuation …)", of_what)
     if pairs and (clear := [row for row in features if _is_clear(row["difference"])]):
         clear.sort(key=lambda row: -abs(row["difference"]["value"]) / row["size"])
         message += f" Chosen answers have {listed([_in_words(row) for row in clear[:_TOLD]])}."
-    return {"accuracy": found, "features": features}, [finding("style_shortcut", found, message)]
+    numbers = {"accuracy": held.unseen, "answers_seen": held.seen, "left_out": held.left_out, "features": features}
+    return numbers, [finding("style_shortcut", held.unseen, message)]
 
 
-def _feature(place: int, differences: np.ndarray, groups: list[str], weight: float) -> dict[str, Any]:
-    items = [
-        Sums(group, {"pairs": 1, "difference": float(value)}) for group, value in zip(groups, differences, strict=True)
-    ]
+def _feature(place: int, differences: Floats, units: list[Places], weight: float) -> dict[str, Any]:
+    columns = {"pairs": np.ones(len(differences)), "difference": differences}
     name, told = FEATURES[place]
     size = float(np.sqrt((differences**2).mean()))
-    return {"name": name, "told": told, "weight": weight, "difference": estimate(items, _DIFFERENCE), "size": size}
+    return {
+        "name": name,
+        "told": told,
+        "weight": weight,
+        "difference": crossed_estimate(columns, units, _DIFFERENCE),
+        "size": size,
+    }
 
 
 def _is_clear(difference: Mapping[str, Any]) -> bool:

@@ -8,7 +8,6 @@ What can pass (a refused or dropped connection, a reply that is late or cut off,
 from __future__ import annotations
 
 import email.utils
-import io
 import json
 import random
 import threading
@@ -21,6 +20,7 @@ from typing import Any, NamedTuple, TypeVar
 from mmdpo.errors import ConfigError, MMDPOError
 from mmdpo.evals.endpoint import CallFailed, Endpoint, Response
 from mmdpo.evals.replies import reply_text
+from mmdpo.jsonfiles import end_last_line
 
 _PASSING = {408, 409, 425, 429}
 _OF_THIS_QUESTION = {400, 413, 422}
@@ -227,15 +227,11 @@ def writable(text: str) -> str:
     return text.encode("utf-8", errors="replace").decode("utf-8")
 
 
-def end_last_line(path: Path) -> None:
-    """Makes sure that the file can be written, and that what is added does not join half a line."""
+def require_writable(path: Path) -> None:
+    """Makes sure that the file can be written."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("ab+") as file:
-            if file.tell():
-                file.seek(-1, io.SEEK_END)
-                if file.read(1) != b"\n":
-                    file.write(b"\n")
+        end_last_line(path)
     except OSError as error:
         raise ConfigError(
             f"the file of replies {str(path)!r} cannot be written: {error}",

@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-from mmdpo.evals.calls import JudgeError, JudgeUnavailableError, PatientClient, Progress, end_last_line, writable
+from mmdpo.evals.calls import JudgeError, JudgeUnavailableError, PatientClient, Progress, require_writable, writable
 from mmdpo.evals.endpoint import Endpoint
 from mmdpo.jsonfiles import append_json_line, read_json_lines
 from mmdpo.media import Media, open_image
@@ -59,7 +59,7 @@ class ChatJudge(PatientClient):
         if self._replies_file is not None:
             rows = read_json_lines(self._replies_file).rows
             self._known = {str(row.get("key")): row["reply"] for row in rows if isinstance(row.get("reply"), str)}
-            end_last_line(self._replies_file)
+            require_writable(self._replies_file)
 
     @property
     def name(self) -> str:

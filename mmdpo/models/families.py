@@ -121,6 +121,7 @@ class Facts:
         projectors: Paths of the modules between encoders and language model, inside the backbone.
         takes_outputs: Whether the backbone takes ``mm_encoder_outputs``.
         feature_inputs: What the feature function of each modality takes.
+        flex: Whether the language model's layers take block masks (FlexAttention).
     """
 
     family: Family
@@ -136,6 +137,12 @@ class Facts:
     projectors: tuple[str, ...]
     takes_outputs: bool
     feature_inputs: Mapping[str, tuple[str, ...]]
+    flex: bool = False
+
+    @property
+    def row_multiple(self) -> int:
+        """Packed rows are padded to a multiple of this: a block of FlexAttention, so that few lengths are compiled."""
+        return 128 if self.flex else 1
 
     @property
     def forward_window(self) -> bool:
@@ -189,6 +196,7 @@ def facts_of(model: Any) -> Facts:
             for name in ("image", "video", "audio", *getattr(config, "media", ()))
             if (function := feature_function(backbone, family, name)) is not None
         },
+        flex=text._attn_implementation == "flex_attention",
     )
 
 

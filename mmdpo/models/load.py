@@ -69,7 +69,9 @@ def load_pretrained(
         )
     options: dict[str, Any] = {"dtype": dtype, "trust_remote_code": False, "use_safetensors": True}
     if attention != "auto":
-        options["attn_implementation"] = attention
+        # encoders have lengths of their own (576 patches and a class token), which are no multiples of a flex block
+        flex = {"": "sdpa", "text_config": "flex_attention"}
+        options["attn_implementation"] = flex if attention == "flex" else attention
     try:
         if quantize == "4bit":
             options["quantization_config"] = transformers.BitsAndBytesConfig(
@@ -87,6 +89,12 @@ def load_pretrained(
             fix="pip install mmdpo[quant]" if quantize else "Install the package that is named.",
         ) from error
     except (OSError, ValueError) as error:
+        if "does not support an attention implementation" in str(error):
+            raise ModelError(
+                f"{str(error).split(' does not', maxsplit=1)[0]} cannot take attention: {attention}",
+                why="Its code in transformers does not offer it.",
+                fix="Use model.attention: auto.",
+            ) from error
         raise ModelError(
             f"cannot load a model from {path!r}: {str(error).splitlines()[0]}",
             why="There is nothing to train or evaluate.",

@@ -24,6 +24,14 @@ from mmdpo.report.words import Word, counted, word_for
 
 _REASONS = {
     "missing_media": "the {item} is not there",
+    "no_media": "shows nothing that could be exchanged",
+    "not_right": "its only answer is undesirable, or its best one not good enough",
+    "unchanged": "the variant changes its {item} too little",
+    "not_similar": "nothing with its question is similar enough",
+    "near_copy": "everything similar is a copy of its {item}",
+    "answer_holds": "its answer may be true of what is similar, or the other way round",
+    "partner_taken": "what is similar has another partner",
+    "other_question": "its {item} has a partner, which was asked something else",
     "not_selected": "sound, but another pair of the same {item} was taken",
     "no_margin": "as good as every other caption of its {item}, or too close",
     "single_caption": "the only caption of its {item}: nothing to compare it with",
@@ -211,6 +219,8 @@ def _example(entry: Mapping[str, Any], root: Path | None, exhibits: Exhibits) ->
 def _record_example(record: Record, root: Path | None, exhibits: Exhibits) -> Example:
     texts = [candidate.text for candidate in record.candidates]
     names = ["chosen", "rejected"] if record.form == "pair" else [f"candidate {n + 1}" for n in range(len(texts))]
+    if record.form == "unpaired":
+        names = [{None: names[0], True: "desirable", False: "undesirable"}[record.candidates[0].label]]
     marked = mark_differences(*texts) if record.form == "pair" else [escape(text) for text in texts]
     scores = [candidate.score for candidate in record.candidates]
     return Example(

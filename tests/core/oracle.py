@@ -203,7 +203,7 @@ def setup(
     variants: Sequence[str] = ("clean",),
     layout: Layout = "shared",
     side: Side = "right",
-    records_per_row: int = 1,
+    records_per_row: int | Literal["fit"] = 1,
 ) -> Setup:
     """Installs the scoring for the parameters that train now, and makes a collator of the first candidates' views."""
     facts = facts_of(tiny.model)

@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers import LlavaConfig, LlavaForConditionalGeneration, MistralConfig, Qwen2Config
 
 from core.oracle import Layout, Setup, Side, oracle_logprobs, setup, varied_records
-from mmdpo import backbone
+from mmdpo import attention
 from mmdpo.branches import additive_mask
 from mmdpo.collate import Batch
 from mmdpo.models.families import facts_of
@@ -132,7 +132,7 @@ def causal_alone(batch: Batch, *_: Any) -> Tensor:
 @every_branching
 def test_a_causal_mask_over_the_shared_row_is_wrong(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     built = build(name)
-    monkeypatch.setattr(backbone, "shared_masks", causal_alone)
+    monkeypatch.setattr(attention, "row_masks", causal_alone)
     ours, expected, _ = both(built)
     assert difference(ours, expected) > 0.1
 

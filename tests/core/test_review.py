@@ -82,7 +82,7 @@ def test_a_layout_that_raises_is_not_taken(monkeypatch: pytest.MonkeyPatch) -> N
     def refuse(*_: Any) -> None:
         raise TypeError("this model takes no mask of that kind")
 
-    monkeypatch.setattr("mmdpo.backbone.shared_masks", refuse)
+    monkeypatch.setattr("mmdpo.attention.row_masks", refuse)
     decision = choose_layout(tiny.model, encoder, records, [View(0), View(1)])
     assert decision.layout == "plain"
     assert "takes no mask of that kind" in decision.reason

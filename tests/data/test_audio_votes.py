@@ -2,8 +2,10 @@
 
 import csv
 import hashlib
+import io
 import json
 import re
+import tarfile
 import wave
 from collections import Counter, defaultdict
 from collections.abc import Iterator
@@ -151,6 +153,25 @@ def test_unnamed_votes_of_two_rows_are_different_peoples(clips: Path):
     result = build("audio_votes", {**config, "media_path": "{stem}.wav"}, clips.parent / "out")
     assert pairs(result) == [("cat", "dog")] and result.records[0].meta["votes"] == [[-1, -1], [1, 1, 1]]
     assert result.records[0].meta["margin"] == pytest.approx(1 / 5)
+
+
+def test_votes_in_several_files_and_archives(clips: Path):
+    header = ("audio", "caption_a", "caption_b", "votes")
+    files = {"part-0.csv": ("0.wav", "dog", "cat", "a"), "part-1.csv": ("1.wav", "", "y", "a")}
+    for name, row in files.items():
+        (clips / name).write_text("\n".join(",".join(cells) for cells in (header, row)), encoding="utf-8")
+    config = {"source": clips / "part-{0..1}.csv", "values": {"a": "a", "b": "b"}, "validation": 0.0}
+    result = build("audio_votes", config, clips.parent / "out")
+    assert pairs(result) == [("dog", "cat")] and reasons(result) == [(2, "empty_caption")]
+    row = {"caption_a": "x", "caption_b": "y", "votes": ["a", "a", "b"]}
+    with tarfile.open(clips / "votes.tar", "w") as archive:
+        for name, content in {"1.json": json.dumps(row).encode(), "1.wav": (clips / "0.wav").read_bytes()}.items():
+            entry = tarfile.TarInfo(name)
+            entry.size = len(content)
+            archive.addfile(entry, io.BytesIO(content))
+    packed = build("audio_votes", {**config, "source": clips / "votes.tar"}, clips.parent / "packed")
+    assert pairs(packed) == [("x", "y")]
+    assert packed.records[0].media["audios"][0].data == (clips / "0.wav").read_bytes()
 
 
 def judged(*values: int, clip: str = "c", kind: str | None = None, voters: str = "") -> Contest:

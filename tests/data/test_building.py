@@ -15,12 +15,14 @@ import pyarrow.parquet
 import pytest
 from PIL import Image
 
-from data_builders import building, near_copies, spool
+from data_builders import building, spool
 from data_builders.build_folder import BUILDING
 from data_builders.building import BuildResult, build
 from data_builders.ledger import Ledger
+from data_builders.work import Work
 from mmdpo import jsonfiles
 from mmdpo.errors import ConfigError, DataError
+from mmdpo.media import Media, MediaError
 from mmdpo.records_io import list_splits
 
 CONFIG: dict[str, Any] = {"scale": {"min": 1, "max": 5}, "higher_is_better": True, "validation": 0.25}
@@ -34,7 +36,7 @@ def table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     root.mkdir()
     rows = []
     for n in range(6):
-        Image.new("RGB", (8, 8), (40 * n, 0, 0)).save(root / f"{n}.png")
+        Image.new("RGB", (8, 8), (40 * n, 0, 0) if n else "white").save(root / f"{n}.png")
         rows += [(f"{n}.png", f"caption {k}", 1 + 2 * k, "x") for k in range(2)]
     with (root / "ratings.csv").open("w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows([("image", "caption", "rating", "rater"), *rows, ("0.png", "caption 9", "4/5", "x")])
@@ -265,17 +267,36 @@ def test_half_a_line_in_the_journal_of_media(table: Path, tmp_path: Path):
     whole(table, out, content(run(table, tmp_path / "whole")))
 
 
+def test_the_journal_of_media_is_read_once_and_believed_only_where_it_says_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    reads: list[Path] = []
+
+    def counted(path: Path) -> Any:
+        reads.append(path)
+        return jsonfiles.read_json_lines(path)
+
+    monkeypatch.setattr("data_builders.work.read_json_lines", counted)
+    work = Work(tmp_path, Ledger())
+    for number in range(3):
+        Image.new("RGB", (9, 9), (number, 0, 0)).save(tmp_path / f"{number}.png")
+    items = [Media(f"{number}.png") for number in range(3)]
+    first = [work.checked_media([item], tmp_path)[item] for item in items]
+    opened: list[Media] = []
+    again = [work.checked_media([item], tmp_path, decode=opened.append)[item] for item in items]
+    assert first == again and all(isinstance(item, Media) and item.sha256 for item in again)
+    assert len(reads) == 1 and opened == []
+    (wrong,) = work.checked_media([Media("0.png", sha256="0" * 64)], tmp_path).values()
+    assert isinstance(wrong, MediaError) and wrong.kind == "changed_media"
+
+
 def stop(*_: Any) -> None:
     raise KeyboardInterrupt
 
 
-def test_near_duplicates_and_sources_decide_splits(table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_near_duplicates_and_sources_decide_splits(table: Path, tmp_path: Path):
     plain = run(table, tmp_path / "plain")
     assert plain.quality["splits"] == {"train": 4, "validation": 2}
     joined = run(table, tmp_path / "joined", config={"near_duplicates": True, "stratify": "source"})
     assert joined.quality["notes"][-1].startswith("4 pictures look nearly like another one")
-    assert joined.quality["splits"] == {"train": 1, "validation": 5}  # all shades but black: one group stays together
-    monkeypatch.setattr(near_copies.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(ConfigError, match="near_duplicates=true needs the package imagehash"):
-        run(table, tmp_path / "out", config={"near_duplicates": True})
-    assert not (tmp_path / "out").exists()
+    assert joined.quality["splits"] == {"train": 1, "validation": 5}  # all shades but white: one group stays together

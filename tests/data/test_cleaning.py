@@ -1,11 +1,14 @@
 """Cleaners: what each changes and leaves, marks that go along, records that are set aside, and the account."""
 
+import functools
 import unicodedata
+from collections.abc import Callable
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from data_builders.base import Builder, BuilderConfig, Work
@@ -75,10 +78,18 @@ def test_edits_stand_in_their_order_and_each_changes_something(text: str, name: 
         assert cleaned(name, cleaned(name, text)) == cleaned(name, text)
 
 
-@given(TEXTS.filter(lambda text: len(text) > 3), st.data())
-def test_marks_keep_their_words(text: str, data: st.DataObject):
-    start = data.draw(st.integers(0, len(text) - 1))
-    end = data.draw(st.integers(start + 1, len(text)))
+def every_span(text: str) -> list[tuple[str, int, int]]:
+    return [(text, start, end) for start, end in combinations(range(len(text) + 1), 2)]
+
+
+def all_examples(cases: list[tuple[str, int, int]]) -> Callable[[Any], Any]:
+    return lambda test: functools.reduce(lambda made, case: example(case)(made), cases, test)
+
+
+@all_examples([*every_span("E\u0301\u0301;"), *every_span("\u00c9\u0301;")])  # marks that cut a letter
+@given(TEXTS.filter(lambda text: len(text) > 3).flatmap(lambda text: st.sampled_from(every_span(text))))
+def test_marks_keep_their_words(case: tuple[str, int, int]):
+    text, start, end = case
     record = pair(Candidate(text, spans=((start, end),)))
     (one, *_) = all_cleaned(record, "whitespace", "unicode", "control").candidates
     ((new_start, new_end),) = one.spans

@@ -2,6 +2,7 @@
 
 import re
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from PIL import Image
@@ -11,6 +12,8 @@ from data_builders.base import BuilderConfig
 from data_builders.cleaners import CLEANERS
 from data_builders.cleaning import EMPTIED, EQUAL
 from data_builders.clip_ranked import ClipScoreConfig
+from data_builders.counterfactual import Counterfactual
+from data_builders.counterfactual_config import CounterfactualConfig, Similar
 from data_builders.judged import JudgeConfig
 from data_builders.leakage import EVIDENCE
 from data_builders.prompt_sources import AnswerColumns
@@ -52,6 +55,8 @@ def test_the_page_on_care_names_cleaners_evidence_and_reasons():
             ["data_builders/prompt_sources.py", "data_builders/sample.py", "data_builders/scored.py"],
             r'(?:set_aside\(\s*|lost\.append\(\()"(\w+)"',
         ),
+        (["data_builders/counterfactual.py"], r'set_aside\(\s*"(\w+)"'),
+        (["data_builders/partnering.py"], r'(?m)^    "(\w+)": "'),
         (
             ["data_builders/judged.py", "data_builders/self_check.py", "data_builders/clip_ranked.py"],
             r'(?:set_aside\(\s*|reason, told = \()"(\w+)"',
@@ -63,6 +68,15 @@ def test_every_reason_is_documented(files: list[str], pattern: str):
     reasons = set(re.findall(pattern, source))
     assert reasons
     assert reasons <= NAMED, f"not in docs/data.md: {sorted(reasons - NAMED)}"
+
+
+def test_settings_of_the_counterfactual_builder_are_documented():
+    section = DOCUMENT.partition("## `mmdpo build counterfactual`")[2].partition("\n## ")[0]
+    settings = {*CounterfactualConfig.model_fields, *get_args(Similar)}
+    named = set(re.findall(r"`([a-z_]+)`", section))
+    assert settings <= named, f"not in its section: {sorted(settings - named)}"
+    starred = set(re.findall(r"^\| `(\w+)` \*", section, flags=re.MULTILINE))
+    assert starred == set(Counterfactual.sound_reasons)
 
 
 def test_every_setting_is_documented():

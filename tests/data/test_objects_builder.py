@@ -273,3 +273,31 @@ def test_a_full_disk_leaves_nothing_half_written(root: Path, monkeypatch: pytest
     more = {"image_name": "{id}.png", "image_folders": ["val", "train"], "data": root.parent / "captions.jsonl"}
     resumed = build("objects", {**base, **more}, root.parent / "stopped", resume=True)
     assert list(resumed.records) == list(whole.records)
+
+
+def test_a_picture_has_no_more_pairs_than_its_cap(root: Path) -> None:
+    """Scores 1, 1, 2/3 and 0; what the worse one finds, the better one finds: (1 or 2, 0), (1, 2/3), (2/3, 0)."""
+    every = run(root, CAPTIONS, pairing="all", min_margin=0.01)
+    assert len(every.records) == 4
+    two = run(root, CAPTIONS, "two", pairing="all", min_margin=0.01, max_pairs_per_image=2)
+    assert texts(two) == {("A dog on a couch.", "A cat and a bird."), ("A dog.", "A cat and a bird.")}
+    assert reasons(two) == {"not_selected": 1}
+    # over all prompts of a picture, and of each picture by itself
+    asked = [{"image_id": 1, "caption": text, "q": prompt} for _, text in CAPTIONS for prompt in ("What?", "Where?")]
+    asked += [{"image_id": 2, "caption": text, "q": "What?"} for text in ("A car.", "A dog.")]
+    one = run(root, asked, "one", columns={"prompt": "q"}, max_pairs_per_image=1)
+    assert [record.media["images"][0].path for record in one.records] == ["train/1.png", "train/2.png"]
+
+
+def test_the_longer_caption_is_chosen_as_often_as_the_shorter_one(root: Path) -> None:
+    """Three pairs: the longer caption wins by 1 and by 1/2, the shorter one by 1."""
+    captions = [
+        *[{"image_id": 1, "caption": text, "q": "a"} for text in ("A dog rests here on a couch.", "A cat.")],
+        *[{"image_id": 2, "caption": text, "q": "a"} for text in ("A nice car in the street.", "A car, a dog.")],
+        *[{"image_id": 2, "caption": text, "q": "b"} for text in ("A car.", "A big dog in the street.")],
+    ]
+    config: dict[str, Any] = {"columns": {"prompt": "q"}}
+    assert len(run(root, captions, **config).records) == 3
+    result = run(root, captions, "balanced", balance_length=True, **config)
+    assert texts(result) == {("A dog rests here on a couch.", "A cat."), ("A car.", "A big dog in the street.")}
+    assert reasons(result) == {"length_balance": 2}

@@ -196,6 +196,29 @@ def test_a_strict_build_that_fails_a_check_leaves_the_records_and_exits_one(tmp_
     assert (tmp_path / "out/quality.html").is_file() and (tmp_path / "out/data/train.parquet").is_file()
     assert not (tmp_path / "out/.building").exists()
     assert mmdpo("build", "ratings", *words, "--out", tmp_path / "other").exit_code == 0
+    failed = [check["name"] for check in json.loads((tmp_path / "out/quality.json").read_text())["checks"]]
+    (tmp_path / "own.yaml").write_text("".join(f"{name}: {{warn: {{}}, fail: {{}}}}\n" for name in failed))
+    own = ["--strict", "--thresholds", tmp_path / "own.yaml"]
+    assert mmdpo("build", "ratings", *words, "--out", tmp_path / "lenient", *own).exit_code == 0
+    (tmp_path / "own.yaml").write_text("no_check: {}\n")
+    unknown = mmdpo("build", "ratings", *words, "--out", tmp_path / "unknown", *own)
+    assert isinstance(unknown.exception, ConfigError) and not (tmp_path / "unknown").exists()
+
+
+def test_votes_for_the_first_answer_have_the_interval_that_the_builder_measured():
+    votes = {"n": 12, "a": 9, "b": 1, "tie": 2, "pairs": 6, "clips": 3}
+    told = {"value": 0.9, "low": 0.3, "high": 1.0, "n": 10}  # three clips say less than ten votes do
+
+    def position(**numbers: Any) -> dict[str, Any]:
+        checks = with_checks({"records": {"n": 6}, "votes": votes, **numbers})["checks"]
+        return next(check for check in checks if check["name"] == "position_bias")
+
+    measured, counted = position(first_wins=told), position()
+    assert (measured["low"], measured["high"], measured["verdict"]) == (0.3, 1.0, "pass")
+    # Wilson, 1927: (0.9 + z^2/20 -+ z sqrt(0.009 + z^2/400)) / (1 + z^2/10), z = 1.959964
+    assert (counted["low"], counted["high"]) == pytest.approx((0.5958, 0.9821), abs=1e-4)
+    nothing = position(first_wins={"value": None, "low": None, "high": None, "n": 0})
+    assert nothing["low"] == counted["low"]
 
 
 def test_an_interruption_while_the_checks_run_leaves_no_half_data_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -137,5 +137,6 @@ def test_the_fit_is_where_the_gradient_vanishes():
 
 def test_nothing_to_tell_by_is_one_half():
     groups = [str(n) for n in range(30)]
-    found = held_out_accuracy(np.zeros((30, 2)), np.ones(30), groups)
-    assert found is not None and found["value"] == 0.5
+    found = held_out_accuracy(np.zeros((30, 2)), np.ones(30), groups, np.full((30, 2), -1))
+    assert found is not None and found.unseen is not None and found.unseen["value"] == 0.5
+    assert (found.seen, found.left_out) == (None, 0), "no answer recurs"

@@ -169,7 +169,6 @@ def photos(tmp_path: Path) -> Path:
 
 
 def test_near_copies_of_pictures_on_both_sides_of_the_split(photos: Path):
-    pytest.importorskip("imagehash", reason="comes with the data extra")
     records = [pair(str(n), "x", "y", f"{n}.png") for n in range(6)]
     numbers, (found, leak) = duplicate_media(sample_of(*records, root=photos, splits=("train",) * 5 + ("validation",)))
     assert (numbers["opened"], numbers["near_copies"], numbers["across_splits"]) == (6, 2, 1)
@@ -186,9 +185,3 @@ def test_the_same_content_under_two_names():
     numbers, (found,) = duplicate_media(sample_of(named("1", "a.png"), named("2", "b.png")))
     assert numbers["same_content"] == 1 and found["value"] is None, "neither can be opened"
     assert "0 of 1 pictures could be opened" in found["message"]
-
-
-def test_without_imagehash_that_is_said(photos: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    numbers, (found,) = duplicate_media(sample_of(pair("1", "x", "y", "0.png"), root=photos))
-    assert numbers["near_copies"] is None and "imagehash is not installed" in found["message"]

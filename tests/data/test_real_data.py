@@ -23,6 +23,7 @@ def run(name: str, out: Path, **config: Any) -> BuildResult:
     return build("ratings", {**read_yaml(ROOT / "configs" / f"{name}.yaml"), **config}, out)
 
 
+@pytest.mark.slow
 def test_flickr8k_expert_with_the_photos_that_are_there(tmp_path: Path):
     result = run("build_flickr8k_expert", tmp_path / "out", data=FLICKR, media_root=PHOTOS)
     quality = result.quality
@@ -32,6 +33,7 @@ def test_flickr8k_expert_with_the_photos_that_are_there(tmp_path: Path):
     assert validate_records(result.records, check_media=True) == []
 
 
+@pytest.mark.slow
 def test_flickr8k_expert_from_text_and_paths(tmp_path: Path):
     result = run("build_flickr8k_expert", tmp_path / "out", data=FLICKR, media_root=PHOTOS, media="optional")
     quality = result.quality

@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pyarrow
+import pyarrow.parquet
 import pytest
 import torch
 from PIL import Image
@@ -352,3 +354,25 @@ def test_several_sources_stand_side_by_side(photos: Path, server: JudgeServer) -
     assert set(result.quality["sampling"]["by_source"]) == {"playground T=1", "judge-1 T=1"}
     for record in result.records:
         assert [c.source for c in record.candidates][-2:] == ["judge-1 T=1"] * 2
+
+
+def test_prompts_of_other_toolkits(photos: Path) -> None:
+    cells = [{"bytes": (photos / f"{index}.png").read_bytes(), "path": None} for index in range(3)]
+    rows = [
+        {"problem": "<image>What is it?", "images": cells[:1], "answer": "a wall"},
+        {"problem": "<image>What is it?", "images": cells[1:], "answer": "one place for two pictures"},
+        {"problem": None, "images": cells[2:], "answer": "no question"},
+        {"problem": "What is 1 + 1?", "images": [], "answer": "2"},
+    ]
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), photos / "prompts.parquet")
+    result = sample(photos / "prompts.parquet", MODEL | {"temperatures": [1.0], "n": 6}, toolkit="auto")
+    assert result.quality["notes"][0] == "easyr1: rows have problem and answer"
+    assert result.quality["rows"] == {"read": 4, "used": 2, "set_aside": 2}
+    found = reasons(result)
+    assert (found["placeholder_mismatch"], found["not_text"]) == (1, 1)
+    one, other = result.records
+    assert [part["type"] for part in one.prompt[0]["content"]] == ["image", "text"]
+    assert one.media["images"][0].data == cells[0]["bytes"] and not other.media
+    assert [record.meta["columns"] for record in (one, other)] == [{"answer": "a wall"}, {"answer": "2"}]
+    with pytest.raises(ConfigError, match="takes no where"):
+        sample(photos / "prompts.parquet", MODEL, out="x", toolkit="easyr1", where={"answer": "2"})

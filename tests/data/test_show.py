@@ -1,5 +1,6 @@
 """`mmdpo show`: every form of record, wide letters, and texts that try to steer the terminal."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -7,6 +8,7 @@ from typer.testing import CliRunner
 
 from mmdpo.cli import app
 from mmdpo.records import Candidate, Record, Records, save_records, user_message
+from mmdpo.report import write_records_page
 
 
 def shown(tmp_path: Path, *candidates: Candidate, prompt: str = "What?") -> str:
@@ -36,6 +38,18 @@ def shown(tmp_path: Path, *candidates: Candidate, prompt: str = "What?") -> str:
 def test_every_form(tmp_path: Path, candidates: tuple[Candidate, ...], lines: list[str]):
     told = [line.strip() for line in shown(tmp_path, *candidates).splitlines()]
     assert [line for line in told if line.startswith(("chosen", "rejected", "candidate"))] == lines
+
+
+def test_a_page_tells_how_single_answers_are_labelled(tmp_path: Path):
+    texts = {"One dog.": True, "Two dogs.": False, "No dog.": None}
+    records = [
+        Record(f"r{n}", (user_message("What?"),), (Candidate(text, label=label),))
+        for n, (text, label) in enumerate(texts.items())
+    ]
+    page = write_records_page(Records(records), tmp_path / "page.html").read_text(encoding="utf-8")
+    told = re.findall(r'<dt>([^<]*)</dt>\s*<dd class="([^"]*)">([^<]*)</dd>', page)
+    names = ["desirable", "undesirable", "candidate 1"]
+    assert told == [(name, name, text) for name, text in zip(names, texts, strict=True)]
 
 
 def test_no_text_steers_the_terminal(tmp_path: Path):

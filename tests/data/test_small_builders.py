@@ -86,6 +86,15 @@ def test_a_person_has_one_thumb_for_an_answer(root: Path) -> None:
     assert result.records[0].candidates[0].label is True
 
 
+@pytest.mark.parametrize(("up", "down"), [([True], [False]), (["yes"], ["no"]), (["on"], ["off"])])
+def test_words_that_yaml_reads_as_booleans_are_those_words(up: list[Any], down: list[Any], root: Path) -> None:
+    """`up: [yes]` of a YAML file arrives as True."""
+    cells = ["yes", "NO", True, "off", "maybe"]
+    result = run("thumbs", root, [thumb(n % 4, f"answer {n}", cell) for n, cell in enumerate(cells)], up=up, down=down)
+    assert Counter(r.candidates[0].label for r in result.records.read()) == {True: 2, False: 2}
+    assert reasons(result) == {"unknown_thumb": 1}
+
+
 def test_unequal_classes_are_told(root: Path) -> None:
     rows = [thumb(0, f"answer {n}", "like" if n < 6 else "dislike") for n in range(8)]
     (note,) = run("thumbs", root, rows, **WORDS).quality["notes"]

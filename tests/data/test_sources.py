@@ -255,6 +255,7 @@ def test_the_state_of_sources(tmp_path: Path):
     )
     assert state(tmp_path / "folder") == [str(third)]
     assert state("hf:a/b", media_root=tmp_path, prompt="What?\n" * 2000) == state(tmp_path / "z*") == []
+    assert state(first, plugins=[str(second)]) == [str(first)]  # code is no source
     assert state(second, where={"caption": [str(first)]}) == [str(first), str(second)]
 
 

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from data_builders import spool as spool_module
 from data_builders.spool import Spool
 
 Item = tuple[str, int]
@@ -45,3 +46,14 @@ def test_what_an_interrupted_build_left_is_not_taken_for_its_own(tmp_path: Path,
     assert sorted(item for part in fresh.parts(lambda item: item[0]) for item in part) == [
         ("new", n) for n in (1, 2, 3)
     ]
+
+
+def test_long_items_go_to_disk_before_there_are_many(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(spool_module, "LARGEST", 100_000)
+    items = [(f"{number:03d} " + "x" * 1000, number) for number in range(1000)]
+    kept = spool(tmp_path / "s.jsonl", 10**6)
+    kept.extend(items)
+    assert (tmp_path / "s.jsonl").stat().st_size > 800_000, "a tenth of them stays in memory"
+    parts = list(kept.parts(lambda item: item[0]))
+    assert len(parts) == 11 and max(map(len, parts)) < 200, "some 1,007,000 characters of JSON"
+    assert sorted(item for part in parts for item in part) == items

@@ -129,20 +129,5 @@ def test_one_of_two_processes_is_killed_and_the_same_command_goes_on(index: int,
     assert again == in_this_process(data, tmp_path / "whole")
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("tokens", [1, 3])
-def test_the_speed_is_measured_and_the_answers_agree(tokens: int, tmp_path: Path) -> None:
-    script = Path(__file__).parents[2] / "examples" / "yes_no_speed.py"
-    shape = ["--images", "2", "--pixels", "56", "--width", "64", "--layers", "1", "--repeats", "1", "--batches", "4"]
-    command = [sys.executable, str(script), *shape, "--tokens", str(tokens), "--out", str(tmp_path / "speed.json")]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert done.stdout.splitlines()[-1].endswith("; prefixes were shared")
-    found = json.loads((tmp_path / "speed.json").read_text(encoding="utf-8"))
-    assert found["questions"] == 36
-    assert [row["other_answers"] for row in found["ways"].values()] == [0] * (4 if tokens == 1 else 3)
-    if tokens == 1:
-        assert 0 < found["says_yes"] < 36  # or agreement would say nothing
-
-
 def lines(text: bytes) -> list[dict[str, Any]]:
     return [json.loads(line) for line in text.decode().splitlines()]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from transformers import TrainerCallback, TrainingArguments
@@ -16,6 +16,7 @@ from mmdpo.objectives import make_objective
 from mmdpo.policy import LoadedModel, prepare
 from mmdpo.records import Record, Records, save_records
 from mmdpo.reference import make_reference
+from mmdpo.token_batches import Batches
 from mmdpo.trainer import PreferenceTrainer
 from tiny import FAMILIES, Tiny
 
@@ -84,6 +85,8 @@ def make_trainer(
     loss: Mapping[str, Any] | None = None,
     two_pass: bool = False,
     rows_per_chunk: int | None = None,
+    batches: Batches | None = None,
+    records_per_row: int | Literal["fit"] = 1,
     validation: Sequence[Record] = (),
     callbacks: Sequence[TrainerCallback] = (),
     **arguments: Any,
@@ -114,6 +117,8 @@ def make_trainer(
         validation_groups=[record.id for record in validation],
         two_pass=two_pass,
         rows_per_chunk=rows_per_chunk,
+        batches=batches,
+        records_per_row=records_per_row,
         callbacks=list(callbacks),
     )
 

@@ -16,9 +16,10 @@ import pytest
 from PIL import Image
 
 from core.oracle import record
-from mmdpo.advice import ENOUGH, RULES, Adviser, Guard, advice
+from mmdpo.advice import ENOUGH, RULES, Adviser, advice
 from mmdpo.config import parse_config
 from mmdpo.errors import ModelError
+from mmdpo.guard import Guard
 from mmdpo.media import Media
 from mmdpo.objectives import make_objective
 from mmdpo.pipeline import train

@@ -46,9 +46,9 @@ def one_step(
     batch: int,
     accumulation: int,
     *,
-    two_pass: bool = False,
     records: Sequence[Record] = EIGHT,
     lora: Lora = LORA,
+    **cut: Any,
 ) -> Step:
     """One step over the same records, from weights in the middle of a run."""
     gradients = Gradients()
@@ -58,7 +58,7 @@ def one_step(
         records,
         folder,
         loss=loss,
-        two_pass=two_pass,
+        **cut,
         callbacks=[gradients],
         per_device_train_batch_size=batch,
         gradient_accumulation_steps=accumulation,
@@ -77,6 +77,10 @@ def test_a_step_does_not_depend_on_how_it_is_cut(tmp_path: Path, loss: dict[str,
     others = {
         "4 x 2": one_step(tmp_path / "cut", loss, 2, 4),
         "4 x 2 in two passes": one_step(tmp_path / "two", loss, 2, 4, two_pass=True),
+        "packed rows": one_step(tmp_path / "packed", loss, 8, 1, records_per_row="fit"),
+        "packed rows in chunks": one_step(
+            tmp_path / "chunks", loss, 4, 2, records_per_row="fit", two_pass=True, rows_per_chunk=1
+        ),
     }
     assert any(gradient.abs().max() > 1e-3 for gradient in whole.gradients.values())
     for how, other in others.items():

@@ -101,6 +101,8 @@ def test_the_shell_wins_over_the_file(tmp_path: Path) -> None:
         ("- a\n- b\n", [], "not a mapping"),
         ("seed: ${nothing.there}\n", [], "cannot read"),
         ("seed: 1\n", ["seed"], "has no '='"),
+        ("seed: 1\n", ["loss={dpo: {beta: 1}"], "override 'loss=.* is not valid YAML"),
+        ("seed: 1\n", ["data=[a.csv,b.csv"], "override 'data=.* is not valid YAML"),
     ],
 )
 def test_a_file_that_cannot_be_read_is_told(text: str, overrides: list[str], told: str, tmp_path: Path) -> None:
@@ -108,6 +110,32 @@ def test_a_file_that_cannot_be_read_is_told(text: str, overrides: list[str], tol
     file.write_text(text)
     with pytest.raises(ConfigError, match=told):
         load_config(file, overrides)
+
+
+@pytest.mark.parametrize(
+    ("override", "value"),
+    [
+        ("k={id}.jpg", "{id}.jpg"),
+        ("k={stem}", "{stem}"),
+        ("k=yes", "yes"),
+        ("k=[yes, No, say no]", ["yes", "No", "say no"]),
+        ("k={a: off}", {"a": "off"}),
+        ("k=true", True),
+        ("k=1e-5", 1e-5),
+        ("k=null", None),
+        ("k=*.tar", "*.tar"),
+        ("k='yes'", "yes"),
+        ("k=a=b", "a=b"),
+    ],
+)
+def test_values_of_the_shell_are_read_as_they_were_typed(override: str, value: object) -> None:
+    assert read_yaml(None, [override]) == {"k": value}
+
+
+def test_a_field_that_is_a_switch_takes_the_words_too(tmp_path: Path) -> None:
+    file = tmp_path / "run.yaml"
+    file.write_text("model: {path: m}\ndata: {path: d}\n")
+    assert load_config(file, ["two_pass=yes"]).two_pass is True
 
 
 def test_a_missing_file_is_told(tmp_path: Path) -> None:

@@ -19,7 +19,8 @@ import yaml
 from mmdpo import scoring
 from mmdpo.config import parse_config
 from mmdpo.errors import DataError
-from mmdpo.pipeline import Interrupted, train
+from mmdpo.interrupts import Interrupted
+from mmdpo.pipeline import train
 from mmdpo.trainer import PreferenceTrainer
 from training.common import pairs, run_settings, saved_inputs
 from training.every_loss import rated, take

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import sys
 from collections.abc import Iterator
@@ -17,7 +18,10 @@ from mmdpo import callbacks, cli
 from mmdpo.callbacks import RunCallback
 from mmdpo.config import load_config, parse_config
 from mmdpo.errors import ConfigError, DataError, ParityError
-from mmdpo.pipeline import Interrupted, train
+from mmdpo.interrupts import Interrupted
+from mmdpo.pipeline import train
+from mmdpo.reference_store import ReferenceStore
+from mmdpo.resuming import last_checkpoint
 from training.common import pairs, run_settings, saved_inputs
 
 SAVING = {"max_steps": 6, "save_strategy": "steps", "save_steps": 2, "lr_scheduler_type": "linear"}
@@ -216,6 +220,105 @@ def test_the_terms_after_a_resume_are_means_over_its_own_steps(
     assert [event["step"] for event in events] == [1, 2, 3, 4, 5, 6]
     for event in events:
         assert event["loss/dpo"] == pytest.approx(event["loss"], abs=1e-4)
+
+
+def test_an_unfinished_checkpoint_is_not_taken_and_is_removed(
+    inputs: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Neither what a killed process was writing, nor a checkpoint that was copied in part."""
+    config = parse_config(settings_of(inputs))
+    whole = train(config, tmp_path / "whole")
+    run = tmp_path / "run"
+    shutil.copytree(whole, run)
+    shutil.rmtree(run / "adapter")
+    (run / "manifest.json").write_text(json.dumps(manifest_of(run) | {"exit": None}), encoding="utf-8")
+    checkpoints = run / "checkpoints"
+    shutil.move(checkpoints / "checkpoint-6", checkpoints / "unfinished" / "checkpoint-6")
+    shutil.copytree(checkpoints / "checkpoint-4", checkpoints / "checkpoint-5")
+    (checkpoints / "checkpoint-5" / "trainer_state.json").write_text('{"global_st', encoding="utf-8")
+    assert last_checkpoint(run) == str(checkpoints / "checkpoint-4")
+    assert "checkpoint-5 is not whole and is passed by" in caplog.text
+    train(config, run, resume=True)
+    assert manifest_of(run)["resumed"][0]["step"] == 4
+    assert manifest_of(run)["resumed"][0]["log_lines_cut"] == 3, "steps 5 and 6, and the time that the run took"
+    for name, weight in adapter_of(whole).items():
+        assert weight.equal(adapter_of(run)[name]), name
+    assert not (checkpoints / "unfinished").exists()
+
+
+def test_a_run_that_is_trained_is_not_trained_again(inputs: Path, tmp_path: Path) -> None:
+    config = parse_config(settings_of(inputs))
+    run = train(config, tmp_path / "run")
+    files = {path: path.stat().st_mtime_ns for path in run.rglob("*")}
+    train(config, run, resume=True)
+    assert {path: path.stat().st_mtime_ns for path in run.rglob("*")} == files
+    longer = parse_config(settings_of(inputs, train=SAVING | {"max_steps": 7}))
+    train(longer, run, resume=True)
+    assert [line["step"] for line in log_of(run) if "loss" in line] == [1, 2, 3, 4, 5, 6, 7]
+
+
+def test_a_checkpoint_of_the_last_step_is_trained_no_further(inputs: Path, tmp_path: Path) -> None:
+    """Eight records make four steps of an epoch: six steps end in the middle of one, where Trainer would go on."""
+    config = parse_config(settings_of(inputs))
+    run = train(config, tmp_path / "run")
+    (run / "manifest.json").write_text(json.dumps(manifest_of(run) | {"exit": None}), encoding="utf-8")
+    before, mean = adapter_of(run), log_of(run)[-1]["train_loss"]
+    train(config, run, resume=True)
+    assert max(line["step"] for line in log_of(run)) == 6
+    assert log_of(run)[-1]["train_loss"] == mean
+    assert mean == pytest.approx(sum(line["loss"] for line in log_of(run) if "loss" in line) / 6, abs=1e-5)
+    assert all(weight.equal(before[name]) for name, weight in adapter_of(run).items())
+
+
+def test_a_run_killed_before_it_had_a_manifest_goes_on(inputs: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "config.yaml").write_text("model: {pa", encoding="utf-8")
+    (run / ".manifest.json.17.tmp").write_text("{", encoding="utf-8")
+    config = parse_config(settings_of(inputs, train={"max_steps": 1}))
+    train(config, run, resume=True)
+    assert load_config(run / "config.yaml") == config
+    assert not (run / ".manifest.json.17.tmp").exists()
+
+
+def test_a_step_of_other_size_is_refused(inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patched:
+        stop_at(patched, 2, signal.SIGINT)
+        with pytest.raises(Interrupted):
+            train(parse_config(settings_of(inputs)), tmp_path / "run")
+    manifest = manifest_of(tmp_path / "run")
+    assert manifest["records_per_step"] == 2
+    (tmp_path / "run" / "manifest.json").write_text(json.dumps(manifest | {"records_per_step": 4}), encoding="utf-8")
+    with pytest.raises(ConfigError, match="2 records in all processes now, and had 4"):
+        train(parse_config(settings_of(inputs)), tmp_path / "run", resume=True)
+    fewer = SAVING | {"per_device_train_batch_size": 1}
+    with pytest.raises(ConfigError, match=r"train\.per_device_train_batch_size: 2 before, 1 now"):
+        train(parse_config(settings_of(inputs, train=fewer)), tmp_path / "run", resume=True)
+
+
+def test_sigterm_while_preparing_keeps_the_reference_so_far(
+    inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The numbers of the batches that were done are on disk, and are not computed again."""
+    settings = settings_of(inputs, reference={"kind": "cached", "cache": str(tmp_path / "numbers")})
+    config = parse_config(settings | {"train": settings["train"] | {"per_device_eval_batch_size": 2}})
+    computed: list[int] = []
+    plain = ReferenceStore.add
+
+    def add(self: ReferenceStore, identity: Any, mask: Any, values: Any, rows: Any) -> None:
+        plain(self, identity, mask, values, rows)
+        computed.append(len(rows))
+        if len(computed) == 2:
+            signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr(ReferenceStore, "add", add)
+    with pytest.raises(Interrupted, match="stopped while training or preparing it") as caught:
+        train(config, tmp_path / "run")
+    assert caught.value.exit_code == 130
+    assert "--resume" in caught.value.fix
+    assert manifest_of(tmp_path / "run")["exit"] == "interrupted"
+    train(config, tmp_path / "run", resume=True)
+    assert sum(computed) == 16, "two answers of eight pairs, each once"
 
 
 @pytest.fixture

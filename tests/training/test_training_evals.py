@@ -26,6 +26,7 @@ from safetensors.torch import load_file
 import mmdpo
 from core.oracle import picture, record
 from mmdpo import registry
+from mmdpo.answer_file import AnswerFile
 from mmdpo.callbacks import Bar, RunCallback
 from mmdpo.checking import check_run
 from mmdpo.config import load_config, parse_config
@@ -34,8 +35,9 @@ from mmdpo.evals.base import Answer, Benchmark, Item, Metric, Sample
 from mmdpo.evals.folders import compare_folders
 from mmdpo.evals.stats import ratio
 from mmdpo.evaluation import evaluate_run
+from mmdpo.interrupts import Interrupted
 from mmdpo.jsonfiles import read_json_lines
-from mmdpo.pipeline import Interrupted, train
+from mmdpo.pipeline import train
 from mmdpo.records import Records, save_records
 from mmdpo.run_settings import check_config
 from mmdpo.training_evals import TrainingEvals, undisturbed
@@ -275,7 +277,7 @@ def test_a_run_that_goes_on_stands_where_it_stood(
 def test_evaluations_from_before_a_crash(
     inputs: Path, tmp_path: Path, scripted: type[Scripted], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One that is whole is read, one that is not is made again, and that from before training must be there."""
+    """One of other weights, whole or not, is made again, and that from before training must be there."""
     monkeypatch.setattr(scripted, "script", {2: (40, 60), 4: (30, 60), 6: (20, 60)})
     config = parse_config(settings_of(inputs, eval={"scripted": {"data": str(inputs / "three"), "every": 2}}))
     run = tmp_path / "run"
@@ -295,10 +297,10 @@ def test_evaluations_from_before_a_crash(
     (tmp_path / "0").rename(folder / "0")
     train(config, run, resume=True)
     rates = {e["step"]: e["eval/scripted_made_up_rate"] for e in logged(run) if "eval/scripted_recall" in e}
-    assert rates == {0: 0.5, 2: 0.4, 4: 0.4, 6: 0.2}
+    assert rates == {0: 0.5, 2: 0.4, 4: 0.3, 6: 0.2}
 
 
-def test_a_run_that_begins_again_sets_its_evaluations_aside(
+def test_a_run_that_begins_again_with_other_settings_sets_its_evaluations_aside(
     inputs: Path, tmp_path: Path, scripted: type[Scripted], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     benchmark = {"data": str(inputs / "three"), "every": 1}
@@ -307,9 +309,13 @@ def test_a_run_that_begins_again_sets_its_evaluations_aside(
         patched.setattr(RunCallback, "on_pre_optimizer_step", lambda *_, **__: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             train(parse_config(broken), tmp_path / "run")
+        scripted.scored.clear()
+        with pytest.raises(ZeroDivisionError):
+            train(parse_config(broken), tmp_path / "run", resume=True)
+    assert len(scripted.scored) == 1, "after the check of the configuration, nothing: the weights are the same"
     scripted.step = 0
     (tmp_path / "run" / "training_eval" / "0" / "mine").touch()
-    train(parse_config(broken), tmp_path / "run", resume=True)
+    train(parse_config(broken | {"seed": 1}), tmp_path / "run", resume=True)
     assert (tmp_path / "run" / "training_eval.1" / "0" / "mine").is_file()
     assert not (tmp_path / "run" / "training_eval" / "0" / "mine").exists()
 
@@ -484,3 +490,34 @@ def test_two_processes_evaluate_and_stop_as_one(inputs: Path, tmp_path: Path) ->
     assert decisions_of(run)["stopped"] == decisions_of(alone)["stopped"]
     assert decisions_of(run)["best_checkpoint"] == decisions_of(alone)["best_checkpoint"]
     assert saved_is_checkpoint(run, decisions_of(run)["best_checkpoint"]["value"])
+
+
+def test_a_signal_in_an_evaluation_keeps_its_answers_and_the_step(
+    inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The evaluation at step 0, then that at step 2, is stopped after two answers; no question is asked twice."""
+    config = parse_config(settings_of(inputs, eval={"pope": pope(inputs, every_limit=3)}, train={"max_steps": 4}))
+    whole = train(config, tmp_path / "whole")
+    asked: list[tuple[str, str]] = []
+    plain = AnswerFile.add
+
+    def add(self: AnswerFile, row: Mapping[str, Any]) -> None:
+        plain(self, row)
+        asked.append((self.folder.parent.name, str(row["question_id"])))
+        if len(asked) in (2, 8):
+            signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr(AnswerFile, "add", add)
+    run = tmp_path / "run"
+    with pytest.raises(Interrupted, match="stopped while"):
+        train(config, run)
+    assert asked == [("0", "0"), ("0", "1")]
+    with pytest.raises(Interrupted, match="by SIGTERM at step 2"):
+        train(config, run, resume=True)
+    assert (run / "checkpoints" / "checkpoint-2").is_dir()
+    train(config, run, resume=True)
+    assert len(asked) == len(set(asked)) == 18, "three evaluations of six questions"
+    for kind in ("loss", "eval/pope_accuracy"):
+        assert [e for e in logged(run) if kind in e] == [e for e in logged(whole) if kind in e]
+    for name, weight in trained_weights(whole).items():
+        assert weight.equal(trained_weights(run)[name]), name

@@ -84,17 +84,13 @@ def test_an_export_can_be_imported(tmp_path: Path):
     assert isinstance(wrong.exception, ConfigError) and "rlaif_v" in str(wrong.exception)
 
 
-def test_prompts_without_answers_are_read_in_python(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-):
+def test_prompts_without_answers_are_for_another_builder(tmp_path: Path):
     example = next(each for each in EXAMPLES if each.format == "easyr1")
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist([example.row]), tmp_path / "prompts.parquet")
-    with pytest.raises(DataError, match="prompts without answers"):
+    with pytest.raises(DataError, match="prompts without answers") as told:
         build("import", {"data": str(tmp_path / "prompts.parquet")}, tmp_path / "out")
-    (code,) = re.findall("```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), flags=re.DOTALL)
-    monkeypatch.chdir(tmp_path)
-    exec(code, {})
-    assert capsys.readouterr().out.startswith("Record(id='prompts-1'")
+    assert "mmdpo build sample" in told.value.fix and "toolkit=easyr1" in told.value.fix
+    assert not (tmp_path / "out").exists()
 
 
 def test_the_builder_is_registered():
@@ -140,3 +136,55 @@ def test_the_examples_of_the_page_are_of_the_formats_that_it_says():
     for name, text in examples:
         rows = [json.loads(line) for line in text.replace("\n ", " ").splitlines()]
         assert FORMATS[name].matches(Sample(rows)), name
+
+
+def answers(*ratings: str) -> dict[str, object]:
+    """A row of VLFeedback."""
+    told = [{"Helpfulness": {"Rating": rating}} for rating in ratings]
+    texts = [f"answer {place}" for place in range(len(ratings))]
+    return {"img_path": "cat.png", "prompt": "What is this?", "completions": {"annotations": told, "response": texts}}
+
+
+@pytest.mark.parametrize(
+    ("pairing", "min_margin", "expected"),
+    [
+        ("best_worst", 0, ["5>1", "2>1"]),
+        ("adjacent", 0, ["5>4", "4>1", "2>1"]),
+        ("all", 0, ["5>1", "5>4", "4>1", "2>1"]),
+        ("all", 2, ["5>1", "4>1"]),
+    ],
+)
+def test_lists_become_pairs(tmp_path: Path, pairing: str, min_margin: float, expected: list[str]):
+    data = rows_file(
+        tmp_path / "in",
+        answers("4", "1", "5"),
+        answers("2", "1"),
+        answers("3", "3"),
+        {**answers("2", "1"), "video": "v.gif"},
+    )
+    config = {"data": str(data), "pairing": pairing, "min_margin": min_margin, "validation": 0}
+    result = build("import", config, tmp_path / "out")
+    assert sorted(f"{r.chosen.score:g}>{r.rejected.score:g}" for r in result.records) == sorted(expected)
+    assert all(record.meta["margin"] == record.chosen.score - record.rejected.score for record in result.records)
+    assert all([rating["Helpfulness"] for rating in record.meta["ratings"]] for record in result.records)
+    aside = {"tie": 1, "unread_media": 1} if min_margin < 2 else {"tie": 1, "unread_media": 1, "no_margin": 1}
+    assert result.quality["set_aside"] == aside
+    used = 2 if min_margin < 2 else 1
+    assert result.quality["rows"] == {"read": 4, "used": used, "set_aside": 4 - used}
+    assert result.quality["possible_pairs"]["used"] == len(expected)
+
+
+def test_ranked_lists_become_pairs_and_pairs_stay(tmp_path: Path):
+    ranked = [{"answer": f"answer {rank}", "rank": rank} for rank in (2, 3, 1, 3)]
+    data = rows_file(tmp_path / "in", {"prompt": "\n\nHuman: Who?\n\nAssistant: ", "answers": ranked})
+    result = build("import", {"data": str(data), "pairing": "adjacent", "validation": 0}, tmp_path / "out")
+    assert sorted((r.chosen.text, r.rejected.text) for r in result.records) == [
+        ("answer 1", "answer 2"),
+        ("answer 2", "answer 3"),
+    ]
+    pairs = build(
+        "import", {"data": str(rows_file(tmp_path / "in", PAIR)), "pairing": "all", "validation": 0}, tmp_path / "same"
+    )
+    assert pairs.records[0].chosen.text == "A kitten." and pairs.quality["rows"]["used"] == 1
+    with pytest.raises(ConfigError, match="min_margin: is of pairs"):
+        build("import", {"data": str(data), "min_margin": 1}, tmp_path / "wrong")
