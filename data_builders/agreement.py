@@ -216,13 +216,6 @@ def _alpha_of(sums: Mapping[str, Floats]) -> Floats:
 _ALPHA = Metric("alpha", _alpha_of, lambda sums: sums["n"], bounds=(-math.inf, math.inf))
 
 
-def _midranks(units: Sequence[Floats]) -> list[Floats]:
-    if not units:
-        return []
-    ranks = stats.rankdata(np.concatenate(units))
-    return np.split(ranks, np.cumsum([len(values) for values in units])[:-1])
-
-
 def _rater_pairs(
     values: Floats, raters: NDArray[np.int64], sizes: NDArray[np.int64], names: Sequence[str]
 ) -> list[dict[str, Any]]:

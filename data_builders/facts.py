@@ -118,7 +118,7 @@ class Facts(Builder[FactsConfig]):
     def records(self, config: FactsConfig, work: Work) -> Iterator[Record]:
         """See `Builder.records`."""
         spool = Spool(work.scratch / "facts.jsonl", *as_lists(Judged))
-        labels, tally, absent = Counter[str](), PairTally(), dict[str, bool]()
+        labels, tally, absent, marked = Counter[str](), PairTally(), dict[str, bool](), 0
         for row in table_rows(config, config.columns.settings(), work):
             try:
                 spool.extend([_read(row, config, work.ledger, labels)])
@@ -131,11 +131,14 @@ class Facts(Builder[FactsConfig]):
             for ranking in make_records(_captions(usable, config), config, work.ledger, tally):
                 media = ranking.captions[0].media
                 absent[media.identity] = media.sha256 is None
-                yield _record(ranking, claims, config)
+                record = _record(ranking, claims, config)
+                marked += any(candidate.spans for candidate in record.candidates)
+                yield record
         work.notes += absence_note(absent, config.modality)
         work.quality |= {
             "source": config.source,
             "claims": {name: labels[name] for name in ("right", "wrong", "unlabelled")},
+            "records_with_marks": marked,
             "possible_pairs": vars(tally),
         }
 

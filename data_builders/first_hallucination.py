@@ -17,7 +17,7 @@ from typing import Any, Literal
 from pydantic import model_validator
 
 from data_builders.base import Builder, Work
-from data_builders.object_rows import Caption, captions_of, pictured
+from data_builders.object_rows import Caption, captions_of, pictured, pictures_of
 from data_builders.object_sources import ImageObjects, Objects, ObjectsSource
 from data_builders.splits import seeded_order
 from data_builders.spool import Spool
@@ -85,7 +85,7 @@ class FirstHallucination(Builder[FirstHallucinationConfig]):
         objects = Objects(config)
         spool = Spool(work.scratch / "captions.jsonl", Caption.to_json, lambda values: Caption(*values))
         spool.extend(captions_of(config, objects, work))
-        media = {key: objects.media(objects.images[key]) for key in dict.fromkeys(caption.image for caption in spool)}
+        media = pictures_of(spool, objects, config, work)
         checked = checked_media(media.values(), config, work)
         absent, places = dict[str, bool](), Counter[int]()
         for part in spool.parts(lambda caption: caption.image):

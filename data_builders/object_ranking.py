@@ -12,7 +12,7 @@ from pydantic import Field
 from data_builders.base import Ledger
 from data_builders.object_rows import Caption
 from data_builders.object_sources import ImageObjects, Objects, ObjectsSource
-from data_builders.pairing import balanced
+from data_builders.pairing import balanced, widest
 from data_builders.splits import seeded_order
 from mmdpo.evals.base import Answer, Sample
 from mmdpo.records import Candidate, Record, user_message
@@ -128,7 +128,7 @@ def _proposed(judged: Sequence[Judged], rules: RankingRules, could: set[int]) ->
     pairs: list[Ranked] = [pair for pair in combinations(order, 2) if may_be_paired(*pair, rules)]
     could |= {one.caption.row for pair in pairs for one in pair}
     if rules.pairing == "best_worst":
-        return sorted(pairs, key=lambda pair: pair[1].score - pair[0].score)[:1]  # sorting keeps ties in order
+        return widest(pairs, lambda pair: pair[0].score - pair[-1].score)
     return _lists(order, rules) if rules.pairing == "list" else pairs
 
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
 from data_builders.base import Work
-from data_builders.object_sources import AnswerColumns, Objects, ObjectsSource
+from data_builders.object_sources import AnswerColumns, Objects, ObjectsSource, named_file
 from data_builders.table_config import UnusableError, read_answer, read_text, table_rows
 from data_builders.tables import Row
 from mmdpo.media import Media
@@ -26,6 +26,7 @@ class Caption:
         prompt: What it answers.
         text: The caption.
         source: Who wrote it.
+        cell: What its row calls the picture.
     """
 
     row: int
@@ -33,10 +34,11 @@ class Caption:
     prompt: str
     text: str
     source: str | None
+    cell: str = ""
 
     def to_json(self) -> list[Any]:
         """What `Caption(*values)` reads."""
-        return [self.row, self.image, self.prompt, self.text, self.source]
+        return [self.row, self.image, self.prompt, self.text, self.source, self.cell]
 
 
 def captions_of(config: ObjectsSource, objects: Objects, work: Work) -> Iterator[Caption]:
@@ -70,7 +72,24 @@ def _read(row: Row, config: ObjectsSource, objects: Objects) -> Caption:
         read_text(row.cells, columns.prompt) or config.prompt,
         read_answer(row.cells.get(columns.answer)),
         read_text(row.cells, columns.source),
+        image,
     )
+
+
+def pictures_of(captions: Iterable[Caption], objects: Objects, config: ObjectsSource, work: Work) -> dict[str, Media]:
+    """The pictures of some captions by their ids.
+
+    Raises:
+        ConfigError: Which file one of them is, is not known.
+    """
+    cells: dict[str, str] = {}
+    for caption in captions:
+        if not named_file(cells.get(caption.image, "")):
+            cells[caption.image] = caption.cell
+    by_rows = sum(not objects.images[key].file_name for key in cells)
+    if by_rows and config.image_name is None:
+        work.notes.append(f"the annotations name no files: {by_rows} pictures are called as the rows of captions say")
+    return {key: objects.media(objects.images[key], cell) for key, cell in cells.items()}
 
 
 def pictured(record: Record, item: Media, config: ObjectsSource) -> Record:

@@ -13,14 +13,14 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import permutations
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import yaml
 from pydantic import Field, field_validator
 
 from data_builders.table_config import ColumnsModel, TableConfig, UnusableError
-from mmdpo.errors import DataError
+from mmdpo.errors import ConfigError, DataError
 from mmdpo.evals.chair import Chair
 from mmdpo.evals.coco import image_id, read_coco
 from mmdpo.evals.files import read_json, read_text
@@ -57,7 +57,8 @@ class ObjectsSource(TableConfig):
             for each, from 0.
         min_score: Smallest score of a detection that counts as an object that is there.
         synonyms: Table of names of the objects, as for `mmdpo score chair`.
-        image_name: File name of a picture, made from its `{id}`.
+        image_name: File name of a picture, made from its `{id}`; by default as the annotations have it, or else the
+            row of its caption.
         image_folders: Folders in the media root in which a picture is looked for, in this order.
     """
 
@@ -93,7 +94,7 @@ class ImageObjects:
 
     Args:
         id: Its bare id: 42 for "COCO_val2014_000000000042.jpg".
-        file_name: As the source names it.
+        file_name: As the source names it; empty where it has the bare id alone.
         present: Categories that are there.
         captions: Its reference captions.
     """
@@ -132,7 +133,7 @@ class Objects:
             if self.images.setdefault(image.id, image) is not image:
                 raise DataError(
                     f"{str(config.annotations)!r} has two pictures {image.id!r}: "
-                    f"{self.images[image.id].file_name!r} and {image.file_name!r}",
+                    f"{self.images[image.id].file_name or image.id!r} and {image.file_name or image.id!r}",
                     why="Which objects are in which of them could not be told.",
                     fix="Give one folder of labels at a time.",
                 )
@@ -154,10 +155,25 @@ class Objects:
             raise UnusableError("not_annotated", image, "which objects are in it is not known")
         return found
 
-    def media(self, image: ImageObjects) -> Media:
-        """Where a picture should be."""
+    def media(self, image: ImageObjects, cell: str = "") -> Media:
+        """Where a picture should be.
+
+        Args:
+            image: The picture.
+            cell: What the row of a caption of it calls it.
+
+        Raises:
+            ConfigError: Neither the annotations nor the row say its file, and there is no `image_name`: an id is no
+                path.
+        """
         config = self._config
-        name = file_name(config.image_name, image.id, image.file_name)
+        if not (name := file_name(config.image_name, image.id, image.file_name or named_file(cell))):
+            raise ConfigError(
+                f"which file picture {image.id!r} is, is not known",
+                why=f"{str(config.annotations)!r} has bare ids and no names of files, and so have the captions.",
+                fix="Say how a name is made: 'image_name=COCO_val2014_{id:0>12}.jpg' (or {id}.jpg), or name a column "
+                "of file names with columns.image=COLUMN.",
+            )
         paths = [f"{folder}/{name}" for folder in config.image_folders] or [name]
         return Media(next((path for path in paths if (config.root / path).is_file()), paths[0]))
 
@@ -199,7 +215,7 @@ class Objects:
             yield from self._detections(content, path)
             return
         for sample in self.chair.samples(path):
-            yield ImageObjects(sample.id, sample.media["images"][0], frozenset(sample.target))
+            yield ImageObjects(sample.id, named_file(sample.media["images"][0]), frozenset(sample.target))
 
     def _coco(self, folder: Path) -> Iterator[ImageObjects]:
         kinds = ("instances", "captions") if any(folder.glob("captions_*.json")) else ("instances",)
@@ -221,7 +237,7 @@ class Objects:
                 raise _bad_detection(path, number, row, "its score is not from 0 to 1")
             found[image] |= {category} if score >= self._config.min_score else set()
         for image, categories in found.items():
-            yield ImageObjects(image_id(image), f"{image}.jpg", frozenset(self._plain(categories)))
+            yield ImageObjects(image_id(image), named_file(image), frozenset(self._plain(categories)))
 
     def _yolo(self, folder: Path) -> Iterator[ImageObjects]:
         names = self._category_names(folder)
@@ -260,6 +276,11 @@ class Objects:
         if not names:
             raise DataError(f"{str(path)!r} names no category", fix="See docs/data.md for the forms that it can have.")
         return names
+
+
+def named_file(name: str) -> str:
+    """The name if it is one of a file; empty for a bare id."""
+    return name if PurePosixPath(name).suffix else ""
 
 
 def _names_in(path: Path) -> dict[int, str]:

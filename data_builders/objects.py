@@ -15,7 +15,7 @@ from pydantic import Field, model_validator
 from data_builders.base import Builder, Work
 from data_builders.injection import KINDS, Injector, Kind
 from data_builders.object_ranking import Judged, RankingRules, judge, ranked, ranking_record
-from data_builders.object_rows import Caption, captions_of, pictured
+from data_builders.object_rows import Caption, captions_of, pictured, pictures_of
 from data_builders.object_sources import ImageObjects, Objects
 from data_builders.spool import Spool
 from data_builders.table_config import UnusableError, absence_note, checked_media
@@ -63,7 +63,7 @@ class ObjectCaptions(Builder[ObjectsConfig]):
         objects = Objects(config)
         spool = Spool(work.scratch / "captions.jsonl", Caption.to_json, lambda values: Caption(*values))
         spool.extend(captions_of(config, objects, work))
-        media = {key: objects.media(objects.images[key]) for key in dict.fromkeys(caption.image for caption in spool)}
+        media = pictures_of(spool, objects, config, work)
         checked = checked_media(media.values(), config, work)
         absent = dict[str, bool]()
         injector = Injector(objects, config.kinds, config.seed)

@@ -27,7 +27,7 @@ class PairingConfig(BuilderConfig):
         min_margin: Smallest distance of the two scores, of a list of its first and last. Ties are never paired.
         max_pairs_per_image: Cap over all prompts of a picture; the pairs with the largest margin stay.
         balance_length: Leave out pairs, those with the smallest margins first, until the longer answer is chosen as
-            often as the shorter one.
+            often as the shorter one; of large tables in each part of the pictures that memory holds.
     """
 
     higher_is_better: bool
@@ -208,11 +208,17 @@ def _proposed(group: Sequence[Caption], rules: PairingConfig, usable: set[tuple[
             distinct.setdefault(_plain(caption.text), caption)
         ranked = list(distinct.values())
         return [Ranking.of(ranked)] if (id(ranked[0]), id(ranked[-1])) in usable else []
-    if rules.pairing == "best_worst":
-        pairs = [(order[0], order[-1])]
+    if rules.pairing == "best_worst":  # from the outside in, so that of tied captions the first and the last are taken
+        pairs = [(better, worse) for place, better in enumerate(order) for worse in order[:place:-1]]
     else:
         pairs = list(pairwise(order) if rules.pairing == "adjacent" else combinations(order, 2))
-    return [Ranking.of(pair) for pair in pairs if (id(pair[0]), id(pair[1])) in usable]
+    kept = [Ranking.of(pair) for pair in pairs if (id(pair[0]), id(pair[1])) in usable]
+    return widest(kept, lambda ranking: ranking.margin) if rules.pairing == "best_worst" else kept
+
+
+def widest(pairs: Sequence[RankingType], margin: Callable[[RankingType], float]) -> list[RankingType]:
+    """The pair with the largest margin, of several the first; none of none."""
+    return [max(pairs, key=lambda pair: round(margin(pair), 9))] if pairs else []
 
 
 def _usable(group: Sequence[Caption], rules: PairingConfig, tally: PairTally) -> Iterator[tuple[int, int]]:

@@ -19,7 +19,8 @@ class RatingReader:
     """Reads ratings from rows; what is not usable goes to the ledger, with the row and the reason.
 
     Without a rater column, the raters are the rating columns where there are several; otherwise every item of a list
-    and every row of the same picture, prompt and caption is another, unnamed rater, with an empty name here.
+    and every row of the same picture, prompt and caption is another, unnamed rater, with an empty name here. So is a
+    row whose rater is blank.
 
     Args:
         config: What the columns mean.
@@ -76,8 +77,6 @@ class _About:
 def _read_row(row: Row, config: RatingsConfig) -> _About:
     columns = config.columns
     rater = read_text(row.cells, columns.rater)
-    if columns.rater and rater is None:
-        raise UnusableError("no_rater", None, "duplicates cannot be found without a name; see columns.rater")
     return _About(
         media=read_media(row.cells.get(columns.image), config),
         prompt=read_text(row.cells, columns.prompt) or config.prompt,

@@ -24,7 +24,7 @@ from data_builders.rater_scales import RaterScales
 from data_builders.rating_rows import RatingReader
 from data_builders.ratings_config import RatingsConfig
 from data_builders.spool import Spool, as_lists
-from data_builders.table_config import absence_note, checked_media, identity_of, table_rows, with_media
+from data_builders.table_config import absence_note, checked_media, identity_of, table_rows, unnamed_note, with_media
 from mmdpo.records import Candidate, Record, media_field, user_message
 from mmdpo.registry import builders
 
@@ -49,12 +49,13 @@ class Ratings(Builder[RatingsConfig]):
         checked = checked_media((rating.media for rating in spool), config, work)
         scales = RaterScales.of(spool) if config.standardise == "rater" else None
         arrays = {aspect: RatingArrays() for aspect in (*config.columns.aspects, None)}
-        tally, repeated, ratings, captions = PairTally(), set[int](), 0, 0
+        tally, repeated, ratings, captions, unnamed = PairTally(), set[int](), 0, 0, 0
         images, paired = set[str](), dict[str, bool]()
         for part in spool.parts(lambda rating: identity_of(rating.media, checked)):
             usable = list(_named(with_media(part, checked, work.ledger)))
             usable = _without_repeats(usable, work.ledger, repeated)
             ratings += len(usable)
+            unnamed += sum(not rating.rater_is_named for rating in usable)
             images.update(rating.media.identity for rating in usable)
             groups = _by_caption(usable)
             for group in groups:
@@ -67,6 +68,7 @@ class Ratings(Builder[RatingsConfig]):
                 paired[media.identity] = media.sha256 is None
                 yield _record(ranking, config)
         work.notes += absence_note(paired, config.modality) + ([] if scales is None else scales.notes())
+        work.notes += unnamed_note(unnamed, ratings, "ratings")
         work.quality |= {
             "source": config.source,
             "repeated_rows": len(repeated),

@@ -96,6 +96,7 @@ def as_lists(kind: type[T]) -> tuple[Callable[[T], list[Any]], Callable[[list[An
     """
     names = [field.name for field in fields(kind)]  # type: ignore[arg-type]
     values, place = attrgetter(*names), names.index("media")
+    made: Callable[..., T] = kind
 
     def dump(item: T) -> list[Any]:
         given = list(values(item))
@@ -103,6 +104,6 @@ def as_lists(kind: type[T]) -> tuple[Callable[[T], list[Any]], Callable[[list[An
         return given
 
     def load(given: list[Any]) -> T:
-        return kind(*given[:place], Media(*given[place]), *given[place + 1 :])
+        return made(*given[:place], Media(*given[place]), *given[place + 1 :])
 
     return dump, load

@@ -182,6 +182,22 @@ def absence_note(media: Mapping[str, bool], modality: str = "image") -> list[str
     ]
 
 
+def unnamed_note(unnamed: int, total: int, what: str) -> list[str]:
+    """What a person should know where the table names some raters and others not.
+
+    Args:
+        unnamed: Ratings or votes without a name.
+        total: All of them.
+        what: What they are.
+    """
+    if not 0 < unnamed < total:
+        return []
+    return [
+        f"{unnamed} of {total} {what} name nobody: each counts as another person's, and those that were given twice "
+        "cannot be found"
+    ]
+
+
 def read_media(cell: Any, config: TableConfig) -> Media:
     """The picture of a cell: a name, or an item that came with its bytes, as `table_rows` gives it.
 
@@ -256,7 +272,9 @@ def bad_text(text: str) -> UnusableError:
 
 
 def is_blank(cell: Any) -> bool:
-    """Whether a cell says nothing."""
+    """Whether a cell says nothing: null, white space, or NaN, which tables hold where a value is missing."""
+    if isinstance(cell, float):
+        return math.isnan(cell)
     return cell is None or (isinstance(cell, str) and not cell.strip())
 
 

@@ -24,6 +24,7 @@ from data_builders.table_config import (
     read_media,
     read_text,
     table_rows,
+    unnamed_note,
     with_media,
 )
 from data_builders.tables import Row
@@ -109,11 +110,12 @@ class Thumbs(Builder[ThumbsConfig]):
             except UnusableError as problem:
                 work.ledger.set_aside(problem.reason, row.number, problem.value, message=problem.message)
         checked = checked_media((thumb.media for thumb in spool), config, work)
-        labels, absent = Counter[bool](), dict[str, bool]()
+        labels, absent, named = Counter[bool](), dict[str, bool](), Counter[bool]()
         for part in spool.parts(lambda thumb: identity_of(thumb.media, checked)):
             groups: dict[tuple[str, str, str], list[Thumb]] = defaultdict(list)
             for thumb in with_media(part, checked, work.ledger):
                 groups[thumb.media.identity, thumb.prompt, thumb.answer].append(thumb)
+                named[thumb.rater is not None] += 1
             for given in groups.values():
                 record = _record(_first_votes(given, work.ledger), config, work.ledger)
                 if record is not None:
@@ -121,6 +123,7 @@ class Thumbs(Builder[ThumbsConfig]):
                     absent[given[0].media.identity] = given[0].media.sha256 is None
                     yield record
         work.notes += absence_note(absent, config.modality) + _balance(labels)
+        work.notes += unnamed_note(named[False], named.total(), "thumbs")
         work.quality |= {"source": config.source, "thumbs": {"up": labels[True], "down": labels[False]}}
 
 
@@ -131,16 +134,13 @@ def _read(row: Row, config: ThumbsConfig) -> Thumb:
     if given is None or given not in ups | downs:
         known = f"up is {', '.join(map(str, config.up))}; down is {', '.join(map(str, config.down))}"
         raise UnusableError("unknown_thumb", cells.get(columns.thumb), known)
-    rater = read_text(cells, columns.rater)
-    if columns.rater is not None and rater is None:
-        raise UnusableError("no_rater", None, "repeated judgements cannot be found without a name; see columns.rater")
     return Thumb(
         row=row.number,
         media=read_media(cells.get(columns.image), config),
         prompt=read_text(cells, columns.prompt) or config.prompt,
         answer=read_answer(cells.get(columns.answer)),
         up=given in ups,
-        rater=rater,
+        rater=read_text(cells, columns.rater),
         source=read_text(cells, columns.source),
     )
 

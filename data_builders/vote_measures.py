@@ -12,6 +12,7 @@ import numpy as np
 from data_builders.agreement import MAX_RATERS, RatingArrays, agreement, rater_means
 from data_builders.intervals import Sums, estimate
 from data_builders.pairing import Rating
+from data_builders.table_config import unnamed_note
 from data_builders.votes import FIRST, SECOND, TIE, Contest, Judgement
 from mmdpo.evals.stats import ratio
 
@@ -31,6 +32,7 @@ class VoteMeasures:
 
     def __init__(self) -> None:
         self._cast = RatingArrays()
+        self._cast_kinds: dict[str, RatingArrays] = defaultdict(RatingArrays)
         self._kinds: dict[str, RatingArrays] = defaultdict(RatingArrays)
         self._all = RatingArrays()
         self._several: dict[str | None, dict[str, list[int]]] = defaultdict(lambda: defaultdict(lambda: [0, 0]))
@@ -39,7 +41,10 @@ class VoteMeasures:
 
     def cast(self, judgement: Judgement) -> None:
         """Takes the votes of a row as they were cast, repeated ones too."""
-        self._cast.add(list(as_ratings(judgement)))
+        given = list(as_ratings(judgement))
+        self._cast.add(given)
+        if judgement.kind is not None:
+            self._cast_kinds[judgement.kind].add(given)
 
     def add(self, contest: Contest) -> None:
         """Takes all votes on two answers."""
@@ -91,13 +96,13 @@ class VoteMeasures:
         return {**_in_both_orders(self._all), "unanimous": self._unanimous(None), "by_kind": by_kind}
 
     def first_wins(self) -> dict[str, Any]:
-        """Share of the votes other than ties that are for the answer that stands first, with its 95% interval."""
-        images = np.repeat(np.array(self._cast.images, np.int64), np.array(self._cast.sizes, np.int64))
-        values, count = np.array(self._cast.values), len(self._cast.image_names)
-        first = np.bincount(images[values == FIRST], minlength=count)
-        decided = np.bincount(images[values != TIE], minlength=count)
-        found = zip(self._cast.image_names, first.tolist(), decided.tolist(), strict=True)
-        return estimate([Sums(image, {"first": a, "decided": n}) for image, a, n in found if n], _FIRST_WINS)
+        """Share of the votes other than ties that are for the answer that stands first, with its 95% interval.
+
+        Where pairs have a kind, `by_kind` has the share of each.
+        """
+        found = _first_wins(self._cast)
+        kinds = {kind: _first_wins(arrays) for kind, arrays in sorted(self._cast_kinds.items())}
+        return {**found, "by_kind": kinds} if kinds else found
 
     def voters(self) -> list[dict[str, Any]]:
         """How every named voter voted, most active first: count, mean and spread as in `rater_means`, and
@@ -111,19 +116,22 @@ class VoteMeasures:
         ]
 
     def notes(self, voters: Iterable[dict[str, Any]]) -> list[str]:
-        """What a person should know: who votes against the others.
+        """What a person should know: votes that name nobody, and who votes against the others.
 
         Args:
             voters: What `voters` gave.
         """
+        cast = np.array(self._cast.raters)
+        notes = unnamed_note(int((cast < 0).sum()), len(cast), "votes")
         shares = [(row["rater"], row.get("with_the_others") or {}) for row in voters]
         against = [name for name, share in shares if share.get("high") is not None and share["high"] < 0.5]
         if not against:
-            return []
+            return notes
         shown = ", ".join(against[:_NAMED_IN_NOTE]) + (", ..." if len(against) > _NAMED_IN_NOTE else "")
         return [
+            *notes,
             f"{len(against)} of {len(shares)} voters vote against the others more often than with them ({shown}): "
-            "they may have mixed up the sides; see with_the_others"
+            "they may have mixed up the sides; see with_the_others",
         ]
 
     def _share_of(self, voter: str) -> dict[str, Any]:
@@ -133,6 +141,15 @@ class VoteMeasures:
     def _unanimous(self, kind: str | None) -> dict[str, Any]:
         found = self._several[kind].items()
         return estimate([Sums(image, {"pairs": n, "unanimous": k}) for image, (n, k) in found], _UNANIMOUS)
+
+
+def _first_wins(arrays: RatingArrays) -> dict[str, Any]:
+    images = np.repeat(np.array(arrays.images, np.int64), np.array(arrays.sizes, np.int64))
+    values, count = np.array(arrays.values), len(arrays.image_names)
+    first = np.bincount(images[values == FIRST], minlength=count)
+    decided = np.bincount(images[values != TIE], minlength=count)
+    found = zip(arrays.image_names, first.tolist(), decided.tolist(), strict=True)
+    return estimate([Sums(image, {"first": a, "decided": n}) for image, a, n in found if n], _FIRST_WINS)
 
 
 def as_ratings(judgement: Judgement) -> Iterator[Rating]:

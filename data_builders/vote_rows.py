@@ -78,8 +78,6 @@ class VoteReader:
     def _cast(self, row: Row) -> Iterator[Vote]:
         """The votes of a row one by one; blank cells are no votes, and what means nothing is set aside."""
         voter = read_text(row.cells, self.columns.voter)
-        if self.columns.voter is not None and voter is None:
-            raise UnusableError("no_voter", None, "repeated votes cannot be found without a name")
         assert self.values is not None  # the configuration requires it where votes are not counted
         for name in self.columns.vote_columns:
             column = name if len(self.columns.vote_columns) > 1 else None

@@ -31,7 +31,7 @@ class Problem:
     Args:
         row: Index of the record.
         id: Its id.
-        kind: Short stable name of the problem, as docs/data.md lists them.
+        kind: Short stable name of the problem, as docs/records.md lists them.
         message: What is wrong, with the value.
     """
 

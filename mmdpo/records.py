@@ -215,7 +215,7 @@ def load_records(path: str | Path, *, split: str = "train", media_root: str | Pa
     """Reads one split of a data set that `save_records` or a builder wrote.
 
     Args:
-        path: The data set's folder, or one Parquet file with the columns of docs/data.md.
+        path: The data set's folder, or one Parquet file with the columns of docs/records.md.
         split: Which split of the folder; a file has the split of its name alone, which `train` always means.
         media_root: Folder of the media, when it is not where the data set says.
 

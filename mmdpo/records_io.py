@@ -170,7 +170,7 @@ def read_rows(files: Sequence[Path]) -> Iterator[Record]:
                 except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
                     raise DataError(
                         f"row {index} of {str(file)!r} is not a record: {type(error).__name__} {error}",
-                        why="It lacks a column, or a column has another shape than docs/data.md says.",
+                        why="It lacks a column, or a column has another shape than docs/records.md says.",
                         fix="Bring the data through a builder: mmdpo ls builders",
                     ) from error
                 index += 1

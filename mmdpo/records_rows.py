@@ -1,6 +1,6 @@
 """One record as one Parquet row, and back.
 
-Columns by form (docs/data.md shows them):
+Columns by form (docs/records.md shows them):
 
     pair       id, prompt, chosen, rejected, [images, ...], meta, details
     list       id, prompt, completions, scores, [images, ...], meta, details

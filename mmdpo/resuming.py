@@ -27,6 +27,7 @@ MEMORY = (
     "rows_per_chunk",
     "branches_per_row",
     "train.gradient_checkpointing",
+    "train.activation_checkpointing",
     "train.per_device_eval_batch_size",
     "train.dataloader_",
     "batches.max_tokens",

@@ -62,15 +62,26 @@ def _agreement(agreement: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _votes(votes: Mapping[str, Any], first_wins: Mapping[str, Any]) -> dict[str, Any]:
-    """Votes for the first answer: as the builder measured it over media groups, else each vote by itself."""
+    """Votes for the first answer: as the builder measured it over media groups, else each vote by itself.
+
+    Where pairs have kinds, a liking for a place shows in every kind of them. If it does not, something else stands
+    first in one kind, such as the better of two sources. So the kind is judged whose share is nearest to one half, of
+    those with a tenth of the votes or more.
+    """
     decided = votes["a"] + votes["b"]
     if not decided:
         return finding("position_bias", None, "No vote prefers either answer.")
-    estimate = dict(first_wins)
+    kinds = first_wins.get("by_kind") or {}
+    estimate = {key: value for key, value in first_wins.items() if key != "by_kind"}
     if estimate.get("value") is None:
         value = votes["a"] / decided
         low, high = wilson(value, decided, _NORMAL)
         estimate = {"value": value, "low": low, "high": high, "n": decided}
-    return finding(
-        "position_bias", estimate, f"The answer that stands first got {share(estimate)} of the votes for either."
-    )
+    message = f"The answer that stands first got {share(estimate)} of the votes for either."
+    large = {name: one for name, one in kinds.items() if one["value"] is not None and one["n"] >= decided / 10}
+    if len(large) < 2:
+        return finding("position_bias", estimate, message)
+    nearest = min(large, key=lambda name: (abs(large[name]["value"] - 0.5), name))
+    message += f" By kind of pair: {listed([f'{name} {share(one)}' for name, one in kinds.items()])}. A liking for the "
+    message += f"place would show in each kind, so the one nearest to 50% is judged, {nearest}."
+    return finding("position_bias", large[nearest], message)

@@ -113,9 +113,16 @@ def token_cost(weights: Weights, step: Step, layout: Layout, reference: Referenc
     return float(passes * tokens * (weights.layers + weights.head) + tower)
 
 
-def ceiling(weights: Weights, step: Step, layout: Layout, reference: Reference, against: Layout = "trl") -> float:
-    """How many times faster a layout can be than another one whose reference is computed in every step."""
-    return token_cost(weights, step, against, "fresh") / token_cost(weights, step, layout, reference)
+def ceiling(
+    weights: Weights,
+    step: Step,
+    layout: Layout,
+    reference: Reference,
+    against: Layout = "trl",
+    their_reference: Reference = "fresh",
+) -> float:
+    """How many times faster a layout can be than another one, by the rule of tokens."""
+    return token_cost(weights, step, against, their_reference) / token_cost(weights, step, layout, reference)
 
 
 def needed_flops(weights: Weights, step: Step, reference: Reference) -> float:

@@ -76,7 +76,7 @@ def arms_of(plan: Plan, shape: str, candidates: int, answer: int) -> list[Arm]:
     ours = [replace(common, reference=reference) for reference in plan.references]
     if candidates > 2:
         return [*ours, replace(common, kind="plain")]
-    return [*ours, replace(common, kind="trl")] if plan.trl else ours
+    return [*ours, replace(common, kind="trl")] if plan.trl else ours[::-1]
 
 
 def references(names: Sequence[str]) -> tuple[Reference, ...]:

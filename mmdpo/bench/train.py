@@ -125,7 +125,7 @@ def _side(
 def _gain(arm: Arm, base: Arm, step: Step, weights: Weights, against: Sequence[float]) -> dict[str, Any]:
     if arm == base:
         return {}
-    most = ceiling(weights, step, arm.kind, arm.reference, base.kind)
+    most = ceiling(weights, step, arm.kind, arm.reference, base.kind, base.reference)
     operations = computed_flops(weights, step, base.kind, base.reference, arm.device) / computed_flops(
         weights, step, arm.kind, arm.reference, arm.device
     )

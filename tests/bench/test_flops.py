@@ -77,6 +77,8 @@ def test_the_rule_of_tokens_by_hand() -> None:
     assert token_cost(WEIGHTS, step, "shared", "features") == 2 * 150 * 1000
     assert token_cost(WEIGHTS, step, "plain", "fresh") == 3 * 250 * 1000 + 20 * 500
     assert token_cost(WEIGHTS, step, "trl", "fresh") == 3 * 250 * 1000 + 2 * 2 * 20 * 500  # two rows, two models
+    looked_up = ceiling(WEIGHTS, step, "shared", "cached", "shared", "fresh")
+    assert looked_up == pytest.approx((3 * 150 * 1000 + 10_000) / (2 * 150 * 1000 + 10_000))
     again = Step(TOY, Sizes(1, 2, 25), checkpointing=True)
     assert token_cost(WEIGHTS, again, "shared", "fresh") == 4 * 150 * 1000 + 20 * 500
     assert token_cost(WEIGHTS, again, "trl", "fresh") == 4 * 250 * 1000 + 2 * 4 * 20 * 500  # its tower trains along

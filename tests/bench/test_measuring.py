@@ -75,7 +75,7 @@ def test_the_sides_of_pairs_and_lists() -> None:
     names = [arm.name for arm in arms_of(TINY, "tiny", 2, 12)]
     assert names == ["mmdpo", "mmdpo, cached", "trl"]
     assert [arm.name for arm in arms_of(TINY, "tiny", 8, 12)] == ["mmdpo", "mmdpo, cached", "mmdpo, plain rows"]
-    assert [arm.kind for arm in arms_of(replace(TINY, trl=False), "tiny", 2, 12)] == ["shared", "shared"]
+    assert [arm.name for arm in arms_of(replace(TINY, trl=False), "tiny", 2, 12)] == ["mmdpo, cached", "mmdpo"]
     assert not arms_of(TINY, "small-2k", 2, 12)[0].checkpointing
     assert arms_of(TINY, "llava-1.5-7b", 2, 12)[0].checkpointing
     assert not arms_of(replace(TINY, checkpointing=False), "llava-1.5-7b", 2, 12)[0].checkpointing

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from core.oracle import generation_inputs, picture, record, sound
-from mmdpo import backbone
+from mmdpo import attention
 from mmdpo.encoding import Encoder
 from mmdpo.errors import ModelError, ParityError
 from mmdpo.models.families import facts_of
@@ -106,12 +106,12 @@ def test_wrong_numbers_of_a_shared_prefix_are_noticed(monkeypatch: pytest.Monkey
     """Branches that see each other, as with an attention that ignores the rule: each question gets its own row."""
     tiny, encoder = built("llava")
     right = YesNoReader(tiny.model, encoder).read(QUESTIONS)
-    rule = backbone.attention_rule
+    rule = attention.attention_rule
 
     def leaking(record: Any, segment: Any, depth: Any, *rest: Any, **options: Any) -> Any:
         return rule(record, torch.zeros_like(segment), depth, *rest, **options)
 
-    monkeypatch.setattr(backbone, "attention_rule", leaking)
+    monkeypatch.setattr(attention, "attention_rule", leaking)
     reader = YesNoReader(tiny.model, encoder)
     assert [choice.yes for choice in reader.read(QUESTIONS)] == pytest.approx([one.yes for one in right], abs=1e-4)
     assert reader.alone.startswith("one prefix for all questions differs by")
@@ -119,7 +119,12 @@ def test_wrong_numbers_of_a_shared_prefix_are_noticed(monkeypatch: pytest.Monkey
 
 def test_a_model_that_is_not_understood_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     tiny, encoder = built("llava")
-    monkeypatch.setattr(backbone, "additive_mask", lambda allowed, dtype: torch.zeros(allowed.shape)[:, None])
+
+    def everything(batch: Any, *_: Any) -> Any:
+        rows, length = batch["record"].shape
+        return torch.zeros(rows, 1, length, length)
+
+    monkeypatch.setattr(attention, "row_masks", everything)
     with pytest.raises(ParityError, match="a row for each question differs"):
         YesNoReader(tiny.model, encoder).read(QUESTIONS[:2])
 
@@ -139,12 +144,12 @@ def test_questions_that_share_a_prefix_are_not_torn_apart(monkeypatch: pytest.Mo
     apart = [[0, 1, 2], [3, 7], [4, 5, 6]]
     assert YesNoReader(tiny.model, encoder, share=False).batches(QUESTIONS, 3) == apart
     assert YesNoReader(tiny.model, encoder).batches([], 3) == []
-    rule = backbone.attention_rule
+    rule = attention.attention_rule
 
     def leaking(record: Any, segment: Any, depth: Any, *rest: Any, **options: Any) -> Any:
         return rule(record, torch.zeros_like(segment), depth, *rest, **options)
 
-    monkeypatch.setattr(backbone, "attention_rule", leaking)
+    monkeypatch.setattr(attention, "attention_rule", leaking)
     assert YesNoReader(tiny.model, encoder).batches(QUESTIONS, 3) == apart
 
 

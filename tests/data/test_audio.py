@@ -447,7 +447,7 @@ def test_a_processor_without_audio_gets_the_item():
 
 
 def test_every_reason_is_documented():
-    page = (ROOT / "docs" / "data.md").read_text(encoding="utf-8")
+    page = "".join((ROOT / "docs" / name).read_text(encoding="utf-8") for name in ("data.md", "records.md"))
     for file in ("media.py", "media_audio.py", "media_video.py", "modalities/audio.py"):
         reasons = re.findall(r'MediaError\(\s*"(\w+)"', (ROOT / "mmdpo" / file).read_text(encoding="utf-8"))
         assert reasons and all(f"`{reason}`" in page for reason in reasons)

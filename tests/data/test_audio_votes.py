@@ -134,11 +134,13 @@ def test_one_vote_a_row_in_either_order(clips: Path):
     result = run(clips, rows, header=header, columns=columns)
     (record,) = result.records
     assert (record.chosen.text, record.chosen.source) == ("dog", "m1")
-    assert [candidate.score for candidate in record.candidates] == pytest.approx([2 / 3, 1 / 3])
-    assert record.meta["votes"] == [[1], [1], [-1]] and record.meta["voters"] == [["ann"], ["bob"], ["cid"]]
-    assert record.meta["kind"] == "MM" and record.meta["sources"] == [["m1", "m2"]] * 3
-    assert reasons(result) == [(4, "duplicate_vote"), (5, "conflicting_vote"), (6, "no_voter")]
-    assert result.quality["rows"] == {"read": 6, "used": 3, "set_aside": 3}
+    assert [candidate.score for candidate in record.candidates] == pytest.approx([3 / 4, 1 / 4])
+    assert record.meta["votes"] == [[1], [1], [-1], [1]]
+    assert record.meta["voters"] == [["ann"], ["bob"], ["cid"], [None]], "blank: somebody else"
+    assert any("1 of 6 votes name nobody" in note for note in result.quality["notes"])
+    assert record.meta["kind"] == "MM" and record.meta["sources"] == [["m1", "m2"]] * 4
+    assert reasons(result) == [(4, "duplicate_vote"), (5, "conflicting_vote")]
+    assert result.quality["rows"] == {"read": 6, "used": 4, "set_aside": 2}
 
 
 def test_unnamed_votes_of_two_rows_are_different_peoples(clips: Path):

@@ -1,4 +1,4 @@
-"""docs/data.md names every reason and every setting, and its example runs."""
+"""docs/data.md and docs/records.md name every reason and every setting, and their examples run."""
 
 import re
 from pathlib import Path
@@ -26,7 +26,8 @@ from mmdpo.registry import builders
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCUMENT = (ROOT / "docs" / "data.md").read_text(encoding="utf-8")
-NAMED = set(re.findall(r"`([a-z_.]+)`", DOCUMENT))
+RECORDS = (ROOT / "docs" / "records.md").read_text(encoding="utf-8")
+NAMED = set(re.findall(r"`([a-z_.]+)`", DOCUMENT + RECORDS))
 SHARED_SETTINGS = set(BuilderConfig.model_fields)  # said once, for `ratings`
 
 
@@ -104,7 +105,7 @@ def test_the_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "photos").mkdir()
     Image.new("RGB", (4, 4)).save("photos/kitten.png")
-    (example,) = re.findall(r"```python\n(from mmdpo\.records.*?)```", DOCUMENT, flags=re.DOTALL)
+    (example,) = re.findall(r"```python\n(from mmdpo\.records.*?)```", RECORDS, flags=re.DOTALL)
     names: dict[str, object] = {}
     exec(example, names)
     assert len(names["records"]) == 1  # type: ignore[arg-type]
@@ -114,6 +115,7 @@ def test_the_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     ("name", "files"),
     [
         ("vqa", ["vqa", "vqa_config"]),
+        ("facts", ["facts"]),
         ("objects", ["objects", "object_rows", "object_sources", "injection"]),
         ("first_hallucination", ["first_hallucination", "object_rows", "object_sources"]),
     ],

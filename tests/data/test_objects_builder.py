@@ -301,3 +301,28 @@ def test_the_longer_caption_is_chosen_as_often_as_the_shorter_one(root: Path) ->
     result = run(root, captions, "balanced", balance_length=True, **config)
     assert texts(result) == {("A dog rests here on a couch.", "A cat."), ("A car.", "A big dog in the street.")}
     assert reasons(result) == {"length_balance": 2}
+
+
+def test_an_id_is_no_path(root: Path) -> None:
+    """Annotations without names of files, as COCO's objects by id: a pattern or the captions' rows name them."""
+    with pytest.raises(ConfigError, match="which file picture '1' is") as refused:
+        run(root, CAPTIONS, image_name=None, media="optional")
+    assert "image_name=" in str(refused.value) and "columns.image" in str(refused.value)
+    named = [{"image_id": "000001.png" if place else 1, "caption": text} for place, (_, text) in enumerate(CAPTIONS)]
+    Image.new("RGB", (8, 8)).save(root / "train" / "000001.png")
+    result = run(root, named, image_name=None)
+    assert texts(result) == {("A dog on a couch.", "A cat and a bird.")}
+    assert result.records[0].media["images"][0].path == "train/000001.png"
+    assert [note for note in result.quality["notes"] if "1 pictures are called as the rows" in note]
+
+
+def test_detections_do_not_make_up_names_of_files(tmp_path: Path) -> None:
+    (tmp_path / "coco.json").write_text(json.dumps(COCO))
+    found = tmp_path / "results.json"
+    rows = [{"image_id": image, "category_id": 18, "score": 0.9} for image in (1, "b.jpg")]
+    found.write_text(json.dumps(rows))
+    objects = Objects(ObjectsSource(annotations=found, categories=tmp_path / "coco.json"))
+    assert objects.media(objects.images["b"]).path == "b.jpg"
+    with pytest.raises(ConfigError, match="which file picture '1' is"):
+        objects.media(objects.images["1"])
+    assert objects.media(objects.images["1"], "set/1.jpg").path == "set/1.jpg"

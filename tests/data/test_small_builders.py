@@ -297,10 +297,11 @@ def test_numbers_are_numbers_and_true_is_a_word(root: Path) -> None:
     assert reasons(result) == {"unknown_thumb": 3}
 
 
-def test_a_column_of_people_has_to_name_them(root: Path) -> None:
+def test_thumbs_without_a_name_are_different_peoples_and_rankings_need_one(root: Path) -> None:
     rows = [thumb(0, "a", "like", "ann"), thumb(0, "a", "dislike", " "), thumb(0, "a", "dislike")]
     result = run("thumbs", root, rows, **WORDS, columns={"rater": "rater"})
-    assert reasons(result) == {"no_rater": 2} and result.records[0].meta["up"] == 1
+    assert (result.records[0].meta["up"], result.records[0].meta["down"]) == (1, 2) and not reasons(result)
+    assert any("2 of 3 thumbs name nobody" in note for note in result.quality["notes"])
     ranks = [{"image": "0.png", "answer": a, "rank": n, "who": w} for w in ("ann", None) for n, a in enumerate("xy")]
     columns = {"answer": "answer", "rank": "rank", "ranker": "who"}
     assert reasons(run("rankings", root, ranks, out="ranks", columns=columns, best="lowest")) == {"no_rater": 2}

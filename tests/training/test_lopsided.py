@@ -65,7 +65,8 @@ def assert_as_one(folder: Path, names: Sequence[str]) -> None:
             assert (first[key] - weight).abs().max() <= 1e-6, (name, key)
 
 
-@pytest.mark.parametrize("kind", [pytest.param("ddp", marks=pytest.mark.slow), "fsdp2"])
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["ddp", "fsdp2"])
 def test_a_process_without_media_trains_as_the_others(kind: str, tmp_path: Path) -> None:
     take_in_two(tmp_path, kind, QUICK)
     assert_as_one(tmp_path, QUICK)
