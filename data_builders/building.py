@@ -203,6 +203,7 @@ def _run(
         joined = join_near_copies(_pictures(staging), builder.media_root(config), groups.join)
         work.notes.append(f"{joined} pictures look nearly like another one and stand in the same split as it")
     groups.join_partners(staging.records())
+    work.notes += groups.note(config.validation)
     splits = groups.splits(config.validation, config.seed, by_source=config.stratify == "source")
     quality = {**head, "splits": {part: splits.count(part) for part in ("train", "validation") if part in splits}}
     told = config.model_dump(mode="json")
@@ -239,7 +240,8 @@ def _parse(model: type[BuilderConfig], values: Mapping[str, Any], name: str) -> 
     try:
         return model.model_validate(dict(values))
     except ValidationError as error:
-        problems = [describe_problem(dict(problem), model) for problem in error.errors()]
+        told = [problem for problem in error.errors() if problem["type"] != "default_factory_not_called"]  # it follows
+        problems = [describe_problem(dict(problem), model) for problem in told]
         raise ConfigError(
             f"the configuration of builder {name!r} has {len(problems)} problem{'s' if len(problems) > 1 else ''}:\n  "
             + "\n  ".join(problems),

@@ -49,3 +49,4 @@ def foreign_prompts(data: str, name: str, config: TableConfig, work: Work) -> It
         work.ledger.read(row)
         told = {"columns": item.meta["columns"]} if "columns" in item.meta else {}
         yield row, replace(item, candidates=(), higher_is_better=None, meta=told)
+    work.notes += [note for note in source.notes if note not in work.notes]  # of what was found while reading

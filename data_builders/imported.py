@@ -95,6 +95,7 @@ class Imported(Builder[ImportConfig]):
                 yield item
             else:
                 yield from pairs_of(item, rules, work.ledger, tally)
+        work.notes += [note for note in source.notes if note not in work.notes]  # of what was found while reading
         if rules is not None:
             work.quality["possible_pairs"] = vars(tally)
         if kept:

@@ -56,7 +56,7 @@ class Ledger:
         self._reasons: dict[str, int] = {}
         self._rows, self._codes = array("q"), array("H")
         self._first_bad: SetAside | None = None
-        self._first_message = ""
+        self._first_messages: dict[str, str] = {}
 
     def read(self, row: int) -> None:
         """Notes that a row was read."""
@@ -79,8 +79,8 @@ class Ledger:
         self._codes.append(self._reasons.setdefault(reason, len(self._reasons)))
         if reason not in self.sound_reasons:
             self._first_bad = self._first_bad or entry
-        if entry.message and not self._first_message:
-            self._first_message = f" Row {entry.row}: {entry.message}."
+        if entry.message:
+            self._first_messages.setdefault(reason, f" The first {reason} is row {entry.row}: {entry.message}.")
         if self._file is None:
             self._kept.append(entry)
         else:
@@ -96,8 +96,10 @@ class Ledger:
 
     @property
     def first_message(self) -> str:
-        """The first explanation that was given for a row, as a sentence with a space before it; empty without any."""
-        return self._first_message
+        """The first explanation of the most frequent reason, as a sentence with a space before it; empty without."""
+        names = list(self._reasons)
+        frequent = [names[code] for code, _ in Counter(self._codes).most_common()]
+        return next((self._first_messages[name] for name in frequent if name in self._first_messages), "")
 
     def flush(self) -> None:
         """Sees to it that everything set aside so far is in the file."""

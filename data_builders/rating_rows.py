@@ -44,7 +44,7 @@ class RatingReader:
             try:
                 value = _read_value(cell.value, self.config)
             except UnusableError as problem:
-                name = cell.column or cell.aspect
+                name = cell.column or cell.aspect or self.config.columns.rating_columns[0]
                 self.ledger.set_aside(problem.reason, row.number, problem.value, column=name, message=problem.message)
                 continue
             yield Rating(

@@ -30,7 +30,12 @@ _LONGEST_PATH = 4096
 
 
 def open_source(
-    spec: str | Path, *, kind: Format | None = None, rows: str | None = None, encoding: str | None = None
+    spec: str | Path,
+    *,
+    kind: Format | None = None,
+    rows: str | None = None,
+    encoding: str | None = None,
+    delimiter: str | None = None,
 ) -> list[Table]:
     """The tables that a source names, in their order; their rows are read as they are asked for.
 
@@ -39,6 +44,7 @@ def open_source(
         kind: Format of its files, as for `read_table`.
         rows: Where the rows of JSON documents are, as for `read_table`.
         encoding: Of their text, as for `read_table`.
+        delimiter: Of CSV files, as for `read_table`.
 
     Raises:
         ConfigError: There is nothing of that name, or the hub cannot be reached.
@@ -55,7 +61,7 @@ def open_source(
         if file.name.lower().endswith(TAR_SUFFIXES) and file.is_file():
             tables.append(Table(file, lambda file=file: tar_rows(file)))  # type: ignore[misc]
         else:
-            tables.append(read_table(file, kind=kind, rows=rows, encoding=encoding))
+            tables.append(read_table(file, kind=kind, rows=rows, encoding=encoding, delimiter=delimiter))
     return tables
 
 

@@ -63,6 +63,17 @@ class MediaGroups:
         chosen = stratified_groups(names, self._sources if by_source else [""] * len(names), share, seed)
         return ["validation" if group in chosen else "train" for group in names]
 
+    def note(self, share: float) -> list[str]:
+        """What a person should know where the groups are so few that the validation split takes more than its share."""
+        count = len(set(self.names()))
+        taken = _validation_groups(count, share)
+        if not taken or round(share * count):
+            return []
+        return [
+            f"validation takes 1 of only {count} groups of media ({taken / count:.0%}, not {share:.0%}), and a number "
+            "over one group says little: validation=0 trains on all"
+        ]
+
     def _root(self, key: str) -> str:
         path = []
         while (above := self._parent.setdefault(key, key)) != key:

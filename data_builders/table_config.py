@@ -12,7 +12,7 @@ from pydantic import BaseModel, Field, field_validator
 
 from data_builders.base import BuilderConfig, Ledger, Work
 from data_builders.sources import open_source, source_folder
-from data_builders.tables import Format, Row, matches, require_columns
+from data_builders.tables import Format, Row, matches, named_kind, require_columns
 from mmdpo.media import MAX_PIXELS, Media, MediaError
 from mmdpo.record_checks import is_unicode
 
@@ -27,7 +27,8 @@ class TableConfig(BuilderConfig):
     Args:
         data: The table, or several, as `data_builders.sources` names them; row numbers go on from one to the next.
         format: Of the tables; by default what their suffix says.
-        encoding: Of their text; by default UTF-8, or UTF-16 where a file begins with its mark.
+        encoding: Of their text; by default UTF-8, or UTF-16 where a file begins like it.
+        delimiter: What stands between the cells of CSV files, such as `;`; by default a comma.
         rows: Where the rows of a JSON document are, as `mmdpo.read_table` explains.
         where: Use the rows alone in which these columns have these values.
         modality: What the answers are about: `image`, `audio`, or any registered modality.
@@ -41,6 +42,7 @@ class TableConfig(BuilderConfig):
     data: Path | tuple[Path, ...]
     format: Format | None = None
     encoding: str | None = None
+    delimiter: str | None = Field(None, min_length=1, max_length=1)
     rows: str | None = None
     where: dict[str, Any] = Field(default_factory=dict)
     modality: str = "image"
@@ -112,6 +114,7 @@ def table_rows(config: TableConfig, columns: Iterable[tuple[str, str]], work: Wo
     wanted = [*columns, *(("where", column) for column in config.where)]
     filtered_out = before = 0
     how: dict[str, Any] = {"kind": config.format, "rows": config.rows, "encoding": config.encoding}
+    how["delimiter"] = config.delimiter
     for table in (table for spec in config.tables for table in open_source(spec, **how)):
         require_columns(table, wanted)
         number = 0
@@ -119,7 +122,7 @@ def table_rows(config: TableConfig, columns: Iterable[tuple[str, str]], work: Wo
             number = row.number
             if row.problem is not None:
                 work.ledger.read(before + number)
-                work.ledger.set_aside("unreadable_row", before + number, dict(row.cells), message=row.problem)
+                work.ledger.set_aside("unreadable_row", before + number, row.shown, message=row.problem)
             elif matches(row, config.where):
                 work.ledger.read(before + number)
                 yield Row(before + number, work.store.light_cells(row.cells))
@@ -208,7 +211,7 @@ def read_media(cell: Any, config: TableConfig) -> Media:
         return cell
     if isinstance(cell, Mapping):
         if cell.get("bytes"):
-            raise UnusableError("no_image", None, f"its bytes are a {type(cell['bytes']).__name__}")
+            raise UnusableError("no_image", None, f"its bytes are {named_kind(cell['bytes'])}")
         return read_media(cell.get("path"), config)
     image = text_of(cell)
     if image is None:
@@ -231,7 +234,7 @@ def read_answer(cell: Any) -> str:
     if is_blank(cell):
         raise UnusableError("empty_caption", cell)
     if not isinstance(cell, str):
-        raise UnusableError("not_text", cell, f"the caption is a {type(cell).__name__}")
+        raise UnusableError("not_text", cell, f"the caption is {named_kind(cell)}")
     if not is_unicode(cell):
         raise bad_text(cell)
     return cell.strip()
@@ -260,7 +263,7 @@ def read_number(cell: Any) -> float:
     except (TypeError, ValueError):
         value = math.nan
     if not math.isfinite(value):
-        raise UnusableError("not_a_number", str(cell))
+        raise UnusableError("not_a_number", str(cell), f"{str(cell)!r} is no finite number")
     return value
 
 

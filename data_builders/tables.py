@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
+from data_builders.rows import Row, Table, named_kind, object_row
 from data_builders.text_files import TextFile
 from mmdpo.errors import ConfigError, DataError, did_you_mean
+
+__all__ = ["Format", "Row", "Table", "matches", "named_kind", "read_table", "require_columns"]
 
 Format = Literal["csv", "tsv", "jsonl", "json", "parquet"]
 
@@ -22,46 +25,20 @@ _SUFFIXES: dict[str, Format] = {
     ".json": "json",
     ".parquet": "parquet",
 }
+_DELIMITERS = (";", "\t", "|")  # what spreadsheets write in place of a comma
 _PARQUET_BATCH = 1000  # rows
 _PARQUET_BYTES = 16 * 2**20  # of a batch; rows may hold pictures
 _PARQUET_BUFFER = 1 << 20  # bytes that are read ahead of a column; without it a whole row group is
 csv.field_size_limit(1 << 24)  # a field of 16 MiB: the default refuses long answers, no limit lets a lost quote eat all
 
 
-class Row(NamedTuple):
-    """One row of a table.
-
-    Args:
-        number: Its number, from 1; a header is not counted.
-        cells: Values by column.
-        problem: Why it could not be read; `cells` then holds what there was.
-    """
-
-    number: int
-    cells: Mapping[str, Any]
-    problem: str | None = None
-
-
-class Table(Iterable[Row]):
-    """A table that is read row by row, as often as it is iterated.
-
-    Args:
-        path: Its file.
-        rows: Gives its rows from the first.
-        columns: Its columns where the file says them before the rows, else None.
-    """
-
-    def __init__(self, path: Path, rows: Callable[[], Iterator[Row]], columns: Sequence[str] | None = None) -> None:
-        self.path = path
-        self.columns = columns
-        self._rows = rows
-
-    def __iter__(self) -> Iterator[Row]:
-        return self._rows()
-
-
 def read_table(
-    path: Path, *, kind: Format | None = None, rows: str | None = None, encoding: str | None = None
+    path: Path,
+    *,
+    kind: Format | None = None,
+    rows: str | None = None,
+    encoding: str | None = None,
+    delimiter: str | None = None,
 ) -> Table:
     """Opens a table; its rows are read as they are asked for, and a JSON document at once.
 
@@ -71,8 +48,9 @@ def read_table(
         rows: Where the rows of a JSON document are: keys joined by dots, `*` for every item of a list or value of an
             object. `image.*` is the list under "image"; `*.human_judgement.*` the lists of all entries. By default
             the document itself is the list.
-        encoding: Of its text; by default UTF-8, or UTF-16 where the file begins with its mark. Bytes that are no text
-            in it make their row a bad one.
+        encoding: Of its text; by default UTF-8, or UTF-16 where the file begins like it. Bytes that are no text in it
+            make their row a bad one.
+        delimiter: What stands between the cells of a CSV file; by default a comma.
 
     Raises:
         ConfigError: The file is missing, its format or encoding is not known, or `rows` leads nowhere.
@@ -102,8 +80,8 @@ def read_table(
         return Table(path, lambda: iter(found))
     if kind == "jsonl":
         return Table(path, lambda: _json_line_rows(text))
-    delimiter = "\t" if kind == "tsv" else ","
-    return Table(path, lambda: _delimited_rows(text, delimiter), _header(text, delimiter))
+    between = delimiter or ("\t" if kind == "tsv" else ",")
+    return Table(path, lambda: _delimited_rows(text, between), _header(text, between))
 
 
 def matches(row: Row, where: Mapping[str, Any]) -> bool:
@@ -131,6 +109,8 @@ def require_columns(table: Table, columns: Iterable[tuple[str, str]]) -> None:
     if table.columns is None:
         left, empty = {column for _, column in wanted}, True
         for row in table:
+            if row.problem is not None:  # each is set aside with its own reason
+                continue
             empty = False
             known.update(row.cells)
             if left <= known:
@@ -138,12 +118,22 @@ def require_columns(table: Table, columns: Iterable[tuple[str, str]]) -> None:
     missing = [(setting, column) for setting, column in wanted if column not in known]
     if missing and not empty:
         raise ConfigError(
-            "the table has no column " + ", ".join(f"{column!r} ({setting})" for setting, column in missing),
+            f"the table {str(table.path)!r} has no column "
+            + ", ".join(f"{column!r} ({setting})" for setting, column in missing),
             why=" ".join(dict.fromkeys(did_you_mean(column, known) for _, column in missing)),
-            fix="Name the columns: "
+            fix=_hint(known)
+            + "Name the columns: "
             + ", ".join(f"{setting}=..." for setting, _ in missing)
             + " (null where the table has none and the setting may be left out).",
         )
+
+
+def _hint(columns: set[str]) -> str:
+    """What to say where a header has one column, which looks like several."""
+    alone = next(iter(columns)) if len(columns) == 1 else ""
+    found = next((mark for mark in _DELIMITERS if mark in alone), None)
+    told = {"\t": "format=tsv", None: ""}.get(found, f"delimiter='{found}'")
+    return f"If the cells of this table are not separated by commas, say {told}. " if told else ""
 
 
 def _header(text: TextFile, delimiter: str) -> list[str] | None:
@@ -180,7 +170,8 @@ def _delimited_rows(text: TextFile, delimiter: str) -> Iterator[Row]:
             number += 1
             is_whole = len(cells) == len(header)
             problem = None if is_whole else f"{len(cells)} cells under {len(header)} columns"
-            yield Row(number, dict(zip(header, cells, strict=False)), problem)
+            text = None if is_whole else delimiter.join(cells)
+            yield Row(number, dict(zip(header, cells, strict=False)), problem, text)
 
 
 @contextmanager
@@ -216,9 +207,9 @@ def _json_line_rows(text: TextFile) -> Iterator[Row]:
             try:
                 value = json.loads(line, object_pairs_hook=_object)
             except (ValueError, RecursionError) as error:
-                yield Row(number, {}, f"no JSON: {_told(error)}")
+                yield Row(number, {}, f"no JSON: {_told(error)}", line.strip())
                 continue
-            yield _object_row(number, value)
+            yield object_row(number, value)
 
 
 def _json_rows(path: Path, text: TextFile, rows: str | None) -> Iterator[Row]:
@@ -241,7 +232,7 @@ def _json_rows(path: Path, text: TextFile, rows: str | None) -> Iterator[Row]:
             fix='Say where the rows are, for instance rows="KEY.*" for the list under KEY.',
         )
     for number, value in enumerate(found, start=1):
-        yield _object_row(number, value)
+        yield object_row(number, value)
 
 
 def _descend(value: Any, keys: list[str]) -> Iterator[Any]:
@@ -290,9 +281,3 @@ def _reading_parquet(path: Path) -> Iterator[None]:
             why="The file is damaged, or is something else.",
             fix="Check how it was written.",
         ) from error
-
-
-def _object_row(number: int, value: Any) -> Row:
-    if isinstance(value, dict):
-        return Row(number, value)
-    return Row(number, {}, f"a JSON {type(value).__name__}, not an object")

@@ -10,6 +10,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from data_builders.importers.media_cells import MAX_BYTES
+from data_builders.rows import named_kind
 from data_builders.tables import Row
 from mmdpo.errors import DataError
 
@@ -91,7 +92,7 @@ def _add(cells: dict[str, Any], suffix: str, name: str, data: bytes) -> str | No
         except (ValueError, RecursionError) as error:
             return f"{name!r} is no JSON: {str(error)[:200]}"
         if not isinstance(value, dict):
-            return f"{name!r} holds a JSON {type(value).__name__}, not an object"
+            return f"{name!r} holds {named_kind(value)}, not an object"
         for column, cell in value.items():
             cells.setdefault(column, cell)
     elif suffix.rpartition(".")[2] in _TEXTS:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import gzip
 import io
+import json
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,8 +21,8 @@ class TextFile:
     def __init__(self, path: Path, encoding: str | None) -> None:
         self.path = path
         with _naming(path), self._open_bytes() as file:
-            mark = file.read(2)
-        self.encoding = encoding or ("utf-16" if mark in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else "utf-8-sig")
+            found = json.detect_encoding(file.read(4))  # by the mark, or by where the zero bytes are
+        self.encoding = encoding or ("utf-8-sig" if found == "utf-8" else found)
         try:
             codecs.lookup(self.encoding)
         except LookupError as error:

@@ -130,8 +130,10 @@ class Thumbs(Builder[ThumbsConfig]):
 def _read(row: Row, config: ThumbsConfig) -> Thumb:
     columns, cells = config.columns, row.cells
     given = plain(cells.get(columns.thumb))
+    if given is None:
+        raise UnusableError("no_thumb")
     ups, downs = ({plain(value) for value in values} for values in (config.up, config.down))
-    if given is None or given not in ups | downs:
+    if given not in ups | downs:
         known = f"up is {', '.join(map(str, config.up))}; down is {', '.join(map(str, config.down))}"
         raise UnusableError("unknown_thumb", cells.get(columns.thumb), known)
     return Thumb(

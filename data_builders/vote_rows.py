@@ -54,7 +54,7 @@ class VoteReader:
 
     def _judgement(self, row: Row) -> Judgement:
         if row.problem is not None:
-            raise UnusableError("unreadable_row", dict(row.cells), row.problem)
+            raise UnusableError("unreadable_row", row.shown, row.problem)
         columns, cells = self.columns, row.cells
         media, (a, b) = self.media(cells), columns.answers
         captions = read_answer(cells.get(a)), read_answer(cells.get(b))

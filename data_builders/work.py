@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 Progress = Callable[[Iterable[Any]], Iterable[Any]]
 THREADS = max(4, os.cpu_count() or 4)
 """Decoding and hashing leave Python's lock, reading waits for the disk."""
+_BLOCK = 4096  # items that wait for a thread at a time: each takes a kilobyte
 
 
 @dataclass
@@ -94,7 +95,8 @@ class Work:
             return result
 
         with ThreadPoolExecutor(THREADS) as pool:
-            found = pool.map(check, distinct)
+            blocks = (distinct[start : start + _BLOCK] for start in range(0, len(distinct), _BLOCK))
+            found = (result for block in blocks for result in pool.map(check, block))
             return dict(zip(distinct, self.progress(found) if len(distinct) > 1000 else found, strict=True))
 
 

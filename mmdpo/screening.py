@@ -269,6 +269,8 @@ def _order_problem(record: Record) -> Refusal | None:
     ratings = ratings_of(record)
     if len(ratings) > 1 and (ratings[0] <= ratings[1] or ratings != sorted(ratings, reverse=True)):
         what = "scores" if record.candidates[0].score is not None else "ranks"
+        if ratings == sorted(ratings, reverse=True):
+            return "wrong_order", f"by their {what} the first two candidates are equally good: no pair tells them apart"
         return "wrong_order", f"by their {what} the candidates do not stand best first"
     return None
 

@@ -48,6 +48,12 @@ class ModelSection(Section):
             raise ValueError("give either path, a model that is there, or compose, the parts to make one of")
         return self
 
+    @model_validator(mode="after")
+    def _quantized_weights_stay(self) -> Self:
+        if self.quantize is not None and self.lora is None and self.adapter is None:
+            raise ValueError("weights of 4 bits cannot be trained themselves; train an adapter on them (model.lora)")
+        return self
+
     @field_validator("adapter")
     @classmethod
     def _trains_itself(cls, value: str | None, info: ValidationInfo) -> str | None:

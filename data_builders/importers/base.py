@@ -13,13 +13,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+from data_builders.importers.leftovers import turn_fields, unkept
 from data_builders.importers.media_cells import MediaReader
 from data_builders.importers.sources import Layout, Source
 from data_builders.importers.unusable import Unusable
 from data_builders.ledger import SetAside
 from data_builders.tables import Row
 from mmdpo.jsonfiles import plain
-from mmdpo.record_checks import RecordCheck, is_unicode
+from mmdpo.record_checks import RecordCheck
 from mmdpo.records import Candidate, Message, Record
 
 if TYPE_CHECKING:
@@ -33,7 +34,6 @@ Columns = Mapping[str, tuple[type, ...]]
 """Columns, and the types that their values may have."""
 FileKind = Literal["jsonl", "json", "parquet"]
 
-_DEEPEST = 50
 _MEDIA_COLUMNS = ("image", "images", "video", "videos", "audio", "audios")
 
 
@@ -207,8 +207,10 @@ class Format(ABC):
         unread = [name for name in _MEDIA_COLUMNS if rest.get(name)]
         if unread:
             raise Unusable("unread_media", f"{self.name} says nothing of its column {unread[0]!r}", column=unread[0])
-        for name in [name for name, value in rest.items() if _unkept(value)]:
-            draft.dropped.append(Unusable(_unkept(rest.pop(name)), "the column cannot be kept in meta", column=name))
+        read = {name: value for name, value in row.cells.items() if name not in rest}
+        draft.dropped += turn_fields(read, info.get("tags"))
+        for name in [name for name, value in rest.items() if unkept(value)]:
+            draft.dropped.append(Unusable(unkept(rest.pop(name)), "the column cannot be kept in meta", column=name))
         return draft, rest
 
     def _record(self, draft: Draft, columns: Mapping[str, Any], media: MediaReader, name: str) -> Record:
@@ -241,17 +243,3 @@ class _Names:
             name = f"{name}-{row.number}"
         self._seen.add(name)
         return name
-
-
-def _unkept(value: Any, depth: int = 0) -> str:
-    """Why a column cannot be kept in `meta`; empty where it can."""
-    if isinstance(value, bytes | bytearray):
-        return "bytes_in_column"
-    if isinstance(value, str):
-        return "" if is_unicode(value) else "bad_text"
-    if depth > _DEEPEST:
-        return "nested_column"
-    items = [*value.values(), *map(str, value)] if isinstance(value, Mapping) else value
-    if isinstance(items, list | tuple):
-        return next(filter(None, (_unkept(item, depth + 1) for item in items)), "")
-    return ""

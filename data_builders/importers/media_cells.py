@@ -17,6 +17,7 @@ import numpy as np
 import soundfile
 
 from data_builders.importers.unusable import Unusable
+from data_builders.rows import named_kind
 from mmdpo.media import Media, MediaError, frame_paths, resolve_path
 from mmdpo.record_checks import is_unicode
 
@@ -57,7 +58,7 @@ class MediaReader:
             return self._object(value)
         if field == "videos" and isinstance(value, list | tuple) and value:
             return self._frames(value)
-        raise Unusable("unknown_media", f"one of the {field} is a {type(value).__name__}", value)
+        raise Unusable("unknown_media", f"one of the {field} is {named_kind(value)}", value)
 
     def _object(self, value: Mapping[str, Any]) -> Media:
         """What `datasets` makes of images and sounds: bytes, a path, or samples with their rate."""
@@ -65,7 +66,7 @@ class MediaReader:
         if data:
             if isinstance(data, bytes | bytearray):
                 return Media(path=path if isinstance(path, str) and is_unicode(path) else None, data=bytes(data))
-            raise Unusable("unknown_media", f"the bytes of a media item are a {type(data).__name__}", path)
+            raise Unusable("unknown_media", f"the bytes of a media item are {named_kind(data)}", path)
         if value.get("array") is not None:
             return Media(data=_wave(value["array"], rate))
         if isinstance(path, str) and path:

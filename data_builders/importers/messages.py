@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from data_builders.importers.unusable import Unusable
+from data_builders.rows import named_kind
 from mmdpo.records import Message, Part, Record, media_field
 
 ALL = ("image", "video", "audio")
@@ -64,7 +65,7 @@ def read_messages(value: Any, slots: Slots, *, tags: Tags = OPENAI, kinds: Seque
         Unusable: It is no list of messages.
     """
     if not isinstance(value, list | tuple):
-        raise Unusable("no_messages", f"a conversation is a list, not a {type(value).__name__}", value)
+        raise Unusable("no_messages", f"a conversation is a list, not {named_kind(value)}", value)
     return [read_message(message, slots, tags=tags, kinds=kinds) for message in value]
 
 
@@ -123,7 +124,7 @@ def as_text(value: Any) -> str:
         Unusable: It is not.
     """
     if not isinstance(value, str):
-        raise Unusable("not_text", f"a text is expected, not a {type(value).__name__}", value)
+        raise Unusable("not_text", f"a text is expected, not {named_kind(value)}", value)
     return value
 
 

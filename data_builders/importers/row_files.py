@@ -9,9 +9,10 @@ import re
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any, TextIO, cast
+from typing import IO, TextIO, cast
 
-from data_builders.tables import Row, read_table
+from data_builders.rows import Row, object_row
+from data_builders.tables import read_table
 from mmdpo.errors import DataError
 
 SUFFIXES = (".jsonl", ".ndjson", ".json", ".parquet")
@@ -99,8 +100,4 @@ def _list_rows(text: TextIO) -> Iterator[Row]:
             at_end, wanted = not more, 2 * wanted  # an item of many chunks is not decoded anew for each of them
             continue
         number, place, wanted = number + 1, end, _CHUNK
-        yield _row(number, value)
-
-
-def _row(number: int, value: Any) -> Row:
-    return Row(number, value) if isinstance(value, dict) else Row(number, {}, f"a JSON {type(value).__name__}")
+        yield object_row(number, value)

@@ -45,7 +45,7 @@ class Source:
         tables: Its tables, in the order in which they are read.
         layout: What kind of source it is.
         folder: Folder that media paths are relative to unless another is given; None where there is none.
-        notes: What a person should know: files that are not read.
+        notes: What a person should know: files that are not read, and, once they were, those of another length.
     """
 
     tables: Sequence[Table]
@@ -168,11 +168,28 @@ def _mixed(folder: Path, subset: str | None, root: Path | None) -> Source:
         )
     base = root or folder
     chosen = entries if subset is None else {subset: entries[subset]}
+    notes: list[str] = []
     tables = [
-        _table(_within(base, entry["annotation"], folder / "meta.json"), {"entry": name, **entry})
+        _counted(_table(_within(base, entry["annotation"], folder / "meta.json"), {"entry": name, **entry}), notes)
         for name, entry in chosen.items()
     ]
-    return Source(tables, "meta", base)
+    return Source(tables, "meta", base, notes)
+
+
+def _counted(table: Table, notes: list[str]) -> Table:
+    """The table, with a note when it has been read and has not as many rows as `meta.json` says: one was cut off."""
+    told = table.info.get("length")
+
+    def rows() -> Iterator[Row]:
+        number = 0
+        for row in table.rows():
+            number += 1
+            yield row
+        note = f"{table.name} has {number} rows, and meta.json says {told}"
+        if isinstance(told, int) and told != number and note not in notes:
+            notes.append(note)
+
+    return Table(table.name, rows, table.info)
 
 
 def _within(folder: Path, name: Any, told: Path) -> Path:

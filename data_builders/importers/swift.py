@@ -33,7 +33,7 @@ class MsSwift(Format):
 
     name = "ms_swift"
     keeps = frozenset({"label"})
-    columns: ClassVar[Columns] = {"margin": _NUMBER, "channel": (str,)}
+    columns: ClassVar[Columns] = {"margin": _NUMBER, "channel": (str,), "chat_template_kwargs": (dict,)}
 
     def matches(self, sample: Sample) -> str | None:
         """See `Format.matches`."""

@@ -121,6 +121,7 @@ def draw(found: Mapping[str, Any], folder: Path, name: str) -> list[Path]:
         name: Of the files, without their endings.
     """
     from matplotlib.figure import Figure
+    from matplotlib.ticker import LogLocator
 
     from mmdpo.report.drawing import BLUE, GREEN, MARKERS, ORANGE, PINK, save_figure, styled
 
@@ -140,6 +141,7 @@ def draw(found: Mapping[str, Any], folder: Path, name: str) -> list[Path]:
                 panel.set(xscale="log", yscale="log")
                 values = sorted({p["value"] for p in found["points"] if p["axis"] == axis})
                 panel.set_xticks(values, [str(value) for value in values])
+                panel.yaxis.set(major_locator=LogLocator(subs=(1, 2, 5)), major_formatter="{x:g}")
                 panel.minorticks_off()
                 panel.grid(visible=True)
             below.set_xlabel(axis)

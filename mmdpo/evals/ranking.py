@@ -74,13 +74,14 @@ def _firth(design: Array, outcomes: Array) -> tuple[Array, Array]:
     return weights, information
 
 
-def strengths(wins: Array) -> Array:
+def strengths(wins: Array | scipy.sparse.csr_array) -> Array:
     """Bradley-Terry strengths with mean 0 [models].
 
     Args:
-        wins: ``wins[i, j]``: games that i won against j, ties as a half each [models, models].
+        wins: ``wins[i, j]``: games that i won against j, ties as a half each [models, models]. A sparse array takes
+            memory for the pairs that met alone.
     """
-    found, _ = _fitted(wins)
+    found = _fitted(wins)[0] if isinstance(wins, np.ndarray) else _fitted_sparse(wins)
     return np.asarray(found - found.mean())
 
 
@@ -98,6 +99,27 @@ def _fitted(wins: Array) -> tuple[Array, Array]:
         if longest < _CONVERGED:
             break
     return found, information
+
+
+def _fitted_sparse(wins: scipy.sparse.csr_array) -> Array:
+    """The same strengths; each step of Newton's method is solved by conjugate gradients."""
+    games, won = (wins + wins.T).tocoo(), np.asarray(wins.sum(1)) + IMAGINARY_GAMES / 2
+    (first, second), models = games.coords, games.shape[0]
+    found = np.zeros(models)
+    for _ in range(_STEPS):
+        rates, own = scipy.special.expit(found[first] - found[second]), scipy.special.expit(found)
+        between = games.data * rates * (1 - rates)
+        diagonal = np.bincount(first, between, models) + IMAGINARY_GAMES * own * (1 - own)
+        gradient = won - np.bincount(first, games.data * rates, models) - IMAGINARY_GAMES * own
+        off = scipy.sparse.csr_array((between, (first, second)), shape=games.shape)
+        information = scipy.sparse.diags_array(diagonal) - off
+        inverse = scipy.sparse.diags_array(1 / diagonal)
+        step, _ = scipy.sparse.linalg.cg(information, gradient, rtol=1e-10, M=inverse)
+        longest = float(np.abs(step).max())
+        found = found + step * min(1.0, _LONGEST_STEP / max(longest, 1e-300))
+        if longest < _CONVERGED:
+            break
+    return found
 
 
 def strength_intervals(wins: Array, *, level: float = 0.95) -> list[Interval]:

@@ -40,7 +40,7 @@ def captions_used_again(seed: int) -> Sample:
     return sample_of(*(record(n, *map(Candidate, map(generator.choice, (good, bad)))) for n in range(300)))
 
 
-def test_captions_learned_by_heart_are_no_words_that_tell():
+def test_captions_learned_by_heart_are_no_words_that_tell() -> None:
     found = [text_only(captions_used_again(seed)) for seed in range(6)]
     for numbers, (one,) in found:
         assert numbers is not None and numbers["answers_seen"]["low"] > 0.7
@@ -49,7 +49,7 @@ def test_captions_learned_by_heart_are_no_words_that_tell():
     assert np.mean([one["value"] for _, (one,) in found]) == pytest.approx(0.5, abs=0.04)
 
 
-def test_labelled_captions_learned_by_heart_are_no_words_that_tell():
+def test_labelled_captions_learned_by_heart_are_no_words_that_tell() -> None:
     """26 captions on 300 pictures, each always desirable or never: the same captions say nothing of others."""
     generator = random.Random(0)
     captions = [drawn(generator) for _ in range(26)]
@@ -63,7 +63,7 @@ def test_labelled_captions_learned_by_heart_are_no_words_that_tell():
     assert style(sample)[1][0]["low"] <= 0.5 <= style(sample)[1][0]["high"]
 
 
-def test_a_word_that_tells_is_found_in_answers_that_recur():
+def test_a_word_that_tells_is_found_in_answers_that_recur() -> None:
     generator = random.Random(1)
     good, bad = [drawn(generator) + " so" for _ in range(80)], [drawn(generator) for _ in range(80)]
     numbers, (found,) = text_only(
@@ -73,7 +73,7 @@ def test_a_word_that_tells_is_found_in_answers_that_recur():
     assert numbers["cues"][0]["word"] == "so" and numbers["cues"][0]["chosen"] <= 80
 
 
-def test_one_caption_used_forty_times_is_one_answer():
+def test_one_caption_used_forty_times_is_one_answer() -> None:
     """The word of one caption that is chosen with 40 photos is no cue; counted by comparisons it is 40 : 0."""
     generator = random.Random(2)
     sides = [(drawn(generator), drawn(generator)) for _ in range(60)]
@@ -85,7 +85,7 @@ def test_one_caption_used_forty_times_is_one_answer():
     assert cues["zebra"] == (12, 0) and "event" not in cues
 
 
-def test_an_answer_counts_by_what_it_mostly_is():
+def test_an_answer_counts_by_what_it_mostly_is() -> None:
     """Chosen three times and rejected once it is one answer that is chosen; as often both it is none."""
     generator = random.Random(3)
     sides = []
@@ -99,7 +99,7 @@ def test_an_answer_counts_by_what_it_mostly_is():
     assert cues["zebra"] == (12, 0) and "llama" not in cues
 
 
-def test_short_answers_recur_by_nature():
+def test_short_answers_recur_by_nature() -> None:
     """A preference for "yes" is one that can be learned without looking, however few different answers there are."""
     sides = [("Yes", "No") if n % 10 else ("No", "Yes") for n in range(200)]
     numbers, (found,) = text_only(sample_of(*(record(n, *map(Candidate, side)) for n, side in enumerate(sides))))
@@ -107,14 +107,14 @@ def test_short_answers_recur_by_nature():
     assert {cue["word"]: cue["chosen"] for cue in numbers["cues"]} == {"yes": 180, "no": 20}
 
 
-def test_two_captions_for_all_media_cannot_be_judged():
+def test_two_captions_for_all_media_cannot_be_judged() -> None:
     good, bad = "a dog runs over the wet grass", "two men talk in a dark bar"
     numbers, (found,) = text_only(sample_of(*(record(n, Candidate(good), Candidate(bad)) for n in range(80))))
     assert numbers is not None and found["value"] is None and numbers["left_out"] == 80
     assert numbers["answers_seen"]["value"] == 1.0 and "cannot be judged" in found["message"]
 
 
-def test_the_interval_over_answers_is_that_of_their_number():
+def test_the_interval_over_answers_is_that_of_their_number() -> None:
     """Ten captions on 200 photos, each always right or always wrong, say as much as ten photos do."""
     generator = random.Random(0)
     hits = np.array([n % 10 < 5 for n in range(200)], float)
@@ -133,7 +133,7 @@ def test_the_interval_over_answers_is_that_of_their_number():
     assert chance["high"] - chance["low"] < 0.3
 
 
-def test_recurring_answers_widen_the_interval_of_the_length_bias():
+def test_recurring_answers_widen_the_interval_of_the_length_bias() -> None:
     generator = random.Random(4)
     long, short = [drawn(generator, 12) for _ in range(6)], [drawn(generator, 8) for _ in range(6)]
     sides = [(long[n % 6], short[n % 5]) if n % 6 > 1 else (short[n % 5], long[n % 6]) for n in range(240)]
@@ -144,14 +144,14 @@ def test_recurring_answers_widen_the_interval_of_the_length_bias():
     assert recurring["high"] - recurring["low"] > 3 * (different["high"] - different["low"])
 
 
-def test_texts_have_numbers_case_and_white_space_apart():
+def test_texts_have_numbers_case_and_white_space_apart() -> None:
     sides = [("A dog runs on grass.", "Yes"), ("a  dog runs on GRASS.", "two men sit in bars")]
     assert text_numbers(sides).tolist() == [[0, -1], [0, 1]]
     media, first, second = units_of(["a", "a"], text_numbers(sides))
     assert media[0] == media[1] and first[0] == first[1] and second[0] != second[1]
 
 
-def test_at_most_so_many_rows_are_read_and_groups_stay_whole():
+def test_at_most_so_many_rows_are_read_and_groups_stay_whole() -> None:
     groups = [str(n // 3) for n in range(90)]
     kept = first_rows(groups, most=30)
     assert len(kept) in (30, 33) and kept == sorted(kept)

@@ -356,6 +356,82 @@ def test_several_sources_stand_side_by_side(photos: Path, server: JudgeServer) -
         assert [c.source for c in record.candidates][-2:] == ["judge-1 T=1"] * 2
 
 
+def test_several_temperatures_of_a_server_are_told_apart(photos: Path, server: JudgeServer) -> None:
+    def cold_is_dull(handler: judge_server.Handler) -> None:
+        body = handler.asked
+        words = "a dog on the grass" if body["temperature"] < 1 else f"words {body['seed']} of heat {body['seed'] % 7}"
+        handler.send(200, completion(words))
+
+    server.usual = cold_is_dull
+    result = sample(photos, {"endpoint": endpoint(server), "n": 3, "temperatures": [0.0, 0.2, 1.5]})
+    asked = Counter(asked["body"]["temperature"] for asked in server.asked)
+    assert asked == {0.0: 5, 0.2: 15, 1.5: 15}  # one at temperature 0: it would be the same again
+    numbers = result.quality["sampling"]["by_source"]
+    assert {name: told["n"] for name, told in numbers.items()} == {
+        "judge-1 T=0": 5,
+        "judge-1 T=0.2": 15,
+        "judge-1 T=1.5": 15,
+    }
+    assert numbers["judge-1 T=0.2"]["self_similarity"] == pytest.approx(1.0)
+    assert numbers["judge-1 T=1.5"]["self_similarity"] < 1.0
+    assert numbers["judge-1 T=0.2"]["distinct_1"] < numbers["judge-1 T=1.5"]["distinct_1"]
+    assert result.quality["sampling"]["equal"] == 5 * 3  # the dull one stays once
+
+
+def test_of_two_servers_the_one_that_lives_is_not_asked_again(photos: Path, server: JudgeServer) -> None:
+    """The second server closes its door in the middle: connections are refused, as of a process that was killed."""
+    server.usual = echo
+    with running() as second:
+        second.usual = echo
+        sources = [{"endpoint": endpoint(one), "n": 2, "name": name} for one, name in ((server, "a"), (second, "b"))]
+        whole = texts(sample(photos, *sources, out="whole"))
+    server.asked.clear()
+    with running() as second:
+        second.usual = echo
+        second.script = [echo] * 4 + [closes]
+        told = {"endpoint": endpoint(second, at_once=1, attempts=2), "n": 2, "name": "b"}
+        with pytest.raises(JudgeUnavailableError, match="cannot be asked"):
+            sample(photos, sources[0], told)
+        answered = len(second.asked) - 1
+    assert (len(server.asked), answered) == (10, 4)
+    with running() as again:
+        again.usual = echo
+        last = {"endpoint": endpoint(again), "n": 2, "name": "b"}
+        assert texts(sample(photos, sources[0], last, resume=True)) == whole
+        assert (len(server.asked), len(again.asked)) == (10, 10 - answered)
+
+
+def closes(handler: judge_server.Handler) -> None:
+    """Answers nothing, and nobody listens from now on."""
+    handler.server.socket.close()
+    judge_server.resets(handler)
+
+
+def test_a_server_that_asks_to_wait_is_heard(photos: Path, server: JudgeServer) -> None:
+    server.usual = echo
+    server.script = [judge_server.status(429, Retry_After="1")]
+    sample(photos, {"endpoint": endpoint(server, at_once=1, longest_wait=2.0), "n": 1}, min_candidates=1)
+    assert len(server.asked) == 6 and server.times[1] - server.times[0] >= 1.0  # waits of its own are 10 ms
+
+
+def test_a_server_that_asks_to_come_back_tomorrow_ends_the_build_and_loses_nothing(
+    photos: Path, server: JudgeServer
+) -> None:
+    server.usual = echo
+    server.script = [echo] * 6 + [judge_server.status(429, Retry_After="86400")]
+    source = {"endpoint": endpoint(server, at_once=1), "n": 3}
+    with pytest.raises(JudgeUnavailableError, match="asks to wait 86400 s"):
+        sample(photos, source)
+    assert sample(photos, source, resume=True).quality["sampling"]["n"] == 15
+    assert len(server.asked) == 15 + 1
+
+
+def test_calls_are_spaced_as_the_limit_says(photos: Path, server: JudgeServer) -> None:
+    server.usual = echo
+    sample(photos, {"endpoint": endpoint(server, at_once=4, per_minute=3000), "n": 1}, min_candidates=1)
+    assert server.times[-1] - server.times[0] >= 4 * 0.02 - 0.005  # five calls, 20 ms from one to the next
+
+
 def test_prompts_of_other_toolkits(photos: Path) -> None:
     cells = [{"bytes": (photos / f"{index}.png").read_bytes(), "path": None} for index in range(3)]
     rows = [

@@ -138,6 +138,13 @@ def test_a_field_that_is_a_switch_takes_the_words_too(tmp_path: Path) -> None:
     assert load_config(file, ["two_pass=yes"]).two_pass is True
 
 
+def test_a_base_of_four_bits_needs_an_adapter() -> None:
+    values: dict[str, object] = {"model": {"path": "m", "quantize": "4bit", "lora": None}, "data": {"path": "d"}}
+    with pytest.raises(ConfigError, match="4 bits cannot be trained"):
+        parse_config(values)
+    assert parse_config({"model": {"path": "m", "quantize": "4bit"}, "data": {"path": "d"}}).model.lora is not None
+
+
 def test_a_missing_file_is_told(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="does not exist"):
         load_config(tmp_path / "absent.yaml")

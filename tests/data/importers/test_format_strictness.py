@@ -251,3 +251,39 @@ def test_a_rank_that_is_no_whole_number_costs_its_answer_and_is_listed(form: str
     entry, record = format_named(form).read(source_of(row), MediaReader(root))
     assert isinstance(entry, SetAside) and entry.reason == "not_a_rank"
     assert isinstance(record, Record) and [candidate.text for candidate in record.candidates] == ["c", "a"]
+
+
+def test_what_turns_hold_beside_a_text_is_listed(root: Path):
+    example = next(each for each in EXAMPLES if each.format == "ms_swift")
+    asked, answer = example.row["messages"]
+    told = {"reasoning_content": "It has whiskers.", "name": None, "loss": True}
+    entries = read(example, {**example.row, "messages": [{**asked, "loss": False}, {**answer, **told}]}, root)
+    found = {(entry.reason, entry.column, entry.value) for entry in entries if isinstance(entry, SetAside)}
+    assert found == {
+        ("turn_field", "messages.loss", False),
+        ("turn_field", "messages.reasoning_content", "It has whiskers."),
+    }
+    assert isinstance(entries[-1], Record)
+
+
+@pytest.mark.parametrize(("place", "weight"), [(0, 1.0), (1, 0.5)])
+def test_weights_that_training_does_not_use_are_listed(place: int, weight: float, root: Path):
+    example = next(each for each in EXAMPLES if each.format == "llamafactory_v1")
+    row = copy.deepcopy(example.row)
+    row["rejected_messages"][place]["loss_weight"] = weight
+    entry, record = read(example, row, root)
+    assert isinstance(entry, SetAside) and isinstance(record, Record)
+    assert (entry.reason, entry.column, entry.value) == ("turn_field", "rejected_messages.loss_weight", weight)
+
+
+def test_settings_of_a_template_come_back(root: Path, tmp_path: Path):
+    example = next(each for each in EXAMPLES if each.format == "ms_swift")
+    row = {**example.row, "chat_template_kwargs": {"enable_thinking": False}, "channel": "vision"}
+    (record,) = read(example, row, root)
+    assert isinstance(record, Record)
+    assert out_and_back(example, record, root, tmp_path / "out") == [content(record, root)]
+    assert content(record, root)[-1] == {
+        "margin": 2.5,
+        "channel": "vision",
+        **{"chat_template_kwargs": {"enable_thinking": False}},
+    }

@@ -13,6 +13,7 @@ import pytest
 from foreign_rows import KITTEN, QUESTION, TYPED, png, turn, typed_answer, wav, write_media
 from PIL import Image
 
+from data_builders.building import build
 from data_builders.importers import hub, row_files
 from data_builders.importers.formats import recognise
 from data_builders.importers.media_cells import MediaReader
@@ -167,6 +168,16 @@ def test_a_mixture_is_read_with_its_roots_and_weights(tmp_path: Path):
         assert (entry_of_y.reason, entry_of_y.row) == ("missing_media", 2)
         assert entry_of_y.message.startswith("y.jsonl row 1: ")
     assert len(read(tmp_path, subset="x")) == 1
+
+
+def test_a_mixture_with_a_file_that_was_cut_off_is_told(tmp_path: Path):
+    write_media(tmp_path)
+    row = {"image": "cat.png", "question": "Q", "chosen": "A", "rejected": "B"}
+    (tmp_path / "x.jsonl").write_text(f"{json.dumps(row)}\n" * 2)
+    (tmp_path / "meta.json").write_text(json.dumps({"x": {"root": "", "annotation": "x.jsonl", "length": 529}}))
+    result = build("import", {"data": str(tmp_path), "validation": 0}, tmp_path / "out")
+    assert result.quality["notes"][-1] == "x.jsonl has 2 rows, and meta.json says 529"
+    assert len(result.quality["notes"]) == 2
 
 
 def test_paths_of_a_mixture_may_start_above_it(tmp_path: Path):
