@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 from scipy.sparse import csr_array
@@ -21,7 +22,7 @@ from data_builders.votes import FIRST, TIE, Contest
 from mmdpo.evals.ranking import strengths
 from mmdpo.evals.stats import Array
 
-Wins = Array | csr_array
+Wins: TypeAlias = Array | csr_array
 
 DENSE = 200
 """Answers of one question up to which a full table is faster; the table of an arena with 10,000 would take 800 MB."""

@@ -24,6 +24,8 @@ from mmdpo.errors import DataError
 from mmdpo.records import Record
 from mmdpo.registry import builders
 
+_ENCODING = "; if the whole file is not UTF-8, say encoding=latin-1"
+
 
 class ImportConfig(BuilderConfig):
     """What to import.
@@ -35,6 +37,7 @@ class ImportConfig(BuilderConfig):
         media: `optional` also makes records whose media are absent, from text and path alone.
         split: Which split, where there are several.
         subset: Which entry of `dataset_info.json` or `meta.json`, or which configuration on the hub.
+        encoding: Of the text of its files; by default UTF-8, or UTF-16 where they begin like it.
         allow_remote: Whether media with an address (http, https) are fetched and embedded.
         pairing: Makes pairs of lists that are rated or ranked: `best_worst`, `adjacent`, or `all`. By default a list
             stays one record.
@@ -47,6 +50,7 @@ class ImportConfig(BuilderConfig):
     media: Literal["required", "optional"] = "required"
     split: str = "train"
     subset: str | None = None
+    encoding: str | None = None
     allow_remote: bool = False
     pairing: Literal["best_worst", "adjacent", "all"] | None = None
     min_margin: float = Field(0.0, ge=0.0, allow_inf_nan=False)
@@ -86,7 +90,10 @@ class Imported(Builder[ImportConfig]):
         for item in form.read(source, reader):
             if isinstance(item, SetAside):
                 work.ledger.read(item.row)
-                work.ledger.set_aside(item.reason, item.row, item.value, column=item.column, message=item.message)
+                hint = _ENCODING if item.reason == "bad_text" and config.encoding is None else ""
+                work.ledger.set_aside(
+                    item.reason, item.row, item.value, column=item.column, message=item.message + hint
+                )
                 continue
             work.ledger.read(item.meta["row"])
             kept.update(list(item.meta.get("columns", ())))  # a mapping would be added by its values
@@ -108,4 +115,6 @@ class Imported(Builder[ImportConfig]):
 
 
 def _source(config: ImportConfig) -> Source:
-    return open_source(config.data, split=config.split, subset=config.subset, root=config.media_root)
+    return open_source(
+        config.data, split=config.split, subset=config.subset, root=config.media_root, encoding=config.encoding
+    )

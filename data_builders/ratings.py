@@ -50,13 +50,13 @@ class Ratings(Builder[RatingsConfig]):
         scales = RaterScales.of(spool) if config.standardise == "rater" else None
         arrays = {aspect: RatingArrays() for aspect in (*config.columns.aspects, None)}
         tally, repeated, ratings, captions, unnamed = PairTally(), set[int](), 0, 0, 0
-        images, paired = set[str](), dict[str, bool]()
+        images, paired = 0, dict[str, bool]()
         for part in spool.parts(lambda rating: identity_of(rating.media, checked)):
             usable = list(_named(with_media(part, checked, work.ledger)))
             usable = _without_repeats(usable, work.ledger, repeated)
             ratings += len(usable)
             unnamed += sum(not rating.rater_is_named for rating in usable)
-            images.update(rating.media.identity for rating in usable)
+            images += len({rating.media.identity for rating in usable})  # none is in two parts
             groups = _by_caption(usable)
             for group in groups:
                 for aspect, given in _by_aspect(group).items():
@@ -75,7 +75,7 @@ class Ratings(Builder[RatingsConfig]):
             "ratings": {
                 "n": ratings,
                 "captions": captions,
-                "images": len(images),
+                "images": images,
                 "scale": [config.scale.min, config.scale.max],
                 "higher_is_better": config.higher_is_better,
             },

@@ -55,7 +55,7 @@ def open_source(
         return [_hub_table(text)]
     path = Path(text)
     if path.is_dir():
-        return [Table(path / table.name, table.rows) for table in open_folder(text).tables]
+        return [Table(path / table.name, table.rows) for table in open_folder(text, encoding=encoding).tables]
     tables = []
     for file in expand(text):
         if file.name.lower().endswith(TAR_SUFFIXES) and file.is_file():

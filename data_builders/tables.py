@@ -170,8 +170,8 @@ def _delimited_rows(text: TextFile, delimiter: str) -> Iterator[Row]:
             number += 1
             is_whole = len(cells) == len(header)
             problem = None if is_whole else f"{len(cells)} cells under {len(header)} columns"
-            text = None if is_whole else delimiter.join(cells)
-            yield Row(number, dict(zip(header, cells, strict=False)), problem, text)
+            line = None if is_whole else delimiter.join(cells)
+            yield Row(number, dict(zip(header, cells, strict=False)), problem, line)
 
 
 @contextmanager

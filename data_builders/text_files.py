@@ -23,12 +23,7 @@ class TextFile:
         with _naming(path), self._open_bytes() as file:
             found = json.detect_encoding(file.read(4))  # by the mark, or by where the zero bytes are
         self.encoding = encoding or ("utf-8-sig" if found == "utf-8" else found)
-        try:
-            codecs.lookup(self.encoding)
-        except LookupError as error:
-            raise ConfigError(
-                f"there is no encoding {encoding!r}", fix="Usual ones are utf-8, utf-16, latin-1 and cp1252."
-            ) from error
+        require_encoding(self.encoding)
 
     def open(self) -> TextIO:
         """The file as text with its line ends as they are."""
@@ -46,6 +41,20 @@ class TextFile:
 
     def _open_bytes(self) -> BinaryIO:
         return gzip.open(self.path) if self.path.suffix == ".gz" else self.path.open("rb")  # type: ignore[return-value]
+
+
+def require_encoding(name: str) -> None:
+    """Refuses the name of an encoding that does not exist.
+
+    Raises:
+        ConfigError: It is none.
+    """
+    try:
+        codecs.lookup(name)
+    except LookupError as error:
+        raise ConfigError(
+            f"there is no encoding {name!r}", fix="Usual ones are utf-8, utf-16, latin-1 and cp1252."
+        ) from error
 
 
 @contextmanager

@@ -12,12 +12,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from accelerate import PartialState
 from accelerate.utils import set_seed
 from transformers import TrainingArguments
 
-from mmdpo.attention import check_attention
 from mmdpo.batch_search import TokenSearch, planned
 from mmdpo.caching import cache_reference, live_source, start_tolerance
 from mmdpo.callbacks import RunCallback, SilentRun
@@ -26,10 +24,9 @@ from mmdpo.config import RunConfig
 from mmdpo.feature_choice import RunFeatures, keep_features
 from mmdpo.interrupts import GO_ON, Interrupted, stopped_well
 from mmdpo.jsonfiles import write_json_lines
-from mmdpo.models.load import Lora, load_pretrained
 from mmdpo.objectives import Objective
 from mmdpo.parity import LayoutDecision, choose_layout
-from mmdpo.policy import LoadedModel, prepare
+from mmdpo.policy import LoadedModel
 from mmdpo.reference import Reference, make_reference
 from mmdpo.resuming import (
     check_same_config,
@@ -44,9 +41,10 @@ from mmdpo.resuming import (
 )
 from mmdpo.run import RunFolder
 from mmdpo.run_data import Data, probe_records, read_sources, screened
+from mmdpo.run_model import load_policy, write_composed
 from mmdpo.run_settings import check_config, scheduled, what_trains
 from mmdpo.screening import count_reasons
-from mmdpo.sharding import compile_layers, load_whole
+from mmdpo.sharding import load_whole
 from mmdpo.trainer import PreferenceTrainer
 from mmdpo.training_evals import TrainingEvals
 from mmdpo.workers import workers_reason
@@ -95,18 +93,8 @@ def train(
         if checkpoint is not None:
             check_same_data(run.manifest, data.fingerprint)
             check_same_processes(run.manifest, records_per_step(ready.arguments))
-        features = RunFeatures(config, objective, ready.arguments, loaded, data, ready.layout.layout)
-        run.decide("features", *keep_features(features))
         callback = RunCallback(run)
-        trainer = _trainer(config, ready, run, callback)
-        if data.validation:
-            run.decide("blind", *trainer.blind)
-        _note(run, out, ready)
-        if config.reference.kind == "cached" and trainer.reference is not None:
-            folder_of_cache = Path(config.reference.cache or f"{config.data.path.rstrip('/')}.reference")
-            with trainer.telling_memory(data.train):
-                worst = cache_reference(trainer, folder_of_cache, progress)
-            run.decide("reference", "cached", f"in {folder_of_cache}; computed again, {worst:.2g} nats a token off")
+        trainer = _built(config, ready, run, callback, progress)
         began_with = run.manifest.get("reference_start") if checkpoint is not None else None
         with trainer.telling_memory(data.train):
             start = trainer.check_start(began_with, start_tolerance(trainer))
@@ -162,6 +150,23 @@ def prepare_run(
     data = screened(sources, config, loaded, objective, progress)
     layout = choose_layout(loaded.inner, data.encoder, probe_records(data), objective.views, config.layout)
     return Ready(objective, scheduled(arguments, config, objective, data), loaded, data, layout)
+
+
+def _built(config: RunConfig, ready: Ready, run: Any, callback: RunCallback, progress: Progress) -> PreferenceTrainer:
+    """The trainer with its caches, and what the run folder keeps of all that was decided."""
+    data = ready.data
+    features = RunFeatures(config, ready.objective, ready.arguments, ready.loaded, data, ready.layout.layout)
+    run.decide("features", *keep_features(features))
+    trainer = _trainer(config, ready, run, callback)
+    if data.validation:
+        run.decide("blind", *trainer.blind)
+    _note(run, run.path, ready)
+    if config.reference.kind == "cached" and trainer.reference is not None:
+        folder = Path(config.reference.cache or f"{config.data.path.rstrip('/')}.reference")
+        with trainer.telling_memory(data.train):
+            worst = cache_reference(trainer, folder, progress)
+        run.decide("reference", "cached", f"in {folder}; computed again, {worst:.2g} nats a token off")
+    return trainer
 
 
 def _trainer(config: RunConfig, ready: Ready, run: Any, callback: RunCallback) -> PreferenceTrainer:
@@ -221,51 +226,6 @@ def _note(run: Any, out: Path, ready: Ready) -> None:
     )
     if PartialState().is_main_process:
         write_json_lines(out / "set_aside.jsonl", [asdict(entry) for entry in data.set_aside])
-
-
-def write_composed(config: RunConfig, run: Path) -> None:
-    """Makes the model that a configuration composes and keeps it in the run, so that all later steps load the same."""
-    if config.model.compose is None:
-        return
-    base = Path(config.model.base(run))
-    if PartialState().is_main_process and not base.is_dir():
-        unfinished = base.with_suffix(".part")
-        for part in _composed(config):
-            part.save_pretrained(unfinished)
-        unfinished.rename(base)
-    PartialState().wait_for_everyone()  # all of them, whether they find it written already or not
-
-
-def _composed(config: RunConfig) -> tuple[Any, Any]:
-    from mmdpo.models.composed import compose_from  # imports open_clip's and Whisper's classes
-
-    return compose_from({"seed": config.seed, **(config.model.compose or {})})
-
-
-def load_policy(config: RunConfig, device: torch.device, run: Path | None = None) -> LoadedModel:
-    """Loads the model of a configuration with its adapters, on a device; ``run`` keeps one that is composed."""
-    section = config.model
-    if section.compose is not None and run is None:
-        model, processor = _composed(config)
-    else:
-        model, processor = load_pretrained(
-            section.base(run or Path()), attention=section.attention, dtype=section.dtype, quantize=section.quantize
-        )
-    lora = None if section.lora is None else Lora(**section.lora.model_dump())
-    loaded = prepare(
-        model,
-        processor,
-        trainable=section.trainable,
-        lora=lora,
-        adapter=section.adapter,
-        router_aux_loss_coef=section.router_aux_loss_coef,
-    )
-    check_attention(loaded.facts, device, trains=True)
-    if section.quantize is None:
-        loaded.model.to(device)
-    if section.compile:
-        compile_layers(loaded)
-    return loaded
 
 
 def _run_folder(config: RunConfig, out: Path, resume: bool, checkpoint: str | None, command: Sequence[str]) -> Any:

@@ -13,6 +13,7 @@ from typing import IO, TextIO, cast
 
 from data_builders.rows import Row, object_row
 from data_builders.tables import read_table
+from data_builders.text_files import require_encoding
 from mmdpo.errors import DataError
 
 SUFFIXES = (".jsonl", ".ndjson", ".json", ".parquet")
@@ -32,19 +33,26 @@ def suffix_of(path: Path) -> str | None:
     return None if found is None else path.name[-len(found) :]
 
 
-def read_rows(path: Path) -> Iterator[Row]:
+def read_rows(path: Path, encoding: str | None = None) -> Iterator[Row]:
     """The rows of a file.
 
     A `.json` file may hold a list of objects, or one object a line. A row that cannot be read is given with its
     problem where the next one can still be found.
 
+    Args:
+        path: The file.
+        encoding: Of its text; by default UTF-8, or UTF-16 where it begins like it.
+
     Raises:
+        ConfigError: There is no such encoding.
         DataError: The file as a whole cannot be read.
     """
     suffix = (suffix_of(path) or "").lower()
+    if encoding is not None:
+        require_encoding(encoding)
     if suffix.startswith(".json") and not suffix.startswith(".jsonl"):
         try:
-            with _text(path) as text:
+            with _text(path, encoding) as text:
                 if _first_character(text) == "[":
                     yield from _list_rows(text)
                     return
@@ -54,19 +62,19 @@ def read_rows(path: Path) -> Iterator[Row]:
                 why="Behind such a place no row can be trusted.",
                 fix="Repair the file or copy it again; JSON lines, one object a line, are read past a broken one.",
             ) from error
-    yield from read_table(path, kind="parquet" if suffix == ".parquet" else "jsonl")
+    yield from read_table(path, kind="parquet" if suffix == ".parquet" else "jsonl", encoding=encoding)
 
 
 class _BrokenError(Exception):
     """No later row can be told from the next one."""
 
 
-def _text(path: Path) -> TextIO:
+def _text(path: Path, named: str | None) -> TextIO:
     """A file as text. Bytes that are no UTF-8 become half surrogates, so that their rows are set aside alone."""
     with path.open("rb") as file:
         zipped = file.read(2) == _GZIP
     raw = cast("IO[bytes]", gzip.open(path, "rb") if zipped else path.open("rb"))  # noqa: SIM115 # closed as text
-    encoding = json.detect_encoding(raw.read(4))
+    encoding = named or json.detect_encoding(raw.read(4))
     raw.seek(0)
     errors = "surrogateescape" if encoding.startswith("utf-8") else "strict"
     return io.TextIOWrapper(raw, encoding=encoding, errors=errors, newline="\n")

@@ -54,7 +54,14 @@ class Source:
     notes: Sequence[str] = ()
 
 
-def open_source(data: str, *, split: str = "train", subset: str | None = None, root: Path | None = None) -> Source:
+def open_source(
+    data: str,
+    *,
+    split: str = "train",
+    subset: str | None = None,
+    root: Path | None = None,
+    encoding: str | None = None,
+) -> Source:
     """Finds the tables of a file, a folder, a saved data set, or a data set of the hub.
 
     Args:
@@ -62,6 +69,7 @@ def open_source(data: str, *, split: str = "train", subset: str | None = None, r
         split: Which split, where there are several.
         subset: Which entry of `dataset_info.json` or `meta.json`, or which configuration on the hub.
         root: Media root, below which `meta.json` may name its files too.
+        encoding: Of the text of its files; by default UTF-8, or UTF-16 where they begin like it.
 
     Raises:
         ConfigError: There is nothing, or several things of which one must be named.
@@ -69,9 +77,9 @@ def open_source(data: str, *, split: str = "train", subset: str | None = None, r
     """
     path = Path(data)
     if path.is_file():
-        return _beside_info(path, subset)
+        return _beside_info(path, subset, encoding)
     if path.is_dir():
-        return _folder(path, split, subset, root)
+        return _folder(path, split, subset, root, encoding)
     if re.fullmatch(r"[\w.-]+/[\w.-]+", data) and not path.suffix:
         from data_builders.importers.hub import hub_table
 
@@ -83,7 +91,7 @@ def open_source(data: str, *, split: str = "train", subset: str | None = None, r
     )
 
 
-def _folder(path: Path, split: str, subset: str | None, root: Path | None) -> Source:
+def _folder(path: Path, split: str, subset: str | None, root: Path | None, encoding: str | None) -> Source:
     if (path / INFO_FILE).is_file() and "schema_version" in read_json(path / INFO_FILE):
         raise ConfigError(
             f"{str(path)!r} is a data set of records already",
@@ -95,10 +103,10 @@ def _folder(path: Path, split: str, subset: str | None, root: Path | None) -> So
 
         return Source([saved_table(path, split)], folder=path)
     if _llamafactory_entries(path):
-        return _listed(path, subset)
+        return _listed(path, subset, encoding)
     if _mixture(path / "meta.json"):
-        return _mixed(path, subset, root)
-    return _loose(path, split)
+        return _mixed(path, subset, root, encoding)
+    return _loose(path, split, encoding)
 
 
 def _llamafactory_entries(folder: Path) -> dict[str, Any]:
@@ -109,7 +117,7 @@ def _llamafactory_entries(folder: Path) -> dict[str, Any]:
     return known if len(known) == len(entries) else {}
 
 
-def _listed(folder: Path, subset: str | None) -> Source:
+def _listed(folder: Path, subset: str | None, encoding: str | None) -> Source:
     entries = _llamafactory_entries(folder)
     useful = [name for name, entry in entries.items() if entry.get("ranking") or "kto_tag" in entry.get("columns", {})]
     name = subset or (useful[0] if len(useful) == 1 else next(iter(entries)) if len(entries) == 1 else None)
@@ -128,10 +136,10 @@ def _listed(folder: Path, subset: str | None) -> Source:
             fix="Import it from there: data=OWNER/NAME of the hub, or data=PATH of a downloaded copy.",
         )
     file = _within(folder, entry["file_name"], folder / "dataset_info.json")
-    return Source([_table(file, {"entry": name, **entry})], "dataset_info", folder)
+    return Source([_table(file, encoding, {"entry": name, **entry})], "dataset_info", folder)
 
 
-def _beside_info(path: Path, subset: str | None) -> Source:
+def _beside_info(path: Path, subset: str | None, encoding: str | None) -> Source:
     """A file, with what a `dataset_info.json` beside it says of it."""
     named = [
         name
@@ -145,10 +153,10 @@ def _beside_info(path: Path, subset: str | None) -> Source:
             fix="Name one of them: subset=NAME",
         )
     if named:
-        return _listed(path.parent, named[0])
+        return _listed(path.parent, named[0], encoding)
     if path.name == "meta.json" and _mixture(path):
-        return _mixed(path.parent, subset, None)
-    return Source([_table(path)], folder=path.parent)
+        return _mixed(path.parent, subset, None, encoding)
+    return Source([_table(path, encoding)], folder=path.parent)
 
 
 def _mixture(path: Path) -> dict[str, Any]:
@@ -158,7 +166,7 @@ def _mixture(path: Path) -> dict[str, Any]:
     return entries if told and all(told) else {}
 
 
-def _mixed(folder: Path, subset: str | None, root: Path | None) -> Source:
+def _mixed(folder: Path, subset: str | None, root: Path | None, encoding: str | None) -> Source:
     entries = _mixture(folder / "meta.json")
     if subset is not None and subset not in entries:
         raise ConfigError(
@@ -170,7 +178,9 @@ def _mixed(folder: Path, subset: str | None, root: Path | None) -> Source:
     chosen = entries if subset is None else {subset: entries[subset]}
     notes: list[str] = []
     tables = [
-        _counted(_table(_within(base, entry["annotation"], folder / "meta.json"), {"entry": name, **entry}), notes)
+        _counted(
+            _table(_within(base, entry["annotation"], folder / "meta.json"), encoding, {"entry": name, **entry}), notes
+        )
         for name, entry in chosen.items()
     ]
     return Source(tables, "meta", base, notes)
@@ -208,7 +218,7 @@ def _within(folder: Path, name: Any, told: Path) -> Path:
     return file
 
 
-def _loose(path: Path, split: str) -> Source:
+def _loose(path: Path, split: str, encoding: str | None) -> Source:
     """A folder of files of rows, in parts or by split, as data sets lie on the hub."""
     files = sorted(file for folder in (path, path / "data") for file in _row_files(folder))
     groups: dict[str, list[Path]] = {}
@@ -226,7 +236,7 @@ def _loose(path: Path, split: str) -> Source:
         )
     others = [str(file.relative_to(path)) for name, group in groups.items() if name != chosen for file in group]
     notes = [f"not read, because split={split}: {', '.join(others)}"] if others else []
-    return Source([_table(file) for file in groups[chosen]], folder=path, notes=notes)
+    return Source([_table(file, encoding) for file in groups[chosen]], folder=path, notes=notes)
 
 
 def _row_files(folder: Path) -> list[Path]:
@@ -234,11 +244,11 @@ def _row_files(folder: Path) -> list[Path]:
     return [file for file in files if file.name not in _NOT_ROWS]
 
 
-def _table(file: Path, info: Mapping[str, Any] | None = None) -> Table:
+def _table(file: Path, encoding: str | None, info: Mapping[str, Any] | None = None) -> Table:
     if suffix_of(file) is None:
         raise DataError(
             f"{file.name!r} is no file of rows that is read here",
             why=f"Read are {', '.join(SUFFIXES)}, JSON also with .gz.",
             fix="Convert it, for instance to JSON lines.",
         )
-    return Table(file.name, lambda: read_rows(file), info or {})
+    return Table(file.name, lambda: read_rows(file, encoding), info or {})

@@ -33,8 +33,9 @@ from mmdpo.encoding import Encoder
 from mmdpo.evals.paired import paired_difference
 from mmdpo.evals.stats import Interval, Table, interval, ratio
 from mmdpo.objectives import make_objective
-from mmdpo.pipeline import load_policy, train
+from mmdpo.pipeline import train
 from mmdpo.records import Record, Records, save_records
+from mmdpo.run_model import load_policy
 from mmdpo.scoring import score
 from mmdpo.validation import BLIND
 from mmdpo.views import CHOSEN, CLEAN, REJECTED, View

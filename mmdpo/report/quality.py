@@ -64,7 +64,6 @@ _REASONS = {
     "rewritten": "too much was changed to mark it",
     "no_list": "there is no list of answers",
     "no_rater": "the row does not say who rated",
-    "no_voter": "the row does not say who voted",
     "not_a_count": "the number of votes is no count",
     "low_agreement": "fewer people than asked for gave the commonest answer",
     "disputed": "two answers were given as often",

@@ -100,3 +100,25 @@ def test_a_validation_split_of_too_few_groups_is_told(pictures: int, said: bool)
     assert bool(notes) is said
     assert not said or f"1 of only {pictures} groups" in notes[0]
     assert groups.splits(0.05, 0).count("validation") == (1 if 1 < pictures < 40 else 2 if pictures == 40 else 0)
+
+
+@pytest.mark.parametrize("name", ["pairs.json", "pairs.jsonl"])
+def test_import_of_a_file_that_is_not_utf_8(tmp_path: Path, name: str) -> None:
+    row = {"prompt": "Wo?", "chosen": "Im K\u00fchlschrank.", "rejected": "Im Caf\u00e9."}
+    text = json.dumps([row] if name.endswith("json") else row, ensure_ascii=False)
+    (tmp_path / name).write_bytes(text.encode("latin-1"))
+    config = {"data": str(tmp_path / name), "validation": 0.0}
+    with pytest.raises(DataError, match="encoding=latin-1"):
+        build("import", config, tmp_path / "out")
+    (record,) = build("import", {**config, "encoding": "latin-1"}, tmp_path / "out").records
+    assert [candidate.text for candidate in record.candidates] == [row["chosen"], row["rejected"]]
+    with pytest.raises(ConfigError, match="no encoding 'latin-99'"):
+        build("import", {**config, "encoding": "latin-99"}, tmp_path / "other")
+
+
+def test_a_name_that_is_not_a_number_is_blank(root: Path) -> None:
+    """Tables of pandas have NaN where a cell is blank: three such rows are not one person called nan."""
+    rows = [{"image": "0.png", "caption": "A dog.", "rating": n, "rater": float("nan")} for n in (1, 2, 3)]
+    (root / "r.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(DataError, match="3 single_caption"):
+        run(root, root / "r.jsonl")

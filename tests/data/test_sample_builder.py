@@ -69,7 +69,7 @@ def texts(result: BuildResult) -> dict[str, list[str]]:
     return {str(r.media["images"][0].path): [c.text for c in r.candidates] for r in result.records}
 
 
-MODEL = {"model": "playground", "n": 3, "temperatures": [0.7, 1.3], "max_new_tokens": 12, "batch_size": 2}
+MODEL = {"model": "playground", "n": 3, "temperatures": [0.7, 1.3], "max_new_tokens": 6, "batch_size": 2}
 
 
 # ---- the model itself ----

@@ -155,7 +155,7 @@ def test_hostile_shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     told = {row.cells["__key__"]: row.problem for row in rows[:-1]}
     assert told["ok/1"] is None and rows[0].cells == {"__key__": "ok/1", "a": 1, "cls": "7"}
     for key, words in {
-        "2": "holds a JSON list",
+        "2": "holds a list, not an object",
         "3": "is no JSON",
         "4": "is a link or a device",
         "/etc/5": "leads out of the archive",

@@ -13,7 +13,7 @@ from transformers import TrainingArguments
 from core.oracle import row_logprobs
 from families.matrix import Item, Measured, check, difference, item, layout_of, record, taken
 from families.specs import SPECS
-from mmdpo import pipeline
+from mmdpo import pipeline, run_model
 from mmdpo.config import parse_config
 from mmdpo.evaluation import encoder_of, load_any, merge_run
 from mmdpo.generate import GenerationSettings, generate
@@ -94,7 +94,7 @@ def test_saved_reloaded_and_merged(
         live.append(prepare(*args, **kwargs))
         return live[0]
 
-    monkeypatch.setattr(pipeline, "prepare", kept)
+    monkeypatch.setattr(run_model, "prepare", kept)
     settings = run_settings(tmp_path, train={"max_steps": 3, "learning_rate": 1e-2})
     settings["model"]["trainable"] = "all"
     run = pipeline.train(parse_config(settings), tmp_path / "run")

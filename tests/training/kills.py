@@ -1,8 +1,8 @@
 """Runs that are killed: `python kills.py PLAN.json` imports everything once, and forks a process for each attempt.
 
 A process kills itself with SIGKILL at the n-th writing to a kind of file, before the file is touched or with half of
-what is to be written, or is killed from outside after some seconds. What each process did is told in files beside the
-run, which the test reads.
+what is to be written, or at the n-th step, or is killed from outside after some seconds. What each process did is told
+in files beside the run, which the test reads.
 """
 
 from __future__ import annotations
@@ -25,6 +25,9 @@ from mmdpo.config import parse_config
 from mmdpo.pipeline import train
 
 WRITING = {"open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "shutil.rmtree"}
+EARLY = ("start", "cache")
+"""What only a new run writes."""
+MOST_ATTEMPTS = 80
 KINDS = {  # in this order: a path is of the first kind that has a mark in it
     "log": ("log.jsonl",),
     "manifest": ("manifest.json",),
@@ -63,18 +66,19 @@ class Killer:
         if event == "open" and (not isinstance(mode, str) or not set(mode) & set("wax+")):
             return
         kind = kind_of(str(path)) if str(path).startswith(self.root) else None
-        if kind is None:
+        if kind is None or not self.is_time(kind):
             return
+        if self.torn and event == "open":
+            self.kind = ""
+            flags = os.O_WRONLY | os.O_CREAT | (os.O_APPEND if "a" in str(mode) else os.O_TRUNC)
+            os.write(os.open(path, flags), b'{"step": 1, "los')
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    def is_time(self, kind: str) -> bool:
+        """Counts, and says whether this is where the process dies."""
         self.counts[kind] = self.counts.get(kind, 0) + 1
-        if kind != self.kind:
-            return
-        self.left -= 1
-        if self.left == 0:
-            if self.torn and event == "open":
-                self.kind = ""
-                flags = os.O_WRONLY | os.O_CREAT | (os.O_APPEND if "a" in str(mode) else os.O_TRUNC)
-                os.write(os.open(path, flags), b'{"step": 1, "los')
-            os.kill(os.getpid(), signal.SIGKILL)
+        self.left -= kind == self.kind
+        return kind == self.kind and self.left == 0
 
 
 def note(path: Path, *words: object) -> None:
@@ -89,6 +93,8 @@ def attempt(config: Any, out: Path, number: int, killer: Killer, done: Path) -> 
 
     def on_step_begin(self: RunCallback, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         note(done, number, "step", state.global_step + 1)
+        if killer.is_time("step"):
+            os.kill(os.getpid(), signal.SIGKILL)
         begun(self, args, state, control, **kwargs)
 
     def add(self: AnswerFile, row: Any) -> None:
@@ -139,43 +145,41 @@ def run_once(config: Any, out: Path, number: int, killer: Killer, seconds: float
 
 
 def main(plan: dict[str, Any]) -> None:
-    """A run that is never killed, then runs that are, until there were enough kills; tells what happened."""
+    """A run that is never killed, then runs that are, until every kill that is wanted has come; tells what happened."""
     config, root = parse_config(plan["config"]), Path(plan["root"])
     drawn, told = random.Random(plan["seed"]), []
+    cache, life, out = root / "cache.reference", 0, root / "run-0"
     began = time.monotonic()
-    cache = root / "cache.reference"
     assert run_once(config, root / "whole", 0, Killer(root), None) == 0, (root / "whole.errors").read_text()
     took = time.monotonic() - began
     counts = json.loads((root / "whole.counts").read_text(encoding="utf-8"))
     at = [(kind, *how) for kind in counts for how in plan["at"]]
-    wanted = [(kind, drawn.randint(1, max(1, counts[kind] // part)), torn) for kind, part, torn in at]
-    drawn.shuffle(wanted)
-    wanted += [("time", 0, False)] * plan["by_time"]
-    life, number = 0, 0
-    out = root / "run-0"
+    waiting = [(kind, drawn.randint(1, max(1, counts[kind] // part)), torn) for kind, part, torn in at]
+    waiting += [("time", 0, False)] * plan["by_time"]
+    drawn.shuffle(waiting)
     if cache.exists():
         cache.rename(root / "whole.reference")
-    while wanted:
-        early = [one for one in wanted if one[0] in ("cache", "start")]  # only a new run writes these
-        kind, place, torn = early[0] if early and not out.exists() else wanted[0]
-        wanted.remove((kind, place, torn))
-        number += 1
+    while (waiting or out.exists()) and len(told) < MOST_ATTEMPTS:
+        early = [] if out.exists() else [one for one in waiting if one[0] in EARLY]
+        kill = (early or waiting or [("", 0, False)])[0]  # without one, what is begun is brought to its end
+        kind, place, torn = kill
         seconds = took * drawn.uniform(0.05, 0.9) if kind == "time" else None
-        code = run_once(config, out, number, Killer(root, kind, place, torn), seconds)
+        code = run_once(config, out, len(told) + 1, Killer(root, kind, place, torn), seconds)
         told.append({"out": out.name, "kind": kind, "place": place, "torn": torn, "code": code})
-        if code == 0:
+        if code == -signal.SIGKILL:
+            waiting.remove(kill)
+        elif code == 0:
+            if kill in waiting:  # this run was past it: the next begins with it
+                waiting.remove(kill)
+                waiting.insert(0, kill)
+            if cache.exists():
+                cache.rename(root / f"{out.name}.reference")
             life += 1
             out = root / f"run-{life}"
-            if cache.exists():
-                cache.rename(root / f"run-{life - 1}.reference")
-        elif code != -signal.SIGKILL:
+        else:
             break
-    if code == -signal.SIGKILL:
-        code = run_once(config, out, number + 1, Killer(root), None)
-        told.append({"out": out.name, "kind": "", "place": 0, "torn": False, "code": code})
-        if cache.exists():
-            cache.rename(root / f"{out.name}.reference")
-    (root / "told.json").write_text(json.dumps({"told": told, "counts": counts, "seconds": took}), encoding="utf-8")
+    report = {"told": told, "waiting": waiting, "counts": counts, "seconds": took}
+    (root / "told.json").write_text(json.dumps(report), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -32,13 +32,13 @@ UNSHARDED = "crossed"
 """Its layers run where there are images, so that it cannot be sharded."""
 
 
-def take_in_two(folder: Path, kind: str, names: Sequence[str]) -> None:
-    """All ways one after the other in two processes, which wait for each other no longer than lopsided.PATIENCE."""
+def run_in_two(program: str, *words: str) -> None:
+    """A program of this folder in two processes that find each other."""
     meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port()), "WORLD_SIZE": "2"}
     paths = os.pathsep.join(str(Path(__file__).parents[n]) for n in (1, 2))
     running = [
         subprocess.Popen(
-            [sys.executable, lopsided.__file__, str(folder), kind, *names],
+            [sys.executable, program, *words],
             env=os.environ
             | {**meeting, "RANK": str(rank), "LOCAL_RANK": str(rank), "OMP_NUM_THREADS": "1", "PYTHONPATH": paths},
             stderr=subprocess.PIPE,
@@ -52,6 +52,11 @@ def take_in_two(folder: Path, kind: str, names: Sequence[str]) -> None:
         for process in running:
             process.kill()
     assert [process.returncode for process in running] == [0, 0], errors
+
+
+def take_in_two(folder: Path, kind: str, names: Sequence[str]) -> None:
+    """All ways one after the other in two processes, which wait for each other no longer than lopsided.PATIENCE."""
+    run_in_two(lopsided.__file__, str(folder), kind, *names)
 
 
 def assert_as_one(folder: Path, names: Sequence[str]) -> None:

@@ -109,6 +109,8 @@ def test_chosen_and_rejected_agree_with_their_ratings(
     rated = replace(record("a", QUESTION, ANSWERS), candidates=candidates, higher_is_better=higher_is_better)
     result = screened(encoder, [*pairs(1), rated])
     assert result.reasons() == ({reason: 1} if reason else {})
+    if values == (3.0, 3.0):  # they do stand best first
+        assert "the first two candidates are equally good" in result.set_aside[0].message
 
 
 @pytest.mark.parametrize(

@@ -292,7 +292,7 @@ JUNK = st.recursive(
 )
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.sampled_from(EXAMPLES), st.data())
 def test_whatever_stands_in_a_row_it_is_read_or_set_aside(example: Example, data: st.DataObject):
     row = dict(example.row)
