@@ -163,16 +163,14 @@ class Objects:
             cell: What the row of a caption of it calls it.
 
         Raises:
-            ConfigError: Neither the annotations nor the row say its file, and there is no `image_name`: an id is no
-                path.
+            ConfigError: Nothing says which file it is: an id is no path.
         """
         config = self._config
         if not (name := file_name(config.image_name, image.id, image.file_name or named_file(cell))):
             raise ConfigError(
                 f"which file picture {image.id!r} is, is not known",
                 why=f"{str(config.annotations)!r} has bare ids and no names of files, and so have the captions.",
-                fix="Say how a name is made: 'image_name=COCO_val2014_{id:0>12}.jpg' (or {id}.jpg), or name a column "
-                "of file names with columns.image=COLUMN.",
+                fix="Say it: 'image_name=COCO_val2014_{id:0>12}.jpg', or a column of names with columns.image=COLUMN.",
             )
         paths = [f"{folder}/{name}" for folder in config.image_folders] or [name]
         return Media(next((path for path in paths if (config.root / path).is_file()), paths[0]))

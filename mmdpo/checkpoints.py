@@ -5,12 +5,12 @@ from __future__ import annotations
 import logging
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import TrainerCallback
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, sort_checkpoints
@@ -74,6 +74,29 @@ def best_of(checkpoints: str, step: int | None) -> str | None:
     """The folder of the best checkpoint by its step, wherever the run folder has been moved to."""
     folder = Path(checkpoints, f"{PREFIX_CHECKPOINT_DIR}-{step}")
     return str(folder) if step and folder.is_dir() else None
+
+
+def require_all_loaded(model: nn.Module, missing: Sequence[str], unexpected: Sequence[str]) -> None:
+    """Makes sure that a checkpoint's weights are now the model's.
+
+    Args:
+        model: The model that they were loaded into.
+        missing: Names of weights that were not in the checkpoint; tied ones may be there by another name.
+        unexpected: Names in the checkpoint that the model does not have.
+
+    Raises:
+        DataError: A weight was not loaded.
+    """
+    named = dict(model.named_parameters(remove_duplicate=False))
+    loaded = {id(values) for name, values in named.items() if name not in missing}
+    left_out = [name for name in missing if id(named.get(name)) not in loaded]
+    if left_out or unexpected:
+        raise DataError(
+            f"the checkpoint lacks {len(left_out)} weights of this model and has {len(unexpected)} others, such as "
+            f"{[*left_out, *unexpected][0]!r}",
+            why="Training would go on from weights that are not those of the checkpoint.",
+            fix="Start the run again without --resume.",
+        )
 
 
 def save_objective(checkpoint: Path, objective: Objective) -> None:

@@ -193,9 +193,11 @@ def train(
     if PartialState().is_main_process:
         from mmdpo.evaluation import evaluate_run
         from mmdpo.report import write_run_pages
+        from mmdpo.run_lock import alone
 
         if settings.eval:
-            with stopped_well("evaluating the trained model", f"It is in {folder}, with the answers so far."):
+            well = stopped_well("evaluating the trained model", f"It is in {folder}, with the answers so far.")
+            with well, alone(folder):
                 evaluate_run(folder, settings, progress=progress)
             print_run_comparison(folder)
         page = write_run_pages([folder])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 from accelerate.utils import gather_object
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
+from transformers import PreTrainedModel
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, EvalLoopOutput, rotate_checkpoints
 
@@ -186,6 +188,25 @@ class GuardedTrainer(ScoringTrainer):
             checkpoints.put_in_place(made, final)
             rotate_checkpoints(str(folder), args.save_total_limit, self.state.best_model_checkpoint)
         self.accelerator.wait_for_everyone()
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
+        """Writes the model; a checkpoint has the names that it is loaded by."""
+        model = self.model
+        if self._saving and isinstance(model, PreTrainedModel):
+            # transformers writes the names of its older versions, and Trainer does not translate them back
+            model.save_pretrained = partial(model.save_pretrained, save_original_format=False)  # type: ignore[method-assign]
+        try:
+            super()._save(output_dir, state_dict)
+        finally:
+            vars(model).pop("save_pretrained", None)
+
+    def _issue_warnings_after_load(self, load_result: Any) -> None:
+        """Refuses a checkpoint of which not every weight was loaded: Trainer would go on from others, with a warning.
+
+        Raises:
+            DataError: It lacks weights of this model, or has others.
+        """
+        checkpoints.require_all_loaded(self.model, load_result.missing_keys, load_result.unexpected_keys)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Gives the mean loss of all steps of the run, those before a resume included."""

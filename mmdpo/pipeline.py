@@ -6,7 +6,8 @@ import logging
 import shutil
 import signal
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -41,6 +42,7 @@ from mmdpo.resuming import (
 )
 from mmdpo.run import RunFolder
 from mmdpo.run_data import Data, probe_records, read_sources, screened
+from mmdpo.run_lock import alone, at_work
 from mmdpo.run_model import load_policy, write_composed
 from mmdpo.run_settings import check_config, scheduled, what_trains
 from mmdpo.screening import count_reasons
@@ -228,20 +230,31 @@ def _note(run: Any, out: Path, ready: Ready) -> None:
         write_json_lines(out / "set_aside.jsonl", [asdict(entry) for entry in data.set_aside])
 
 
-def _run_folder(config: RunConfig, out: Path, resume: bool, checkpoint: str | None, command: Sequence[str]) -> Any:
-    """The run folder; nothing in it changes before a resume is known to be of the same run."""
+@contextmanager
+def _run_folder(
+    config: RunConfig, out: Path, resume: bool, checkpoint: str | None, command: Sequence[str]
+) -> Iterator[Any]:
+    """The run folder; nothing in it changes before a resume is known to be of the same run, and alone with it."""
     if checkpoint is not None:
         check_same_config(out, config)
     if not PartialState().is_main_process:
-        return SilentRun(out)
-    if resume:
-        if checkpoint is None:
-            set_evaluations_aside(out, config)
-        run = RunFolder.open(out, command=command, step=step_of(checkpoint))
-        remove_unfinished(out / "checkpoints")
-        rewrite_config(out, config)
-        return run
-    return RunFolder.create(out, config=config.model_dump(mode="json"), command=command)
+        yield SilentRun(out)
+        return
+    created = None if resume else RunFolder.create(out, config=config.model_dump(mode="json"), command=command)
+    with alone(out), created or _opened(config, out, checkpoint, command) as run:
+        yield run
+
+
+def _opened(config: RunConfig, out: Path, checkpoint: str | None, command: Sequence[str]) -> RunFolder:
+    """An interrupted run's folder, without what comes after the checkpoint."""
+    if last_checkpoint(out) != checkpoint:  # of a process that was at work until this one had the folder alone
+        raise at_work(out)
+    if checkpoint is None:
+        set_evaluations_aside(out, config)
+    run = RunFolder.open(out, command=command, step=step_of(checkpoint))
+    remove_unfinished(out / "checkpoints")
+    rewrite_config(out, config)
+    return run
 
 
 def save_trained(trainer: PreferenceTrainer, loaded: LoadedModel, out: Path) -> Path:

@@ -4,6 +4,7 @@ config.yaml      the resolved configuration, saved before anything else
 manifest.json    versions, git state, data fingerprint, command, times, decisions, exit
 log.jsonl        one JSON object per line, flushed as it is written
 checkpoints/     what the trainer needs to go on after an interruption
+.lock            held by the process that writes here
 base_eval/       the model before training: BENCHMARK/{answers.jsonl, items.jsonl, metrics.json}
 eval/            the model after training, in the same form
 comparison.json  before against after, paired
@@ -28,6 +29,7 @@ import yaml
 
 from mmdpo.errors import ConfigError
 from mmdpo.jsonfiles import append_json_line, cut_json_lines, plain, read_json, write_json, write_json_lines
+from mmdpo.run_lock import no_run
 
 VERSIONED_PACKAGES = ("mmdpo", "torch", "transformers", "peft", "accelerate", "datasets")
 LOG_FILE = "log.jsonl"
@@ -102,11 +104,7 @@ class RunFolder:
         path = Path(path)
         killed_at_once = command is not None and (path / "config.yaml").is_file()  # before it had a manifest
         if not (path / "manifest.json").is_file() and not killed_at_once:
-            raise ConfigError(
-                f"{str(path)!r} is not a run folder: it has no manifest.json",
-                why="There is nothing to resume, evaluate or report.",
-                fix="Give the folder that mmdpo train wrote.",
-            )
+            raise no_run(path)
         known = (path / "manifest.json").is_file()
         run = cls(path, read_json(path / "manifest.json") if known else _new_manifest(command or (), None))
         if command is not None:

@@ -24,6 +24,12 @@ from mmdpo.report.words import Word, counted, word_for
 
 _REASONS = {
     "missing_media": "the {item} is not there",
+    "no_claims": "nobody judged what its answer claims",
+    "too_few_claims": "fewer claims were judged than asked for",
+    "bad_claims": "its judged claims cannot be read",
+    "unknown_label": "the label of a claim is none of those that were named",
+    "repeated_claim": "names a claim twice",
+    "no_thumb": "nobody gave a thumb",
     "no_media": "shows nothing that could be exchanged",
     "not_right": "its only answer is undesirable, or its best one not good enough",
     "unchanged": "the variant changes its {item} too little",

@@ -298,5 +298,6 @@ def test_near_duplicates_and_sources_decide_splits(table: Path, tmp_path: Path):
     plain = run(table, tmp_path / "plain")
     assert plain.quality["splits"] == {"train": 4, "validation": 2}
     joined = run(table, tmp_path / "joined", config={"near_duplicates": True, "stratify": "source"})
-    assert joined.quality["notes"][-1].startswith("4 pictures look nearly like another one")
+    assert joined.quality["notes"][-2].startswith("4 pictures look nearly like another one")
+    assert joined.quality["notes"][-1].startswith("validation takes 1 of only 2 groups")
     assert joined.quality["splits"] == {"train": 1, "validation": 5}  # all shades but white: one group stays together

@@ -15,6 +15,7 @@ from PIL import Image
 
 from data_builders import facts, spool
 from data_builders.building import BuildResult, build
+from data_builders.table_config import table_rows
 from mmdpo.errors import ConfigError, DataError
 
 FAITHSCORE = Path(__file__).resolve().parents[3] / "shared" / "data" / "faithscore" / "annotation.jsonl"
@@ -84,7 +85,7 @@ def test_fewest_wrong_claims_first(root: Path) -> None:
 def test_lists_and_answers_to_other_questions(root: Path) -> None:
     rows = [judged(0, f"answer {n}", *[1] * n, *[0] * (3 - n), asked="What?") for n in range(4)]
     rows += [judged(0, "another", 1, asked="Where?")]
-    result = run(root, rows, pairing="list", **{"columns": {"prompt": "asked"}})
+    result = run(root, rows, pairing="list", columns={"prompt": "asked"})
     assert texts(result) == [("answer 3", "answer 2", "answer 1", "answer 0")]
     assert reasons(result) == {"single_caption": 1}
 
@@ -180,9 +181,9 @@ def test_what_a_label_means_has_to_be_said(root: Path) -> None:
 
 def test_more_answers_than_memory_holds(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rows = [judged(image, f"answer {n}", *[1] * n, 0, source="x") for image in range(3) for n in range(5)]
-    at_once = run(root, rows, pairing="all", **{"columns": {"source": "source"}})
+    at_once = run(root, rows, pairing="all", columns={"source": "source"})
     monkeypatch.setattr(spool.Spool.__init__, "__kwdefaults__", {"limit": 4})
-    in_parts = run(root, rows, out="parts", pairing="all", **{"columns": {"source": "source"}})
+    in_parts = run(root, rows, out="parts", pairing="all", columns={"source": "source"})
     assert sorted(texts(at_once)) == sorted(texts(in_parts)) and len(at_once.records) == 30
     assert {record.id: record.meta for record in at_once.records} == {
         record.id: record.meta for record in in_parts.records
@@ -196,7 +197,6 @@ def test_interrupted_and_resumed(root: Path, monkeypatch: pytest.MonkeyPatch) ->
         yield from islice(table_rows(*arguments), 1)
         raise KeyboardInterrupt
 
-    table_rows = facts.table_rows
     monkeypatch.setattr(facts, "table_rows", stopped)
     with pytest.raises(KeyboardInterrupt):
         run(root, rows)

@@ -149,30 +149,33 @@ def test_a_killed_run_ends_as_one_that_was_never_killed(tmp_path: Path, name: st
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="finds child processes in /proc")
 def test_two_killed_processes_go_on_as_if_nothing_had_happened(tmp_path: Path) -> None:
-    """Each has generators and sums of its own; a coupled loss, with dropout."""
-    inputs = inputs_of(tmp_path / "inputs")
-    settings = settings_of(inputs, tmp_path, "cached") | {"eval": {}, "stop": None}
+    """Each has generators and sums of its own; a coupled loss, with dropout. Killed in a step and in a checkpoint."""
+    settings = settings_of(inputs_of(tmp_path / "inputs"), tmp_path, "cached") | {"eval": {}, "stop": None}
     del settings["reference"]
-    settings["train"] |= {"max_steps": 9, "eval_steps": 4, "save_steps": 4, "per_device_eval_batch_size": 1}
+    settings["train"] |= {"max_steps": 7, "eval_steps": 3, "per_device_eval_batch_size": 1}
+    settings["plugins"] = [str(Path(__file__).with_name("waits.py"))]
     (tmp_path / "run.yaml").write_text(json.dumps(settings), encoding="utf-8")
+    waiting = tmp_path / "waiting"
 
-    def start(out: str, *words: str) -> subprocess.Popen[str]:
+    def start(out: str, *words: str, **variables: str) -> subprocess.Popen[str]:
         command = [sys.executable, "-m", "mmdpo", "train", "run.yaml", "--processes", "2", "--out", out, *words]
-        environment = os.environ | {"OMP_NUM_THREADS": "1"}
+        environment = os.environ | {"OMP_NUM_THREADS": "1", "WAITING": str(waiting)} | variables
         return subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True)
 
+    def finish(process: subprocess.Popen[str]) -> None:
+        _, errors = process.communicate()
+        assert process.returncode == 0, errors
+
     whole = start("whole")
-    _, errors = whole.communicate()
-    assert whole.returncode == 0, errors
-    killed = start("run")
-    log = tmp_path / "run" / "log.jsonl"
-    while killed.poll() is None and not (log.is_file() and '"step": 6' in log.read_text(encoding="utf-8")):
-        time.sleep(0.01)
-    killed_with_its_children(killed)
-    assert not (tmp_path / "run" / "adapter").exists(), "the case is no case: it was done already"
-    resumed = start("run", "--resume")
-    _, errors = resumed.communicate()
-    assert resumed.returncode == 0, errors
-    again = json.loads((tmp_path / "run" / "manifest.json").read_text(encoding="utf-8"))["resumed"]
-    assert [one["step"] for one in again] == [4]
+    for words, place in (((), "step 5"), (("--resume",), "checkpoint 6")):
+        killed = start("run", *words, WAIT_AT=place)
+        while killed.poll() is None and not waiting.exists():
+            time.sleep(0.05)
+        assert waiting.exists(), killed.communicate()[1]
+        killed_with_its_children(killed)
+        waiting.unlink()
+    finish(start("run", "--resume"))
+    finish(whole)
+    resumed = json.loads((tmp_path / "run" / "manifest.json").read_text(encoding="utf-8"))["resumed"]
+    assert [one["step"] for one in resumed] == [3, 3]
     assert_same_run(tmp_path / "run", tmp_path / "whole")

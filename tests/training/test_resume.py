@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import signal
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -129,6 +130,25 @@ def test_a_run_folder_is_never_overwritten(inputs: Path, tmp_path: Path) -> None
     with pytest.raises(ConfigError, match="already holds files"):
         train(parse_config(settings_of(inputs)), run)
     assert [path.name for path in run.iterdir()] == ["notes.txt"]
+
+
+def test_a_run_that_another_process_writes_to_is_left_alone(inputs: Path, tmp_path: Path) -> None:
+    """The lock is another process's; the system lets go of it when that one is killed."""
+    config = parse_config(settings_of(inputs, train={"max_steps": 1, "save_strategy": "steps", "save_steps": 1}))
+    run = train(config, tmp_path / "run")
+    (run / "manifest.json").write_text(json.dumps(manifest_of(run) | {"exit": None}), encoding="utf-8")
+    holds = "import filelock, sys, time; filelock.FileLock(sys.argv[1]).acquire(); print('held', flush=True); input()"
+    words = [sys.executable, "-c", holds, str(run / ".lock")]
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == "held\n"
+        before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+        with pytest.raises(ConfigError, match="another process is at work"):
+            train(config, run, resume=True)
+        assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
+        other.kill()
+    train(config, run, resume=True)
+    assert manifest_of(run)["exit"] == "ok"
 
 
 def test_there_is_nothing_to_resume_in_a_new_folder(inputs: Path, tmp_path: Path) -> None:
