@@ -24,7 +24,6 @@ from mmdpo.report.words import Word, counted, word_for
 
 _REASONS = {
     "missing_media": "the {item} is not there",
-    "no_claims": "nobody judged what its answer claims",
     "too_few_claims": "fewer claims were judged than asked for",
     "bad_claims": "its judged claims cannot be read",
     "unknown_label": "the label of a claim is none of those that were named",
@@ -90,7 +89,7 @@ _REASONS = {
     "equal_candidate": "the same answer was drawn before",
     "too_few_candidates": "fewer than two different answers",
     "unjudged": "the judge gave no verdict that could be read",
-    "no_claims": "the answer claims nothing that could be asked",
+    "no_claims": "its answer has no claim that could be asked or was judged",
     "not_split": "the answer was not cut into claims",
     "unchecked_claim": "a claim could not be asked",
     "not_one_image": "it needs exactly one image",
