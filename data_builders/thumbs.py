@@ -66,8 +66,8 @@ class ThumbsConfig(TableConfig):
     """
 
     columns: ThumbColumns = ThumbColumns()
-    up: tuple[str | int | bool, ...]
-    down: tuple[str | int | bool, ...]
+    up: tuple[str | int | float | bool, ...]
+    down: tuple[str | int | float | bool, ...]
 
     @model_validator(mode="after")
     def _different(self) -> ThumbsConfig:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.resources
 import json
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,10 @@ __all__ = [
     "shipped_configs",
     "together",
 ]
+
+
+PLACEHOLDER = re.compile(r"\{\w[^{}, ]*\}")
+"""How a text begins that is filled in: ``{id}.jpg``, ``{id:0>12}.jpg``."""
 
 
 def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
@@ -114,8 +119,7 @@ def as_typed(override: str) -> str:
     """
     key, _, value = override.partition("=")
     try:
-        template = value.startswith("{") and "}" in value and ":" not in value
-        node = None if template else yaml.compose(value, Loader=yaml.SafeLoader)
+        node = None if PLACEHOLDER.match(value) else yaml.compose(value, Loader=yaml.SafeLoader)
     except yaml.YAMLError as error:
         if value.startswith(("[", "{")):
             problem = getattr(error, "problem", None) or str(error).splitlines()[0]

@@ -194,11 +194,11 @@ class GuardedTrainer(ScoringTrainer):
         model = self.model
         if self._saving and isinstance(model, PreTrainedModel):
             # transformers writes the names of its older versions, and Trainer does not translate them back
-            model.save_pretrained = partial(model.save_pretrained, save_original_format=False)  # type: ignore[method-assign]
+            model.save_pretrained = partial(model.save_pretrained, save_original_format=False)
         try:
             super()._save(output_dir, state_dict)
         finally:
-            vars(model).pop("save_pretrained", None)
+            model.__dict__.pop("save_pretrained", None)
 
     def _issue_warnings_after_load(self, load_result: Any) -> None:
         """Refuses a checkpoint of which not every weight was loaded: Trainer would go on from others, with a warning.

@@ -140,7 +140,8 @@ class ReferenceStore:
             "length": torch.tensor(lengths),
             **{name: torch.cat([values[name] for _, values in self._new]) for name in self.statistics},
         }
-        number = len(list(self.folder.glob(f"part-{self.process:03d}-*.safetensors")))
+        own = self.folder.glob(f"part-{self.process:03d}-*.safetensors")
+        number = 1 + max((int(path.stem.rpartition("-")[2]) for path in own), default=-1)  # one may have been removed
         path = self.folder / f"part-{self.process:03d}-{number:05d}.safetensors"
         unfinished = path.with_suffix(f".{os.getpid()}.tmp")
         save_file(tensors, unfinished)

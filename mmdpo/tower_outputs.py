@@ -96,6 +96,8 @@ class TowerTape:
                 return copy.copy(kept.output)  # some models write into what their tower returns
             with self._unread(), torch.no_grad():
                 output = plain(module, *args, **kwargs)
+            if self._readers is not None:  # a tensor that is gone may have had the id of one of these, and been read
+                self._readers.read.difference_update(map(id, _tensors(output)))
             if self._replay is not None:
                 rows = next((len(value) for value in _tensors((args, kwargs)) if value.ndim), 0)
                 self._calls.append(TowerCall(rows, copy.copy(output)))

@@ -29,6 +29,7 @@ _REASONS = {
     "unknown_label": "the label of a claim is none of those that were named",
     "repeated_claim": "names a claim twice",
     "no_thumb": "nobody gave a thumb",
+    "turn_field": "a turn of its conversation holds something beside a role and a text",
     "no_media": "shows nothing that could be exchanged",
     "not_right": "its only answer is undesirable, or its best one not good enough",
     "unchanged": "the variant changes its {item} too little",

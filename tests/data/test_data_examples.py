@@ -129,6 +129,7 @@ def test_every_build_prints_what_the_page_shows(desk: dict[str, str]) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)  # some twenty trainings
 def test_every_build_leads_to_training(desk: dict[str, str], clip: None) -> None:
     for name, _ in build_all(desk):
         for line in commands(SECTIONS[name]):

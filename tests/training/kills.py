@@ -147,7 +147,8 @@ def run_once(config: Any, out: Path, number: int, killer: Killer, seconds: float
 def main(plan: dict[str, Any]) -> None:
     """A run that is never killed, then runs that are, until every kill that is wanted has come; tells what happened."""
     config, root = parse_config(plan["config"]), Path(plan["root"])
-    drawn, told = random.Random(plan["seed"]), []
+    drawn = random.Random(plan["seed"])
+    told: list[dict[str, Any]] = []
     cache, life, out = root / "cache.reference", 0, root / "run-0"
     began = time.monotonic()
     assert run_once(config, root / "whole", 0, Killer(root), None) == 0, (root / "whole.errors").read_text()

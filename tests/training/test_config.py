@@ -117,6 +117,9 @@ def test_a_file_that_cannot_be_read_is_told(text: str, overrides: list[str], tol
     [
         ("k={id}.jpg", "{id}.jpg"),
         ("k={stem}", "{stem}"),
+        ("k={id:0>12}.jpg", "{id:0>12}.jpg"),
+        ("k={}", {}),
+        ("k={a: {}}", {"a": {}}),
         ("k=yes", "yes"),
         ("k=[yes, No, say no]", ["yes", "No", "say no"]),
         ("k={a: off}", {"a": "off"}),

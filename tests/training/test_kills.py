@@ -19,6 +19,7 @@ from core.oracle import picture
 from training.common import pairs, run_settings, saved_inputs
 from training.kills import KINDS
 
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 SCRIPT = Path(__file__).with_name("kills.py")
 TIMES = ("_runtime", "_per_second", "seconds")
 SAVING = {"max_steps": 7, "save_strategy": "steps", "save_steps": 3, "logging_steps": 2, "save_total_limit": 1}
@@ -112,7 +113,6 @@ def assert_nothing_twice(run: Path) -> None:
     assert set(answers.values()) <= {1}, [one for one, times in answers.items() if times > 1]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("name", "seed"), [("cached", 1), ("fresh", 2)])
 def test_a_killed_run_ends_as_one_that_was_never_killed(tmp_path: Path, name: str, seed: int) -> None:
     """Twice in each kind of file that the run writes, once in the middle of a line; in steps, and by the clock."""
@@ -146,7 +146,6 @@ def test_a_killed_run_ends_as_one_that_was_never_killed(tmp_path: Path, name: st
         assert_nothing_twice(run)
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="finds child processes in /proc")
 def test_two_killed_processes_go_on_as_if_nothing_had_happened(tmp_path: Path) -> None:
     """Each has generators and sums of its own; a coupled loss, with dropout. Killed in a step and in a checkpoint."""
@@ -162,11 +161,12 @@ def test_two_killed_processes_go_on_as_if_nothing_had_happened(tmp_path: Path) -
         environment = os.environ | {"OMP_NUM_THREADS": "1", "WAITING": str(waiting)} | variables
         return subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True)
 
-    def finish(process: subprocess.Popen[str]) -> None:
+    def finish(out: str, *words: str) -> None:
+        process = start(out, *words)
         _, errors = process.communicate()
         assert process.returncode == 0, errors
 
-    whole = start("whole")
+    finish("whole")
     for words, place in (((), "step 5"), (("--resume",), "checkpoint 6")):
         killed = start("run", *words, WAIT_AT=place)
         while killed.poll() is None and not waiting.exists():
@@ -174,8 +174,7 @@ def test_two_killed_processes_go_on_as_if_nothing_had_happened(tmp_path: Path) -
         assert waiting.exists(), killed.communicate()[1]
         killed_with_its_children(killed)
         waiting.unlink()
-    finish(start("run", "--resume"))
-    finish(whole)
+    finish("run", "--resume")
     resumed = json.loads((tmp_path / "run" / "manifest.json").read_text(encoding="utf-8"))["resumed"]
     assert [one["step"] for one in resumed] == [3, 3]
     assert_same_run(tmp_path / "run", tmp_path / "whole")

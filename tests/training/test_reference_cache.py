@@ -92,6 +92,19 @@ def test_what_is_there_is_not_computed_again(tmp_path: Path, monkeypatch: pytest
     assert not list(tmp_path.glob("*.tmp"))
 
 
+def test_a_file_that_was_removed_is_made_again_beside_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the error about a damaged file says to do."""
+    monkeypatch.setattr(reference_store, "TOKENS_PER_FILE", 20)
+    reference, _ = cache(loaded_model(), tmp_path)
+    first, *others = sorted(tmp_path.glob("part-*"))
+    first.unlink()
+    again, count = cache(loaded_model(), tmp_path)
+    assert 0 < count < len(reference.store) == len(again.store) == 12
+    assert all(path.is_file() for path in others)
+
+
 def test_processes_share_the_work(tmp_path: Path) -> None:
     loaded = loaded_model()
     source, batches = make_reference(loaded), collator(loaded)

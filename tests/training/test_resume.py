@@ -137,8 +137,8 @@ def test_a_run_that_another_process_writes_to_is_left_alone(inputs: Path, tmp_pa
     config = parse_config(settings_of(inputs, train={"max_steps": 1, "save_strategy": "steps", "save_steps": 1}))
     run = train(config, tmp_path / "run")
     (run / "manifest.json").write_text(json.dumps(manifest_of(run) | {"exit": None}), encoding="utf-8")
-    holds = "import filelock, sys, time; lock = filelock.FileLock(sys.argv[1]); lock.acquire(); print('held', flush=True); input()"
-    words = [sys.executable, "-c", holds, str(run / ".lock")]
+    holds = "import filelock, sys; lock = filelock.FileLock(sys.argv[1]); lock.acquire(); print('held', flush=True)"
+    words = [sys.executable, "-c", f"{holds}; input()", str(run / ".lock")]
     with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
         assert other.stdout is not None
         assert other.stdout.readline() == "held\n"

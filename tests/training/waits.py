@@ -31,5 +31,5 @@ def put_in_place_later(made: Path, final: Path) -> None:
     put_in_place(made, final)
 
 
-RunCallback.on_step_begin = on_step_begin  # type: ignore[method-assign]
+RunCallback.on_step_begin = on_step_begin
 checkpoints.put_in_place = put_in_place_later
