@@ -28,8 +28,9 @@ demo: $(VENV)/installed
 test: $(VENV)/installed-dev lint
 	$(BIN)/python -m pytest -n 2 --dist worksteal
 
-test-all: $(VENV)/installed-dev lint
-	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not gpu" --timeout 900
+# the default suite, then what takes minutes
+test-all: test
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m "slow and not gpu" --timeout 900
 
 # every check of every family, and the table that ships and docs/families.md from what they found
 families: $(VENV)/installed-dev
