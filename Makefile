@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 export TOKENIZERS_PARALLELISM = false
+# two processes of one thread each: more threads than cores wait for each other
+TEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 
 .PHONY: demo test test-all families lint format install dev clean
 
@@ -26,11 +28,11 @@ demo: $(VENV)/installed
 	$(BIN)/mmdpo demo --out $(or $(OUT),runs/demo)
 
 test: $(VENV)/installed-dev lint
-	$(BIN)/python -m pytest -n 2 --dist worksteal
+	$(TEST)
 
 # the default suite, then what takes minutes
 test-all: test
-	$(BIN)/python -m pytest -n 2 --dist worksteal -m "slow and not gpu" --timeout 900
+	$(TEST) -m "slow and not gpu" --timeout 900
 
 # every check of every family, and the table that ships and docs/families.md from what they found
 families: $(VENV)/installed-dev

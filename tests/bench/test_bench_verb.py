@@ -48,6 +48,7 @@ def test_numbers_are_not_overwritten(tmp_path: Path) -> None:
     assert isinstance(result.exception, ConfigError)
 
 
+@pytest.mark.slow
 def test_build_is_measured_in_a_process_of_its_own(tmp_path: Path) -> None:
     command = ["bench", "build", "--ratings", "480", "--json", "--out", str(tmp_path / "made" / "build.json")]
     result = RUN.invoke(app, command, standalone_mode=False)

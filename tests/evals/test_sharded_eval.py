@@ -81,6 +81,7 @@ def files(out: Path) -> list[str]:
     return sorted(path.name for path in (out / "eval" / "pope").iterdir())
 
 
+@pytest.mark.slow
 def test_a_killed_evaluation_goes_on_with_what_is_missing(data: Path, tmp_path: Path) -> None:
     command = words(data, tmp_path / "killed", "--plugin", str(killer(tmp_path, 0)))
     killed = subprocess.run([sys.executable, "-m", "mmdpo", *command], capture_output=True, check=False)

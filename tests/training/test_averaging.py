@@ -77,11 +77,14 @@ def test_a_step_does_not_depend_on_how_it_is_cut(tmp_path: Path, loss: dict[str,
     others = {
         "4 x 2": one_step(tmp_path / "cut", loss, 2, 4),
         "4 x 2 in two passes": one_step(tmp_path / "two", loss, 2, 4, two_pass=True),
-        "packed rows": one_step(tmp_path / "packed", loss, 8, 1, records_per_row="fit"),
-        "packed rows in chunks": one_step(
-            tmp_path / "chunks", loss, 4, 2, records_per_row="fit", two_pass=True, rows_per_chunk=1
-        ),
     }
+    if loss is LOSSES["views missing"]:
+        others |= {
+            "packed rows": one_step(tmp_path / "packed", loss, 8, 1, records_per_row="fit"),
+            "packed rows in chunks": one_step(
+                tmp_path / "chunks", loss, 4, 2, records_per_row="fit", two_pass=True, rows_per_chunk=1
+            ),
+        }
     assert any(gradient.abs().max() > 1e-3 for gradient in whole.gradients.values())
     for how, other in others.items():
         assert other.gradients.keys() == whole.gradients.keys()
