@@ -138,8 +138,8 @@ def test_a_build_that_made_nothing_names_the_folder_and_can_be_repeated_there(tm
     failed = CliRunner().invoke(app, words)
     assert isinstance(failed.exception, DataError)
     assert (
-        failed.exception.why
-        == f"Rows set aside: 2 missing_media. Row 1: the media file 'a.png' is not under {str(tmp_path)!r}."
+        failed.exception.why == "Rows set aside: 2 missing_media. The first missing_media is row 1: "
+        f"the media file 'a.png' is not under {str(tmp_path)!r}."
     )
     again = CliRunner().invoke(app, [*words, "media=optional"])
     assert again.exit_code == 0 and "1 of 1 images are absent" in again.stdout

@@ -78,7 +78,7 @@ def test_bytes_that_are_text_are_set_aside(tmp_path: Path):
     pyarrow.parquet.write_table(pyarrow.parquet.read_table(table(tmp_path, "iVBORw0KGgo=")), data)
     result = build("ratings", {"data": (data, other), **CONFIG}, tmp_path / "out")
     assert result.quality["set_aside"] == {"no_image": 2} and len(result.records) == 1
-    assert result.set_aside[0].message == "its bytes are a str"
+    assert result.set_aside[0].message == "its bytes are a text"
 
 
 def pictures(count: int) -> list[Record]:
