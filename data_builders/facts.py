@@ -35,7 +35,7 @@ from data_builders.table_config import (
     with_media,
 )
 from data_builders.tables import Row
-from data_builders.vote_columns import plain
+from data_builders.vote_columns import Labels, plain, require_apart
 from mmdpo.marks import Span
 from mmdpo.media import Media
 from mmdpo.records import Candidate, Record, media_field, user_message
@@ -74,8 +74,8 @@ class FactsConfig(PairingConfig, TableConfig):
 
     higher_is_better: Literal[True] = True
     columns: FactColumns = FactColumns()
-    right: tuple[str | int | bool, ...]
-    wrong: tuple[str | int | bool, ...]
+    right: Labels
+    wrong: Labels
     score: Literal["share", "fewest_wrong"] = "share"
     min_claims: int = Field(1, ge=1)
 
@@ -86,9 +86,7 @@ class FactsConfig(PairingConfig, TableConfig):
 
     @model_validator(mode="after")
     def _different(self) -> FactsConfig:
-        wrong = {plain(value) for value in self.wrong}
-        if both := [value for value in self.right if plain(value) in wrong]:
-            raise ValueError(f"{str(both[0])!r} cannot mean both right and wrong")
+        require_apart(self.right, self.wrong, "right and wrong")
         return self
 
 

@@ -28,7 +28,7 @@ from data_builders.table_config import (
     with_media,
 )
 from data_builders.tables import Row
-from data_builders.vote_columns import plain
+from data_builders.vote_columns import Labels, plain, require_apart
 from mmdpo.media import Media
 from mmdpo.records import Candidate, Record, media_field, user_message
 from mmdpo.registry import builders
@@ -66,14 +66,12 @@ class ThumbsConfig(TableConfig):
     """
 
     columns: ThumbColumns = ThumbColumns()
-    up: tuple[str | int | float | bool, ...]
-    down: tuple[str | int | float | bool, ...]
+    up: Labels
+    down: Labels
 
     @model_validator(mode="after")
     def _different(self) -> ThumbsConfig:
-        downs = {plain(value) for value in self.down}
-        if both := [value for value in self.up if plain(value) in downs]:
-            raise ValueError(f"{str(both[0])!r} cannot mean both up and down")
+        require_apart(self.up, self.down, "up and down")
         return self
 
 

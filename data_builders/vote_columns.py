@@ -16,6 +16,21 @@ SWITCHES = {
 """Words that YAML 1.1 reads as booleans."""
 
 
+Labels = tuple[str | int | float | bool, ...]
+"""Cells that mean one thing; never guessed. Numbers are compared as numbers, words without case."""
+
+
+def require_apart(labels: Labels, others: Labels, meanings: str) -> None:
+    """Refuses cells that would mean two things.
+
+    Raises:
+        ValueError: One of them is in both; `meanings` says of what, as in "up and down".
+    """
+    known = {plain(label) for label in others}
+    if both := [label for label in labels if plain(label) in known]:
+        raise ValueError(f"{str(both[0])!r} cannot mean both {meanings}")
+
+
 class VoteValues(BaseModel):
     """What a voter's cell holds when the first answer (a) is better, when the second one (b) is, and for neither.
 
