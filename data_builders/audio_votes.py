@@ -25,9 +25,9 @@ from data_builders.vote_measures import VoteMeasures
 from data_builders.vote_rows import VoteReader
 from data_builders.votes import SOUND_REASONS, Contest, Judgement, decide, different, pool
 from mmdpo.media import Media
-from mmdpo.media_audio import open_audio
-from mmdpo.record_checks import is_unicode
+from mmdpo.media.audio import open_audio
 from mmdpo.records import Candidate, Record, user_message
+from mmdpo.records.checks import is_unicode
 from mmdpo.registry import builders
 
 FENSE_COLUMNS = VoteColumns(source_a="source_a", source_b="source_b", kind="kind")

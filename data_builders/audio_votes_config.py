@@ -10,7 +10,7 @@ from pydantic import Field, ValidationInfo, field_validator
 from data_builders.tables import Format
 from data_builders.vote_columns import JudgedColumns, VoteValues, require_direction, require_one_voter_a_row
 from data_builders.votes import VoteRules
-from mmdpo.media_audio import MAX_SECONDS
+from mmdpo.media.audio import MAX_SECONDS
 
 
 class VoteColumns(JudgedColumns):

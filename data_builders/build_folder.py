@@ -13,7 +13,7 @@ import filelock
 
 from mmdpo.errors import ConfigError, DataError, MMDPOError
 from mmdpo.jsonfiles import plain, read_json, write_json
-from mmdpo.records_staging import DATA_FOLDER
+from mmdpo.records.staging import DATA_FOLDER
 
 SET_ASIDE_FILE = "set_aside.jsonl"
 QUALITY_FILE = "quality.json"

@@ -35,12 +35,12 @@ from mmdpo.errors import ConfigError, DataError
 from mmdpo.jsonfiles import plain, read_json, write_json
 from mmdpo.media import Media
 from mmdpo.records import Record, Records, load_records
-from mmdpo.records_io import list_splits
-from mmdpo.records_staging import Staging
+from mmdpo.records.files import list_splits
+from mmdpo.records.staging import Staging
 from mmdpo.registry import builders, load_plugins
 
 if TYPE_CHECKING:
-    from mmdpo.answer_file import Shard
+    from mmdpo.answering.answer_file import Shard
 
 KEPT = "kept"
 """Folder in a builder's scratch folder whose files stay beside the records."""
@@ -145,7 +145,7 @@ def _shard() -> Shard | None:
     """Which of the processes of ``accelerate launch`` or ``torchrun`` this is; None where it is alone."""
     if int(os.environ.get("WORLD_SIZE", "1")) < 2:
         return None
-    from mmdpo.answer_file import Shard  # imports torch
+    from mmdpo.answering.answer_file import Shard  # imports torch
 
     return Shard.of_this_process()
 

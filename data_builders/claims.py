@@ -16,7 +16,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from mmdpo.marks import sentences  # where a sentence ends; abbreviations and initials are known there
+from mmdpo.records.marks import sentences  # where a sentence ends; abbreviations and initials are known there
 
 _JOINTS = re.compile(r"\s*;\s+|\s*,\s+(?=(?:and|but|while|whereas|with)\s)", re.IGNORECASE)
 _JOINT_WORD = re.compile(r"^(and|but|while|whereas)\s+", re.IGNORECASE)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal, NamedTuple
 
-from mmdpo.marks import sentences  # where a sentence ends; abbreviations, initials and lists are known there
+from mmdpo.records.marks import sentences  # where a sentence ends; abbreviations, initials and lists are known there
 
 CleanerName = Literal["unicode", "control", "html", "boilerplate", "repeats", "truncated", "whitespace"]
 

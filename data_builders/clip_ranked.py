@@ -22,9 +22,9 @@ from data_builders.journal import Journal
 from data_builders.prompt_sources import Asked, media_key
 from data_builders.scored import SOUND, Pairing, Scored, ScoredConfig, answers_of, groups_of
 from data_builders.spool import Spool
-from mmdpo.answer_file import Shard, model_fingerprint
-from mmdpo.clip_score import ClipScore
+from mmdpo.answering.answer_file import Shard, model_fingerprint
 from mmdpo.media import Media, open_image
+from mmdpo.models.clip_score import ClipScore
 from mmdpo.records import Record
 from mmdpo.registry import builders
 

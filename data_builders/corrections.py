@@ -26,9 +26,9 @@ from data_builders.table_config import (
 )
 from data_builders.tables import Row
 from data_builders.votes import different
-from mmdpo.marks import mark_differences
 from mmdpo.media import Media
 from mmdpo.records import Candidate, Record, media_field, user_message
+from mmdpo.records.marks import mark_differences
 from mmdpo.registry import builders
 
 _ROWS_AT_A_TIME = 5000  # their media are checked in parallel

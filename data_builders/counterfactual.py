@@ -30,7 +30,7 @@ from mmdpo.media import Media, MediaError
 from mmdpo.modalities.base import check_variant
 from mmdpo.modalities.variants import items_of
 from mmdpo.records import Record
-from mmdpo.records_io import read_rows
+from mmdpo.records.files import read_rows
 from mmdpo.registry import builders
 from mmdpo.views import CLEAN
 

@@ -10,7 +10,7 @@ from pydantic import Field, field_validator, model_validator
 
 from data_builders.base import BuilderConfig
 from mmdpo.media import MAX_PIXELS
-from mmdpo.records_io import open_split
+from mmdpo.records.files import open_split
 from mmdpo.views import CLEAN, NONE, SWAP
 
 Similar = Literal["words", "objects", "look", "clip", "given"]

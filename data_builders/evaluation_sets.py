@@ -20,8 +20,8 @@ from mmdpo.evals.files import read_json, read_rows, read_text
 from mmdpo.evals.held_out import is_record_set
 from mmdpo.media import Media, MediaError, content_hash
 from mmdpo.records import Record, prompt_text
-from mmdpo.records_io import list_splits, open_split
-from mmdpo.records_io import read_rows as read_records
+from mmdpo.records.files import list_splits, open_split
+from mmdpo.records.files import read_rows as read_records
 
 LEAST_WORDS = 5
 """Shorter answers are the same by chance: every second question of POPE is answered "yes"."""

@@ -36,9 +36,9 @@ from data_builders.table_config import (
 )
 from data_builders.tables import Row
 from data_builders.vote_columns import Labels, plain, require_apart
-from mmdpo.marks import Span
 from mmdpo.media import Media
 from mmdpo.records import Candidate, Record, media_field, user_message
+from mmdpo.records.marks import Span
 from mmdpo.registry import builders
 
 _FORM = 'claims are {"There is a dog.": 1} or [{"fact": "There is a dog.", "label": 1}]'

@@ -22,9 +22,9 @@ from data_builders.object_sources import ImageObjects, Objects, ObjectsSource
 from data_builders.splits import seeded_order
 from data_builders.spool import Spool
 from data_builders.table_config import absence_note, checked_media
-from mmdpo.marks import sentences  # where a sentence ends; abbreviations and initials are known there
 from mmdpo.media import Media
 from mmdpo.records import Candidate, Record, user_message
+from mmdpo.records.marks import sentences  # where a sentence ends; abbreviations and initials are known there
 from mmdpo.registry import builders
 
 _SAME_WORDS = 0.5  # more of the words of two sentences in both: they say nearly the same

@@ -23,8 +23,8 @@ from mmdpo.errors import ConfigError, DataError
 from mmdpo.jsonfiles import read_json, write_json
 from mmdpo.media import Media
 from mmdpo.records import Record
-from mmdpo.records_io import list_splits, open_split, read_rows
-from mmdpo.records_staging import INFO_FILE, Staging
+from mmdpo.records.files import list_splits, open_split, read_rows
+from mmdpo.records.staging import INFO_FILE, Staging
 
 LEAKAGE_FILE = "leakage.json"
 Evidence = Literal["same_file", "near_copy", "coco_id", "same_name", "same_text"]

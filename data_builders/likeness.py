@@ -16,11 +16,11 @@ from data_builders.near_copies import Look, are_alike
 from data_builders.scenes import Scene
 from data_builders.splits import seeded_order
 from data_builders.work import Work
-from mmdpo.answer_file import model_fingerprint
-from mmdpo.clip_score import ClipScore
+from mmdpo.answering.answer_file import model_fingerprint
 from mmdpo.errors import DataError
 from mmdpo.jsonfiles import append_json_line, read_json_lines
 from mmdpo.media import Media, MediaError, open_image
+from mmdpo.models.clip_score import ClipScore
 
 Features: TypeAlias = NDArray[np.float32] | csr_array
 """[scenes, features] rows of length 1, or of length 0 where nothing is known."""

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from mmdpo.media import Media
-from mmdpo.record_checks import is_unicode
 from mmdpo.records import Record
+from mmdpo.records.checks import is_unicode
 
 
 class MediaStore:

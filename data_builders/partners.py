@@ -15,8 +15,8 @@ from data_builders.object_sources import Objects, ObjectsSource
 from data_builders.partnering import Pairing, given_pairs
 from data_builders.prompt_sources import media_key
 from data_builders.scenes import Scene, Truth, present_in
-from mmdpo.clip_score import ClipScore
 from mmdpo.media import Media
+from mmdpo.models.clip_score import ClipScore
 from mmdpo.records import Record, prompt_text
 
 

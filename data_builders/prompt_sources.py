@@ -27,8 +27,8 @@ from data_builders.table_config import (
 )
 from mmdpo.media import Media, MediaError
 from mmdpo.records import Candidate, Record, media_field, user_message
-from mmdpo.records_io import open_split, read_rows
-from mmdpo.records_staging import INFO_FILE
+from mmdpo.records.files import open_split, read_rows
+from mmdpo.records.staging import INFO_FILE
 
 _ROWS_AT_A_TIME = 1000  # their media are checked in parallel
 

@@ -19,7 +19,7 @@ from data_builders.base import Builder, Work
 from data_builders.journal import Journal
 from data_builders.prompt_sources import Asked, PromptsConfig, read_prompts, spooled
 from data_builders.sample_sources import Draws, SourceConfig
-from mmdpo.answer_file import Shard
+from mmdpo.answering.answer_file import Shard
 from mmdpo.evals.diversity import prompt_counts
 from mmdpo.records import Candidate, Record
 from mmdpo.registry import builders

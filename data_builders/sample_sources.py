@@ -19,14 +19,14 @@ from data_builders.journal import Journal
 from data_builders.media_store import MediaStore
 from data_builders.prompt_sources import Asked, media_key
 from data_builders.work import Progress
-from mmdpo.answer_file import model_fingerprint
+from mmdpo.answering.answer_file import model_fingerprint
+from mmdpo.answering.loading import encoder_of, load_any
 from mmdpo.corruptions import generator_for
 from mmdpo.errors import ConfigError, DataError, MMDPOError, ModelError
 from mmdpo.evals.calls import JudgeError, PatientClient
 from mmdpo.evals.endpoint import Endpoint
 from mmdpo.evals.judge import picture_address
 from mmdpo.generate import Generated, GenerationSettings, generate
-from mmdpo.loading import encoder_of, load_any
 from mmdpo.records import Candidate, Record
 
 _PROMPTS_AT_A_TIME = 128  # at an endpoint; their pictures are in memory

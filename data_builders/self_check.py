@@ -28,17 +28,17 @@ from data_builders.prompt_sources import Asked, media_key
 from data_builders.sample_sources import OPERATIONAL
 from data_builders.scored import SOUND, Pairing, Scored, ScoredConfig, answers_of, groups_of
 from data_builders.spool import Spool
-from mmdpo.answer_file import Shard, model_fingerprint
+from mmdpo.answering.answer_file import Shard, model_fingerprint
+from mmdpo.answering.loading import encoder_of, load_any
+from mmdpo.answering.yes_no import Choice, YesNoReader
 from mmdpo.errors import ConfigError, DataError, ModelError
 from mmdpo.evals.calls import JudgeError
 from mmdpo.evals.claims import SPLIT, claims_of_reply
 from mmdpo.evals.endpoint import Endpoint
 from mmdpo.evals.judge import ChatJudge, Question
 from mmdpo.evals.replies import filled
-from mmdpo.loading import encoder_of, load_any
 from mmdpo.records import Record, user_message
 from mmdpo.registry import builders
-from mmdpo.yes_no import Choice, YesNoReader
 
 _ANSWERS_AT_A_TIME = 64
 _DIGITS = 4  # of log-probabilities: what stands beside a question in its batch changes the ones behind

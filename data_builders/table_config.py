@@ -14,7 +14,7 @@ from data_builders.base import BuilderConfig, Ledger, Work
 from data_builders.sources import open_source, source_folder
 from data_builders.tables import Format, Row, matches, named_kind, require_columns
 from mmdpo.media import MAX_PIXELS, Media, MediaError
-from mmdpo.record_checks import is_unicode
+from mmdpo.records.checks import is_unicode
 
 Checked = Mapping[Media, Media | MediaError]
 ItemType = TypeVar("ItemType")

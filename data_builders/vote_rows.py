@@ -12,7 +12,7 @@ from data_builders.tables import Row
 from data_builders.vote_columns import JudgedColumns, VoteCounts, VoteValues
 from data_builders.votes import FIRST, SECOND, TIE, Judgement, Vote
 from mmdpo.media import Media
-from mmdpo.record_checks import is_unicode
+from mmdpo.records.checks import is_unicode
 
 LARGEST_COUNT = 10_000
 """A larger count of votes on one pair is taken for a number of another kind."""

@@ -35,8 +35,8 @@ from mmdpo.evals import vqa_text
 from mmdpo.evals.consensus import consensus, human_answers, question_texts
 from mmdpo.evals.options import file_name
 from mmdpo.media import Media
-from mmdpo.record_checks import is_unicode
 from mmdpo.records import Candidate, Record, media_field, user_message
+from mmdpo.records.checks import is_unicode
 from mmdpo.registry import builders
 
 _EXACT = 1e-9  # accuracies are sums of tenths

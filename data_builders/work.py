@@ -16,10 +16,10 @@ from mmdpo.jsonfiles import append_json_line, read_json_lines
 from mmdpo.media import MAX_PIXELS, Media, MediaError, frame_paths, open_image, read_bytes
 from mmdpo.modalities.base import modality_of
 from mmdpo.records import media_field
-from mmdpo.records_staging import is_plainly_absent
+from mmdpo.records.staging import is_plainly_absent
 
 if TYPE_CHECKING:
-    from mmdpo.answer_file import Shard  # imports torch, which few builders need
+    from mmdpo.answering.answer_file import Shard  # imports torch, which few builders need
 
 Progress = Callable[[Iterable[Any]], Iterable[Any]]
 THREADS = max(4, os.cpu_count() or 4)

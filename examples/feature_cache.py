@@ -27,18 +27,18 @@ from transformers import CLIPImageProcessor, CLIPVisionConfig, LlamaConfig, Llav
 from transformers.utils import logging as transformers_logging
 
 from mmdpo.collate import Collator
-from mmdpo.encoding import Encoder
-from mmdpo.feature_cache import FeatureCache
+from mmdpo.encoding.example import Encoder
 from mmdpo.feature_caching import cached_as
-from mmdpo.feature_choice import measure
-from mmdpo.feature_files import FeatureFiles
+from mmdpo.features.cache import FeatureCache
+from mmdpo.features.files import FeatureFiles
+from mmdpo.forward.step_cost import language_passes
 from mmdpo.models.load import Lora
 from mmdpo.playground.model import build_processor
 from mmdpo.policy import LoadedModel, prepare
 from mmdpo.records import Candidate, Media, Record, user_message
 from mmdpo.reference import make_reference
+from mmdpo.runs.feature_choice import measure
 from mmdpo.scoring import score
-from mmdpo.step_cost import language_passes
 from mmdpo.views import View
 
 PIXELS, PATCH = 224, 14

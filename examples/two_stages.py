@@ -17,8 +17,8 @@ from rich.table import Table as Printed
 
 import mmdpo
 from mmdpo import registry
-from mmdpo.blank_check import BlankCheck, blank_check
 from mmdpo.config import load_config
+from mmdpo.extensions.blank_check import BlankCheck, blank_check
 from mmdpo.pipeline import train
 from mmdpo.playground.tiny_llm import save_tiny_llm
 from mmdpo.records import Candidate, Media, Record, Records, save_records, user_message

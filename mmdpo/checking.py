@@ -13,23 +13,23 @@ from rich.table import Table
 from rich.text import Text
 
 from mmdpo.collate import Collator
-from mmdpo.companions import Companions
 from mmdpo.config import RunConfig
-from mmdpo.encoding import Encoder
-from mmdpo.eval_settings import never_reached
-from mmdpo.feature_choice import RunFeatures
-from mmdpo.marks import marked_share
+from mmdpo.encoding.companions import Companions
+from mmdpo.encoding.example import Encoder
 from mmdpo.objectives import Objective, Term
 from mmdpo.objectives.objective import explained
 from mmdpo.objectives.schedules import Linear, Warmup
 from mmdpo.pipeline import prepare_run
 from mmdpo.policy import LoadedModel
-from mmdpo.record_checks import ratings_of
 from mmdpo.records import Record
-from mmdpo.resuming import flat
-from mmdpo.run_data import Data
-from mmdpo.run_settings import check_config, what_trains
-from mmdpo.screening import Screening
+from mmdpo.records.checks import ratings_of
+from mmdpo.records.marks import marked_share
+from mmdpo.runs.data import Data
+from mmdpo.runs.eval_settings import never_reached
+from mmdpo.runs.feature_choice import RunFeatures
+from mmdpo.runs.resuming import flat
+from mmdpo.runs.settings import check_config, what_trains
+from mmdpo.training.screening import Screening
 from mmdpo.views import CLEAN, EVERY, MISMATCHED, PARTNER, View
 
 GIB = 2**30

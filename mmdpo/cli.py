@@ -13,20 +13,11 @@ from typing import Annotated, Any
 import typer
 from rich.logging import RichHandler
 
-from mmdpo import (
-    bench_verb,
-    data_verbs,
-    eval_verb,
-    export_verb,
-    helper_verbs,
-    preference_verbs,
-    score_verb,
-    winrate_verb,
-)
-from mmdpo.commandline import merged, relaunch, run_config, use_plugins
 from mmdpo.errors import MMDPOError
 from mmdpo.interrupts import sigterm_is_ctrl_c, stopped_well
-from mmdpo.terminal import (
+from mmdpo.verbs import bench, data, evaluate, export, helpers, preferences, score, winrate
+from mmdpo.verbs.commandline import merged, relaunch, run_config, use_plugins
+from mmdpo.verbs.terminal import (
     closing,
     difference_table,
     notes,
@@ -61,7 +52,7 @@ Overrides = Annotated[
 ]
 Out = Annotated[Path, typer.Option("--out", help="Folder to make; nothing is overwritten.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-Plugins = helper_verbs.Plugins
+Plugins = helpers.Plugins
 
 
 @app.callback()
@@ -191,7 +182,7 @@ def train(
     folder = out or Path("runs", config.stem)
     run_training(settings, folder, resume=resume, folder=config.parent, progress=progress)
     if PartialState().is_main_process:
-        from mmdpo.evaluation import evaluate_run
+        from mmdpo.answering.evaluation import evaluate_run
         from mmdpo.report import write_run_pages
         from mmdpo.run_lock import alone
 
@@ -206,8 +197,8 @@ def train(
     PartialState().destroy_process_group()  # its threads, left to the interpreter's end, now and then abort it
 
 
-eval_verb.add_to(app)
-score_verb.add_to(app)
+evaluate.add_to(app)
+score.add_to(app)
 
 
 @app.command(rich_help_panel=PIPELINE)
@@ -254,7 +245,7 @@ def report(
     closing("report written", write_run_pages(runs, out), "open it in a browser")
 
 
-for verbs in (bench_verb, data_verbs, export_verb, helper_verbs, preference_verbs, winrate_verb):
+for verbs in (bench, data, export, helpers, preferences, winrate):
     verbs.add_to(app)
 
 

@@ -29,13 +29,13 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from mmdpo.branches import Tree, fill_rows, pack
-from mmdpo.companions import Companions
-from mmdpo.encoding import EncodedPrompt, Encoder, extended
+from mmdpo.encoding.companions import Companions
+from mmdpo.encoding.example import EncodedPrompt, Encoder, extended
+from mmdpo.encoding.media_units import MediaUnit
+from mmdpo.encoding.planning import PlannedRow, media_names, plan
+from mmdpo.encoding.rendering import EncodedAnswer
 from mmdpo.errors import DataError
-from mmdpo.media_units import MediaUnit
-from mmdpo.planning import PlannedRow, media_names, plan
 from mmdpo.records import Record
-from mmdpo.rendering import EncodedAnswer
 from mmdpo.views import ScoreTable, View
 
 Batch = dict[str, Any]

@@ -206,7 +206,7 @@ def right(margin: Tensor) -> Tensor:
 
 
 def step_metrics(statistics: PairStatistics) -> dict[str, Tensor]:
-    """Per-record values of pairs under the names that are logged, for :meth:`mmdpo.meter.Meter.add`.
+    """Per-record values of pairs under the names that are logged, for :meth:`mmdpo.training.meter.Meter.add`.
 
     Returns:
         [M] values whose mean is logged, and [M, 2] values whose correlation is.

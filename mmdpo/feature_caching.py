@@ -12,9 +12,9 @@ from torch import Tensor
 
 from mmdpo.config import FeaturesSection, RunConfig
 from mmdpo.errors import ModelError
-from mmdpo.feature_cache import GIB, CachedFeatures, FeatureCache, Place
-from mmdpo.feature_files import FeatureFiles
-from mmdpo.features import FeatureStore
+from mmdpo.features.cache import GIB, CachedFeatures, FeatureCache, Place
+from mmdpo.features.encode_once import FeatureStore
+from mmdpo.features.files import FeatureFiles
 from mmdpo.fingerprints import (
     digest_of,
     digest_of_code,

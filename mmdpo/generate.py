@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 from transformers import LogitsProcessor, LogitsProcessorList, TemperatureLogitsWarper, TopPLogitsWarper
 
-from mmdpo.attention import dense_attention
-from mmdpo.encoding import EncodedPrompt, Encoder
-from mmdpo.prepared_media import media_of
+from mmdpo.encoding.example import EncodedPrompt, Encoder
+from mmdpo.encoding.prepared_media import media_of
+from mmdpo.forward.attention import dense_attention
 from mmdpo.prompt_rows import PromptRows
 from mmdpo.records import Record
 

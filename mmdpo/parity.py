@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from mmdpo.collate import Batch, Collator, Layout
-from mmdpo.encoding import Encoder, extended
+from mmdpo.encoding.example import Encoder, extended
 from mmdpo.errors import MMDPOError, ModelError, ParityError
 from mmdpo.models.families import Facts
 from mmdpo.records import Record

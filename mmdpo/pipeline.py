@@ -17,19 +17,20 @@ from accelerate import PartialState
 from accelerate.utils import set_seed
 from transformers import TrainingArguments
 
-from mmdpo.batch_search import TokenSearch, planned
-from mmdpo.caching import cache_reference, live_source, start_tolerance
-from mmdpo.callbacks import RunCallback, SilentRun
-from mmdpo.checkpoints import remove_unfinished
 from mmdpo.config import RunConfig
-from mmdpo.feature_choice import RunFeatures, keep_features
 from mmdpo.interrupts import GO_ON, Interrupted, stopped_well
 from mmdpo.jsonfiles import write_json_lines
 from mmdpo.objectives import Objective
 from mmdpo.parity import LayoutDecision, choose_layout
 from mmdpo.policy import LoadedModel
 from mmdpo.reference import Reference, make_reference
-from mmdpo.resuming import (
+from mmdpo.run import RunFolder
+from mmdpo.run_lock import alone, at_work
+from mmdpo.runs.cached_reference import cache_reference, live_source, start_tolerance
+from mmdpo.runs.data import Data, probe_records, read_sources, screened
+from mmdpo.runs.feature_choice import RunFeatures, keep_features
+from mmdpo.runs.model import load_policy, write_composed
+from mmdpo.runs.resuming import (
     check_same_config,
     check_same_data,
     check_same_processes,
@@ -40,16 +41,15 @@ from mmdpo.resuming import (
     set_evaluations_aside,
     step_of,
 )
-from mmdpo.run import RunFolder
-from mmdpo.run_data import Data, probe_records, read_sources, screened
-from mmdpo.run_lock import alone, at_work
-from mmdpo.run_model import load_policy, write_composed
-from mmdpo.run_settings import check_config, scheduled, what_trains
-from mmdpo.screening import count_reasons
-from mmdpo.sharding import load_whole
+from mmdpo.runs.settings import check_config, scheduled, what_trains
+from mmdpo.runs.training_evals import TrainingEvals
 from mmdpo.trainer import PreferenceTrainer
-from mmdpo.training_evals import TrainingEvals
-from mmdpo.workers import workers_reason
+from mmdpo.training.batch_search import TokenSearch, planned
+from mmdpo.training.callbacks import RunCallback, SilentRun
+from mmdpo.training.checkpoints import remove_unfinished
+from mmdpo.training.screening import count_reasons
+from mmdpo.training.sharding import load_whole
+from mmdpo.training.workers import workers_reason
 
 logger = logging.getLogger(__name__)
 Progress = Callable[[Iterable[Any]], Iterable[Any]]

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import torch
 
 from mmdpo.errors import ConfigError
-from mmdpo.features import FeatureStore
+from mmdpo.features.encode_once import FeatureStore
 from mmdpo.models.families import Facts, backbone_of, facts_of
 from mmdpo.models.load import (
     TRAINS,

@@ -18,14 +18,14 @@ import torch
 from torch import Tensor
 
 from mmdpo.collate import distinct_units
-from mmdpo.encoding import EncodedPrompt, Encoder
+from mmdpo.encoding.example import EncodedPrompt, Encoder
+from mmdpo.encoding.shared_prompts import common_prefix, cut, reason_against_sharing
 from mmdpo.errors import ModelError
-from mmdpo.features import FeatureStore
+from mmdpo.features.encode_once import FeatureStore
+from mmdpo.features.units import outputs_of
 from mmdpo.modalities.encoders import concatenate
 from mmdpo.models.families import backbone_of
 from mmdpo.parity import FLOOR, to_model
-from mmdpo.shared_prompts import common_prefix, cut, reason_against_sharing
-from mmdpo.unit_features import outputs_of
 
 logger = logging.getLogger(__name__)
 

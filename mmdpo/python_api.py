@@ -10,16 +10,16 @@ from typing import Any
 import torch
 from pydantic import ValidationError
 
-from mmdpo.answering import AnswerBy
-from mmdpo.benchmarking import evaluate_model
+from mmdpo.answering.answers import AnswerBy
+from mmdpo.answering.benchmarking import evaluate_model
+from mmdpo.answering.evaluation import encoder_of, load_any
 from mmdpo.collate import Collator
 from mmdpo.config import EvalSection, describe_problem, parse_config
-from mmdpo.encoding import Encoder
+from mmdpo.encoding.example import Encoder
 from mmdpo.errors import ConfigError
 from mmdpo.evals.endpoint import read_endpoint
 from mmdpo.evals.folders import compare_folders
 from mmdpo.evals.needs import data_paths, known_names
-from mmdpo.evaluation import encoder_of, load_any
 from mmdpo.parity import choose_layout, to_model
 from mmdpo.pipeline import train as run_training
 from mmdpo.policy import encode_once

@@ -4,7 +4,7 @@ adapter_off   the base model, with a fresh adapter switched off
 adapter_copy  a frozen copy of an existing adapter, loaded beside the trainable one
 copy          a frozen copy of the trained parts; frozen parameters are shared with the policy
 live          the policy itself before its first step: only to fill a cache
-cached        numbers that one of the others gave before (`mmdpo.reference_cache`)
+cached        numbers that one of the others gave before (`mmdpo.training.reference_cache`)
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ class Reference:
         Args:
             wrapped: The policy as ``accelerate`` wrapped it; adapters are switched inside it.
             batch: A batch of the collator.
-            statistics: Names of :data:`mmdpo.head.STATISTICS`, but not ``token_kl``.
+            statistics: Names of :data:`mmdpo.forward.head.STATISTICS`, but not ``token_kl``.
             keep_hidden: Keep what the policy's ``token_kl`` needs: n x D numbers for n answer tokens.
         """
         if not keep_hidden:

@@ -2,7 +2,7 @@
 
 Scoring is a ``forward`` of the Hugging Face model with the keyword ``score_batch``: it stays inside whatever module
 ``accelerate`` wrapped around it (past DDP's wrapper the ranks' gradients would differ silently, past FSDP2's it
-raises). Logits exist only where an answer token is predicted; :mod:`mmdpo.head` makes them a tile at a time.
+raises). Logits exist only where an answer token is predicted; :mod:`mmdpo.forward.head` makes them a tile at a time.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from typing import Any, NamedTuple
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
-from mmdpo.backbone import ScoringState, last_hidden
 from mmdpo.collate import Batch
 from mmdpo.errors import ModelError
-from mmdpo.features import FeatureStore
-from mmdpo.head import Head, check_statistics, token_statistics
+from mmdpo.features.encode_once import FeatureStore
+from mmdpo.forward.backbone import ScoringState, last_hidden
+from mmdpo.forward.head import Head, check_statistics, token_statistics
 from mmdpo.models.families import Facts, facts_of
 from mmdpo.models.router import router_loss_of
 
@@ -134,7 +134,7 @@ def scores(
     Args:
         model: The model, or whatever wraps it.
         batch: A batch of :class:`mmdpo.collate.Collator`.
-        statistics: Names of :data:`mmdpo.head.STATISTICS`; :func:`mmdpo.head.token_statistics` says what they are.
+        statistics: Names of :data:`mmdpo.forward.head.STATISTICS`; `token_statistics` there says what they are.
         reference: For ``token_kl``, what :meth:`mmdpo.reference.Reference.scores` kept of the same batch.
 
     Returns:

@@ -10,25 +10,25 @@ from accelerate.utils import fsdp2_prepare_model
 from torch import Tensor, nn
 from transformers import PrinterCallback, ProgressCallback, TrainerCallback, TrainingArguments
 
-from mmdpo.callbacks import Bar, FreshVariants
 from mmdpo.collate import Batch, Collator, Layout, RecordDataset, table_of
-from mmdpo.companions import Companions
 from mmdpo.diagnostics import reward_of, training_metrics
-from mmdpo.encoding import Encoder
+from mmdpo.encoding.companions import Companions
+from mmdpo.encoding.example import Encoder
 from mmdpo.errors import ConfigError
-from mmdpo.guard import Guard
-from mmdpo.guarded_trainer import GuardedTrainer
-from mmdpo.meter import Meter
-from mmdpo.not_finite import Scored
 from mmdpo.objectives import Objective
 from mmdpo.policy import LoadedModel
 from mmdpo.records import Record
 from mmdpo.reference import Reference
 from mmdpo.scoring import scores
-from mmdpo.sharding import plan_sharding, plan_zero
-from mmdpo.token_batches import Batches, StepCollator, micro_batches, whole_steps
-from mmdpo.two_pass import FirstPass, Generators, even_chunks, first_pass, first_rows, gather_tables, stacked
-from mmdpo.validation import blind_variant, held_out_views
+from mmdpo.training.callbacks import Bar, FreshVariants
+from mmdpo.training.guard import Guard
+from mmdpo.training.guarded_trainer import GuardedTrainer
+from mmdpo.training.meter import Meter
+from mmdpo.training.not_finite import Scored
+from mmdpo.training.sharding import plan_sharding, plan_zero
+from mmdpo.training.token_batches import Batches, StepCollator, micro_batches, whole_steps
+from mmdpo.training.two_pass import FirstPass, Generators, even_chunks, first_pass, first_rows, gather_tables, stacked
+from mmdpo.training.validation import blind_variant, held_out_views
 from mmdpo.views import ScoreTable, View
 
 

@@ -16,11 +16,11 @@ from typing import Any
 import torch
 
 from mmdpo.errors import ConfigError
-from mmdpo.loss_catalogue import LossEntry, catalogue
-from mmdpo.loss_listing import SYMBOLS, markdown_tables
+from mmdpo.extensions.loss_catalogue import LossEntry, catalogue
 from mmdpo.objectives import Objective, make_objective
 from mmdpo.objectives.explanations import in_yaml
 from mmdpo.objectives.presets import PRESETS
+from mmdpo.verbs.loss_listing import SYMBOLS, markdown_tables
 from mmdpo.views import CLEAN, EVERY, ScoreTable, View
 from objectives.tables import Answer, loss_of, table
 

@@ -9,7 +9,7 @@ import pytest
 from transformers import WhisperFeatureExtractor
 
 from mmdpo.media import Media
-from mmdpo.media_audio import open_audio
+from mmdpo.media.audio import open_audio
 from mmdpo.playground.audio.sounds import EVENTS, SAMPLES, render
 from mmdpo.playground.audio.text import LANGUAGE
 from mmdpo.playground.audio.usual import UsualSound

@@ -16,14 +16,14 @@ from typing import Any
 
 import pytest
 
-from mmdpo.companions import Companions
+from mmdpo.encoding.companions import Companions
 from mmdpo.errors import ConfigError
 from mmdpo.evals.stats import Table, interval
 from mmdpo.jsonfiles import read_json, write_json
-from mmdpo.objective_checks import usage
 from mmdpo.records import load_records
-from mmdpo.run_data import read_sources
-from mmdpo.run_settings import check_config
+from mmdpo.runs.data import read_sources
+from mmdpo.runs.settings import check_config
+from mmdpo.training.objective_checks import usage
 from mmdpo.views import PARTNER
 
 ROOT = Path(__file__).resolve().parents[1]

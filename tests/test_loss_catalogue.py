@@ -14,10 +14,10 @@ from typer.testing import CliRunner
 from mmdpo import registry
 from mmdpo.cli import app
 from mmdpo.errors import ConfigError
-from mmdpo.loss_catalogue import CHOICES, GROUPS, catalogue, fields_of, loss_entry, pasted, ways
-from mmdpo.loss_listing import loss_blocks, loss_detail, markdown_tables
+from mmdpo.extensions.loss_catalogue import CHOICES, GROUPS, catalogue, fields_of, loss_entry, pasted, ways
 from mmdpo.objectives import Term, make_objective
 from mmdpo.objectives.presets import PRESETS, Preset
+from mmdpo.verbs.loss_listing import loss_blocks, loss_detail, markdown_tables
 
 NAMES = [entry.name for entry in catalogue()]
 

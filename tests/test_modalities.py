@@ -24,8 +24,9 @@ from mmdpo import registry
 from mmdpo.cli import app
 from mmdpo.collate import Collator
 from mmdpo.conformance import check
-from mmdpo.encoding import Encoder
+from mmdpo.encoding.example import Encoder
 from mmdpo.errors import ConfigError, DataError, MMDPOError, ModelError
+from mmdpo.extensions.scaffold import LONGEST_NAME, write_new
 from mmdpo.media import MediaError
 from mmdpo.modalities.arrays import open_array
 from mmdpo.modalities.base import Modality
@@ -35,9 +36,8 @@ from mmdpo.models.composed import compose
 from mmdpo.objectives import make_objective
 from mmdpo.policy import prepare
 from mmdpo.records import Candidate, Media, Record, user_message
-from mmdpo.scaffold import LONGEST_NAME, write_new
 from mmdpo.scoring import score
-from mmdpo.screening import screen
+from mmdpo.training.screening import screen
 from mmdpo.views import View
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -568,7 +568,7 @@ def test_two_modalities_that_want_one_placeholder_or_one_name(thermal: ModuleTyp
 
 
 def test_blank_check_refuses_what_it_cannot_compare(thermal: ModuleType) -> None:
-    from mmdpo.blank_check import blank_check
+    from mmdpo.extensions.blank_check import blank_check
     from mmdpo.records import Records
 
     one = record("one", item(ITEMS[2]))
@@ -583,7 +583,7 @@ def test_blank_check_counts_right_answers_with_and_without(
     thermal: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Four questions about three items: 2.5 right with them (a tie is a half), 1 right without."""
-    from mmdpo import blank_check as module
+    from mmdpo.extensions import blank_check as module
     from mmdpo.records import Records
 
     totals = {

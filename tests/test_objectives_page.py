@@ -13,16 +13,16 @@ import yaml
 
 from core.oracle import picture, record
 from mmdpo import registry
-from mmdpo.companions import Companions
 from mmdpo.config import parse_config
-from mmdpo.loss_catalogue import catalogue
-from mmdpo.objective_checks import objective_problems, usage
+from mmdpo.encoding.companions import Companions
+from mmdpo.extensions.loss_catalogue import catalogue
+from mmdpo.extensions.scaffold import write_new
 from mmdpo.objectives import make_objective
 from mmdpo.objectives.listwise import Ranking
 from mmdpo.objectives.media_pairs import GuidedPair
 from mmdpo.objectives.presets import PRESETS
 from mmdpo.records import Record
-from mmdpo.scaffold import write_new
+from mmdpo.training.objective_checks import objective_problems, usage
 from objectives.tables import Answer, loss_of, table
 from objectives_page import PAGE, rewritten
 

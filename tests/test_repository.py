@@ -69,7 +69,7 @@ def test_wheel_holds_configs_templates_and_playground(wheel: Path) -> None:
         "mmdpo/report/templates/report.html.j2",
         "mmdpo/playground/weights/model.safetensors",
         "mmdpo/playground/audio/weights/model.safetensors",
-        "mmdpo/_templates/modality.py.j2",
+        "mmdpo/extensions/templates/modality.py.j2",
         "mmdpo/evals/coco_synonyms.json",
         "mmdpo/evals/safety_probes.yaml",
         "mmdpo/evals/text_checks.yaml",
@@ -137,7 +137,7 @@ def test_nothing_of_a_private_machine_is_tracked() -> None:
 def test_shipped_run_configurations_are_valid(name: str, tmp_path: Path) -> None:
     from mmdpo.config import load_config, shipped_configs
     from mmdpo.objectives import make_objective
-    from mmdpo.run_settings import training_arguments
+    from mmdpo.runs.settings import training_arguments
 
     config = load_config(shipped_configs()[name], ["train.bf16=false"])
     make_objective(config.loss)
@@ -145,7 +145,7 @@ def test_shipped_run_configurations_are_valid(name: str, tmp_path: Path) -> None
 
 
 def test_every_shipped_configuration_says_what_it_is() -> None:
-    from mmdpo.discovery import listing
+    from mmdpo.extensions.discovery import listing
 
     rows = listing("configs")
     assert {"start", "llava_7b", "build_thumb"} <= {row["name"] for row in rows}

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from mmdpo import registry
 from mmdpo.cli import app
 from mmdpo.errors import ConfigError, MMDPOError
-from mmdpo.scaffold import LONGEST_NAME, write_new
+from mmdpo.extensions.scaffold import LONGEST_NAME, write_new
 
 ROOT = Path(__file__).resolve().parents[1]
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}

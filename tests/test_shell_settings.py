@@ -9,9 +9,9 @@ import pytest
 from typer.testing import CliRunner
 
 from mmdpo.cli import app
-from mmdpo.commandline import run_config
 from mmdpo.errors import ConfigError
 from mmdpo.objectives import make_objective
+from mmdpo.verbs.commandline import run_config
 
 MAPPING = "loss: {dpo: {beta: 0.1}, nll: {weight: 1.0}}"
 NAME = "loss: mdpo"

@@ -33,10 +33,10 @@ from mmdpo.corruptions import (
     split_variant,
     summary,
 )
-from mmdpo.encoding import Encoder
+from mmdpo.encoding.example import Encoder
 from mmdpo.errors import ConfigError, DataError, ModelError
-from mmdpo.media_audio import Audio
-from mmdpo.media_video import Video
+from mmdpo.media.audio import Audio
+from mmdpo.media.video import Video
 from mmdpo.modalities.audio import low_pass, noise, time_shuffle
 from mmdpo.modalities.base import check_variant, corruption_of, modality_of
 from mmdpo.modalities.image import ImageModality

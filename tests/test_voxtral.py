@@ -14,7 +14,7 @@ import torch
 from jinja2 import TemplateError
 from transformers import VoxtralProcessor, WhisperFeatureExtractor
 
-from mmdpo.encoding import Encoder
+from mmdpo.encoding.example import Encoder
 from mmdpo.errors import MMDPOError, ModelError
 from mmdpo.media import Media
 from mmdpo.models.families import facts_of

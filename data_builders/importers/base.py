@@ -20,8 +20,8 @@ from data_builders.importers.unusable import Unusable
 from data_builders.ledger import SetAside
 from data_builders.tables import Row
 from mmdpo.jsonfiles import plain
-from mmdpo.record_checks import RecordCheck
 from mmdpo.records import Candidate, Message, Record
+from mmdpo.records.checks import RecordCheck
 
 if TYPE_CHECKING:
     import datasets

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from data_builders.importers.unusable import Unusable
-from mmdpo.record_checks import is_unicode
+from mmdpo.records.checks import is_unicode
 
 _DEEPEST = 50
 _TURN = {"role", "content", "from", "value"}

@@ -19,7 +19,7 @@ import soundfile
 from data_builders.importers.unusable import Unusable
 from data_builders.rows import named_kind
 from mmdpo.media import Media, MediaError, frame_paths, resolve_path
-from mmdpo.record_checks import is_unicode
+from mmdpo.records.checks import is_unicode
 
 MAX_BYTES = 64 * 2**20
 """Largest item that is taken out of a data-URI or fetched: 64 MiB."""

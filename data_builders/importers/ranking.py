@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from data_builders.importers.unusable import Unusable
-from mmdpo.record_checks import ratings_of
 from mmdpo.records import Candidate, Record
+from mmdpo.records.checks import ratings_of
 
 
 def best_first(candidates: Sequence[Candidate], dropped: list[Unusable], *, higher_is_better: bool) -> list[Candidate]:

@@ -12,7 +12,7 @@ from data_builders.importers.row_files import SUFFIXES, read_rows, suffix_of
 from data_builders.tables import Row
 from mmdpo.errors import ConfigError, DataError, did_you_mean
 from mmdpo.jsonfiles import read_json
-from mmdpo.records_staging import INFO_FILE
+from mmdpo.records.staging import INFO_FILE
 
 Layout = Literal["rows", "dataset_info", "meta"]
 """Rows alone; a LLaMA-Factory folder with `dataset_info.json`; an InternVL folder with `meta.json`."""

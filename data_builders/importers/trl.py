@@ -19,7 +19,7 @@ from data_builders.importers.messages import (
 from data_builders.importers.pairs import label_of, only_pair, single_prompt, unpaired
 from data_builders.importers.unusable import Unusable
 from mmdpo.records import Candidate, Message, Record
-from mmdpo.records_rows import features as record_features
+from mmdpo.records.rows import features as record_features
 
 if TYPE_CHECKING:
     import datasets

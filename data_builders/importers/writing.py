@@ -17,8 +17,8 @@ from data_builders.importers.media_out import MediaMode, MediaOut
 from data_builders.importers.unusable import Unusable
 from mmdpo.errors import ConfigError, DataError
 from mmdpo.jsonfiles import plain, write_json
-from mmdpo.record_checks import is_unicode
 from mmdpo.records import Candidate, Record, Records
+from mmdpo.records.checks import is_unicode
 
 REPORT_FILE = "EXPORT.json"
 SET_ASIDE_FILE = "set_aside.jsonl"

@@ -11,9 +11,9 @@ from data_builders.quality import bag_of_words, coverage, languages, lengths, or
 from data_builders.quality.sample import LIMIT, Draw, Sample
 from data_builders.splits import seeded_order
 from mmdpo.jsonfiles import read_json
-from mmdpo.record_checks import RecordCheck
 from mmdpo.records import Record, Records, prompt_text
-from mmdpo.records_io import list_splits, open_split, read_rows
+from mmdpo.records.checks import RecordCheck
+from mmdpo.records.files import list_splits, open_split, read_rows
 
 EXAMPLES = 12
 Family = Callable[[Sample], tuple[dict[str, Any] | None, list[dict[str, Any]]]]

@@ -13,8 +13,8 @@ from typing import NamedTuple
 from data_builders.splits import media_groups, seeded_order
 from mmdpo.evals.text import words
 from mmdpo.media import Media
-from mmdpo.record_checks import ratings_of
 from mmdpo.records import Candidate, Record, prompt_text
+from mmdpo.records.checks import ratings_of
 
 LIMIT = 20_000
 """Records that are looked at closely; counts are over all."""

@@ -8,15 +8,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import mmdpo
+from mmdpo.answering.evaluation import answer_and_score
 from mmdpo.config import EvalSection
 from mmdpo.evals.base import Benchmark, Result
 from mmdpo.evals.runner import make_benchmark
 from mmdpo.evals.stats import Metric, ratio
-from mmdpo.evaluation import answer_and_score
 from mmdpo.jsonfiles import read_json
 from mmdpo.playground.worlds import PICTURES
 from mmdpo.records import load_records
-from mmdpo.validation import BLIND
+from mmdpo.training.validation import BLIND
 
 Counts = dict[str, float]
 Rows = dict[str, Counts]

@@ -29,7 +29,7 @@ from mmdpo.config import load_config, read_yaml
 from mmdpo.evals.stats import Table, interval
 from mmdpo.pipeline import train
 from mmdpo.records import Candidate, Media, Record, Records, prompt_text, save_records, user_message
-from mmdpo.validation import BLIND
+from mmdpo.training.validation import BLIND
 from mmdpo.views import CLEAN
 
 HERE = Path(__file__).resolve().parent

@@ -29,15 +29,15 @@ from data_builders.building import build
 from mmdpo.collate import Collator, table_of
 from mmdpo.config import RunConfig, load_config, read_yaml
 from mmdpo.diagnostics import pair_statistics, reward_of
-from mmdpo.encoding import Encoder
+from mmdpo.encoding.example import Encoder
 from mmdpo.evals.paired import paired_difference
 from mmdpo.evals.stats import Interval, Table, interval, ratio
 from mmdpo.objectives import make_objective
 from mmdpo.pipeline import train
 from mmdpo.records import Record, Records, save_records
-from mmdpo.run_model import load_policy
+from mmdpo.runs.model import load_policy
 from mmdpo.scoring import score
-from mmdpo.validation import BLIND
+from mmdpo.training.validation import BLIND
 from mmdpo.views import CHOSEN, CLEAN, REJECTED, View
 
 HERE = Path(__file__).parent

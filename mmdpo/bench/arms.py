@@ -19,19 +19,19 @@ from mmdpo.bench.data import Sizes, make_records, trl_rows
 from mmdpo.bench.flops import Layout, Reference
 from mmdpo.bench.models import build_model, build_processor
 from mmdpo.bench.shapes import Shape, get_shape, with_pixels
-from mmdpo.caching import live_source
-from mmdpo.encoding import Encoder
+from mmdpo.encoding.example import Encoder
 from mmdpo.errors import ConfigError
-from mmdpo.feature_cache import CachedFeatures, FeatureCache
-from mmdpo.feature_choice import place_of
+from mmdpo.features.cache import CachedFeatures, FeatureCache
 from mmdpo.models.load import Lora, lora_targets
 from mmdpo.objectives import make_objective
 from mmdpo.policy import prepare
 from mmdpo.records import Record
 from mmdpo.reference import make_reference
-from mmdpo.reference_cache import CachedReference
-from mmdpo.reference_store import ReferenceStore
+from mmdpo.runs.cached_reference import live_source
+from mmdpo.runs.feature_choice import place_of
 from mmdpo.trainer import PreferenceTrainer
+from mmdpo.training.reference_cache import CachedReference
+from mmdpo.training.reference_store import ReferenceStore
 
 COPIES = 4096
 """How often the records are repeated, so that an epoch outlasts every measurement."""

@@ -11,7 +11,7 @@ from PIL import Image
 
 from mmdpo.bench.models import WORDS
 from mmdpo.bench.shapes import Shape
-from mmdpo.encoding import Encoder
+from mmdpo.encoding.example import Encoder
 from mmdpo.errors import ConfigError
 from mmdpo.records import Candidate, Media, Record, user_message
 

@@ -19,14 +19,14 @@ from typing import Any
 import torch
 from PIL import Image
 
+from mmdpo.answering.evaluation import encoder_of
+from mmdpo.answering.yes_no import YesNoReader, spellings
 from mmdpo.bench.machine import machine
 from mmdpo.bench.yes_no_data import PATCH, draw_photos, questions, speaking_model
-from mmdpo.encoding import Encoder
+from mmdpo.encoding.example import Encoder
 from mmdpo.errors import DataError
-from mmdpo.evaluation import encoder_of
 from mmdpo.generate import GenerationSettings, generate
 from mmdpo.records import Record
-from mmdpo.yes_no import YesNoReader, spellings
 
 Ways = dict[str, Callable[[], list[str]]]
 """From names to functions that give an answer to every question."""

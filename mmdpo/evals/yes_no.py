@@ -1,8 +1,8 @@
 """The probabilities of yes and no to questions with a known answer: forced choice, and are they to be believed?
 
-What is judged: log-probabilities that an answer begins with a spelling of yes, and of no (`mmdpo.yes_no`). P(yes) is
-    taken among the two, so the logit is log p(yes) - log p(no). Generated text is not read: a model may put .51 and .99
-    into the same word.
+What is judged: log-probabilities that an answer begins with a spelling of yes, and of no
+    (`mmdpo.answering.yes_no`). P(yes) is taken among the two, so the logit is log p(yes) - log p(no). Generated text
+    is not read: a model may put .51 and .99 into the same word.
 Source: our own; no published benchmark and no official rule.
 Known quirks: equal probabilities are half right; what other words have of the probability enters `mass` alone, and rows
     that give nothing but P(yes) have no `mass`.

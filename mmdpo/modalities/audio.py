@@ -12,7 +12,7 @@ import numpy as np
 from mmdpo import registry
 from mmdpo.corruptions import Corruption, Graded, Strength
 from mmdpo.media import MediaError
-from mmdpo.media_audio import Audio, open_audio, resample
+from mmdpo.media.audio import Audio, open_audio, resample
 from mmdpo.modalities.base import Modality
 from mmdpo.records import Media
 
@@ -118,7 +118,7 @@ class AudioModality(Modality):
     }
 
     def load(self, media: Media, root: Path | None) -> Any:
-        """An :class:`~mmdpo.media_audio.Audio` at the rate of its file."""
+        """An :class:`~mmdpo.media.audio.Audio` at the rate of its file."""
         return open_audio(media, root)
 
     def for_processor(self, item: Any, processor: Any) -> Any:

@@ -13,7 +13,7 @@ import numpy as np
 
 from mmdpo import registry
 from mmdpo.corruptions import Corruption, Graded
-from mmdpo.media_video import Video, open_video
+from mmdpo.media.video import Video, open_video
 from mmdpo.modalities import image_variants
 from mmdpo.modalities.audio import another_order
 from mmdpo.modalities.base import Modality
@@ -70,7 +70,7 @@ class VideoModality(Modality):
     }
 
     def load(self, media: Media, root: Path | None) -> Any:
-        """A :class:`~mmdpo.media_video.Video`."""
+        """A :class:`~mmdpo.media.video.Video`."""
         return open_video(media, root)
 
     def for_processor(self, item: Any, processor: Any) -> Any:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from mmdpo.errors import ConfigError, DataError
-from mmdpo.media_audio import Audio, resample, resampled_length
+from mmdpo.media.audio import Audio, resample, resampled_length
 from mmdpo.modalities.encoders import MediaEncoder
 
 RATE = 16_000
@@ -30,7 +30,7 @@ SAMPLES_PER_FRAME = 320
 class WhisperFeatures(MediaEncoder):
     """Encoder frames of Whisper, ``stack`` of them joined to one vector.
 
-    An item is a :class:`mmdpo.media_audio.Audio`.
+    An item is a :class:`mmdpo.media.audio.Audio`.
 
     Args:
         config: Fields of a ``transformers.WhisperConfig``; read from ``path`` when empty. Its

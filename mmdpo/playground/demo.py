@@ -22,13 +22,13 @@ from typing import Any
 import yaml
 
 from data_builders.building import build
+from mmdpo.answering.evaluation import encoder_of, evaluate_run
 from mmdpo.config import RunConfig, parse_config, shipped_configs
 from mmdpo.errors import ConfigError
 from mmdpo.evals.folders import compare_stages
 from mmdpo.evals.pope import KINDS
 from mmdpo.evals.pope_questions import write_questions
 from mmdpo.evals.runner import make_benchmark
-from mmdpo.evaluation import encoder_of, evaluate_run
 from mmdpo.generate import GenerationSettings, generate
 from mmdpo.jsonfiles import write_json
 from mmdpo.models.load import load_pretrained

@@ -21,9 +21,9 @@ from pathlib import Path
 from typing import Any
 
 from data_builders.building import build
+from mmdpo.answering.evaluation import evaluate_run
 from mmdpo.evals.result import Item, Result
 from mmdpo.evals.runner import compare
-from mmdpo.evaluation import evaluate_run
 from mmdpo.jsonfiles import write_json
 from mmdpo.pipeline import train
 from mmdpo.playground.demo import Plan, add_usual, demo_config, make_heldout, make_ratings, ratings_config

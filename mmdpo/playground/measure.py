@@ -14,8 +14,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from mmdpo.answering.evaluation import encoder_of
 from mmdpo.evals.pope import KINDS
-from mmdpo.evaluation import encoder_of
 from mmdpo.generate import GenerationSettings, generate
 from mmdpo.models.load import load_pretrained
 from mmdpo.playground.audio.worlds import SOUNDS

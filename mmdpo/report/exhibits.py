@@ -15,8 +15,8 @@ from PIL import Image
 
 from mmdpo.errors import MMDPOError
 from mmdpo.media import Media, MediaError, open_image, read_bytes
-from mmdpo.media_audio import Audio, open_audio
-from mmdpo.media_video import Video, open_video
+from mmdpo.media.audio import Audio, open_audio
+from mmdpo.media.video import Video, open_video
 from mmdpo.report.sketches import sketch, spectrum
 
 CLIP_BYTES = 2_500_000

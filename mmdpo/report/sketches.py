@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from mmdpo.media_audio import Audio
+from mmdpo.media.audio import Audio
 from mmdpo.report.drawing import BLUE
 
 COLUMNS = 240

@@ -121,7 +121,7 @@ def test_shapes_have_the_published_numbers_of_parameters(name: str) -> None:
 @pytest.mark.parametrize("name", ["small-2k", "llava-1.5-7b", "llava-onevision-7b", "qwen2.5-vl-7b"])
 def test_images_take_the_tokens_that_the_formulas_count(name: str) -> None:
     from mmdpo.bench.data import make_records
-    from mmdpo.encoding import Encoder
+    from mmdpo.encoding.example import Encoder
     from mmdpo.models.families import facts_of
 
     shape = get_shape(name)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from mmdpo.media_audio import Audio
+from mmdpo.media.audio import Audio
 from mmdpo.modalities.embeddings import Embeddings
 from mmdpo.modalities.whisper import WhisperFeatures
 from mmdpo.models.composed import compose

@@ -10,10 +10,10 @@ from composed.languages import composed
 from composed.test_training import RECORDS, events
 from core.test_feature_cache import GB, assert_same, step
 from mmdpo.collate import Collator
-from mmdpo.encoding import Encoder
-from mmdpo.feature_cache import FeatureCache
+from mmdpo.encoding.example import Encoder
 from mmdpo.feature_caching import cached_as
-from mmdpo.feature_files import FeatureFiles
+from mmdpo.features.cache import FeatureCache
+from mmdpo.features.files import FeatureFiles
 from mmdpo.models.load import Trainable
 from mmdpo.policy import prepare
 from mmdpo.views import View

@@ -60,7 +60,7 @@ def test_the_language_models_own_template_is_kept() -> None:
 
 
 def test_the_tokenizer_alone_renders_a_media_part_as_its_placeholder() -> None:
-    """As `mmdpo.rendering` asks it to."""
+    """As `mmdpo.encoding.rendering` asks it to."""
     _, processor = composed()
     for tokenizer in (processor.tokenizer, language_model()[1]):
         text = tokenizer.apply_chat_template(PLAIN, chat_template=processor.chat_template, tokenize=False)

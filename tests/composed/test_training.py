@@ -18,7 +18,7 @@ from composed.languages import clip, composed, encode, turn, vectors
 from mmdpo import registry
 from mmdpo.collate import Collator
 from mmdpo.corruptions import Corruption
-from mmdpo.encoding import Encoder
+from mmdpo.encoding.example import Encoder
 from mmdpo.modalities.base import Modality
 from mmdpo.models.load import Lora, part_of, silence_dropout
 from mmdpo.policy import prepare

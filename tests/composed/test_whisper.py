@@ -13,7 +13,7 @@ from transformers import WhisperConfig, WhisperFeatureExtractor, WhisperModel
 
 from composed.languages import WHISPER, clip
 from mmdpo.errors import ConfigError, DataError
-from mmdpo.media_audio import Audio
+from mmdpo.media.audio import Audio
 from mmdpo.modalities.encoders import concatenate
 from mmdpo.modalities.whisper import WhisperFeatures
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from core.oracle import picture, record, setup
-from mmdpo.encoding import Encoder
+from mmdpo.encoding.example import Encoder
 from tiny import CORE, FAMILIES, Tiny
 
 every_family = pytest.mark.parametrize("name", CORE)

@@ -18,7 +18,7 @@ from PIL import Image, ImageSequence
 from torch import Tensor
 
 from mmdpo.collate import Batch, Collator
-from mmdpo.encoding import Encoder
+from mmdpo.encoding.example import Encoder
 from mmdpo.models.families import facts_of
 from mmdpo.policy import encode_once
 from mmdpo.records import Candidate, Media, Message, Record

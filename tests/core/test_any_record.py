@@ -15,7 +15,7 @@ from torch import Tensor
 
 from mmdpo.branches import Tree, pack
 from mmdpo.collate import two_way_blocks
-from mmdpo.encoding import Encoder
+from mmdpo.encoding.example import Encoder
 from mmdpo.models.families import facts_of
 from mmdpo.policy import encode_once
 from mmdpo.scoring import score

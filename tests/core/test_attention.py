@@ -11,9 +11,9 @@ from torch.nn.attention.flex_attention import BlockMask, flex_attention
 from transformers.integrations import flex_attention as integration
 
 from core.oracle import Setup, oracle_logprobs, record, setup, varied_records
-from mmdpo.attention import RowMasks, check_attention, dense_attention, row_masks
 from mmdpo.branches import attention_rule
 from mmdpo.errors import ConfigError, ModelError
+from mmdpo.forward.attention import RowMasks, check_attention, dense_attention, row_masks
 from mmdpo.models.families import facts_of
 from mmdpo.models.load import load_pretrained
 from mmdpo.parity import to_model
@@ -92,7 +92,7 @@ def test_masks_are_built_once_for_a_batch(monkeypatch: pytest.MonkeyPatch) -> No
         made.append(given)
         return row_masks(*given)
 
-    monkeypatch.setattr("mmdpo.attention.row_masks", counted)
+    monkeypatch.setattr("mmdpo.forward.attention.row_masks", counted)
     first, second = (one.collator(list(enumerate(RECORDS[start:]))) for start in (0, 2))
     for batch in (first, first, second, second, first):
         score(one.tiny.model, batch)

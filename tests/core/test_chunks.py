@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from core.oracle import varied_records
-from mmdpo.batch_rows import split_rows
 from mmdpo.collate import Collator
-from mmdpo.encoding import Encoder
+from mmdpo.encoding.example import Encoder
+from mmdpo.forward.batch_rows import split_rows
 from mmdpo.models.families import facts_of
 from mmdpo.policy import encode_once
 from mmdpo.scoring import score

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from core.oracle import picture, record, sound
-from mmdpo.companions import Companions
+from mmdpo.encoding.companions import Companions
 from mmdpo.records import Candidate, Media, Record, Records
-from mmdpo.run_data import WithMedia
+from mmdpo.runs.data import WithMedia
 
 
 def photo_records(count: int = 12) -> list[Record]:
@@ -169,7 +169,7 @@ def test_files_are_opened_for_a_partner_alone(tmp_path: Path, monkeypatch: pytes
         read.append(item.path or "")
         return photos[item.path or ""]
 
-    monkeypatch.setattr("mmdpo.run_data.read_bytes", reading)
+    monkeypatch.setattr("mmdpo.runs.data.read_bytes", reading)
     shown = WithMedia(records)
     companions = Companions(shown)
     assert companions.mismatched(records[0]) is not None

@@ -13,11 +13,12 @@ from torch import Tensor
 
 from core.oracle import Setup, picture, record, setup, sound
 from core.test_features import build, counted
+from mmdpo.answering.yes_no import YesNoReader
 from mmdpo.collate import Batch, Collator
-from mmdpo.encoding import Encoder
-from mmdpo.feature_cache import FeatureCache, Place
+from mmdpo.encoding.example import Encoder
 from mmdpo.feature_caching import answers_from, cached_as
-from mmdpo.feature_files import FeatureFiles
+from mmdpo.features.cache import FeatureCache, Place
+from mmdpo.features.files import FeatureFiles
 from mmdpo.generate import GenerationSettings, generate
 from mmdpo.models.load import Trainable
 from mmdpo.parity import to_model
@@ -25,7 +26,6 @@ from mmdpo.policy import prepare
 from mmdpo.records import Record
 from mmdpo.scoring import score
 from mmdpo.views import View
-from mmdpo.yes_no import YesNoReader
 from tiny import CORE, FAMILIES
 
 GB = 2**30

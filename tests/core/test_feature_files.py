@@ -14,9 +14,9 @@ from torch import Tensor
 from transformers.modeling_outputs import BaseModelOutput, BaseModelOutputWithPooling
 
 from mmdpo import feature_caching, fingerprints
-from mmdpo.feature_cache import CachedFeatures, FeatureCache
 from mmdpo.feature_caching import ingredients
-from mmdpo.feature_files import FeatureFiles, Packed, UnknownPart, pack, unpack
+from mmdpo.features.cache import CachedFeatures, FeatureCache
+from mmdpo.features.files import FeatureFiles, Packed, UnknownPart, pack, unpack
 from mmdpo.models.load import Lora
 from mmdpo.policy import LoadedModel, prepare
 from tiny import FAMILIES

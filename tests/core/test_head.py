@@ -11,7 +11,7 @@ from torch.autograd import gradcheck
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from mmdpo.errors import ModelError
-from mmdpo.head import TILE_ELEMENTS, Head, token_statistics
+from mmdpo.forward.head import TILE_ELEMENTS, Head, token_statistics
 from mmdpo.models.families import Facts, Family
 from mmdpo.scoring import head_of
 

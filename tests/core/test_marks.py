@@ -10,13 +10,13 @@ import torch
 
 from core.encoders import encoder_of, every_family
 from core.oracle import record
-from mmdpo.encoding import Encoder
+from mmdpo.encoding.example import Encoder
+from mmdpo.encoding.rendering import EncodedAnswer
+from mmdpo.encoding.token_marks import token_offsets
 from mmdpo.errors import DataError
 from mmdpo.models.families import facts_of
 from mmdpo.playground.tokenizer import build_tokenizer
 from mmdpo.records import Candidate
-from mmdpo.rendering import EncodedAnswer
-from mmdpo.token_marks import token_offsets
 from tiny import FAMILIES
 
 
@@ -182,7 +182,7 @@ def test_without_spans_nothing_is_marked_and_no_offset_is_looked_for(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     encoder, _ = encoder_of(name)
-    monkeypatch.setattr("mmdpo.token_marks.token_offsets", None)
+    monkeypatch.setattr("mmdpo.encoding.token_marks.token_offsets", None)
     answer = encoded(encoder, "A red bird.")
     assert answer.marks.dtype == torch.bool and answer.weights.dtype == torch.float32
     assert answer.marks.tolist() == [False] * len(answer.ids)

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from mmdpo.media_units import MediaUnit, media_units
+from mmdpo.encoding.media_units import MediaUnit, media_units
 from mmdpo.modalities.audio import AudioModality
 from mmdpo.modalities.image import ImageModality
 

@@ -11,9 +11,9 @@ from torch import Tensor
 from transformers import LlavaConfig, LlavaForConditionalGeneration, MistralConfig, Qwen2Config
 
 from core.oracle import Layout, Setup, Side, oracle_logprobs, setup, varied_records
-from mmdpo import attention
 from mmdpo.branches import additive_mask
 from mmdpo.collate import Batch
+from mmdpo.forward import attention
 from mmdpo.models.families import facts_of
 from mmdpo.scoring import score
 from tiny import CORE, FAMILIES, exact_float64

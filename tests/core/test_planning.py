@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from core.oracle import picture, record
-from mmdpo.companions import Companions
-from mmdpo.planning import media_names, oriented_score, outline, plan
+from mmdpo.encoding.companions import Companions
+from mmdpo.encoding.planning import media_names, oriented_score, outline, plan
 from mmdpo.records import Candidate, Record
 from mmdpo.views import View
 

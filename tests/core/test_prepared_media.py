@@ -10,13 +10,13 @@ import torch
 from PIL import Image
 
 from core.oracle import film, picture, record, sound
-from mmdpo.encoding import EncodedPrompt, Encoder
+from mmdpo.encoding.example import EncodedPrompt, Encoder
+from mmdpo.encoding.prepared_media import PreparedMedia, media_of
 from mmdpo.errors import DataError
 from mmdpo.modalities.audio import AudioModality
 from mmdpo.modalities.image import ImageModality
 from mmdpo.modalities.video import VideoModality
 from mmdpo.models.families import facts_of
-from mmdpo.prepared_media import PreparedMedia, media_of
 from mmdpo.records import Media, Record
 from tiny import CORE, FAMILIES, Tiny
 

@@ -13,15 +13,15 @@ import torch
 from composed.languages import composed
 from core.oracle import generation_inputs, picture, record, sound
 from mmdpo import generate as generating
-from mmdpo.encoding import Encoder
+from mmdpo.encoding.example import Encoder
+from mmdpo.encoding.shared_prompts import common_prefix
 from mmdpo.errors import ModelError
-from mmdpo.features import FeatureStore
+from mmdpo.features.encode_once import FeatureStore
 from mmdpo.generate import Generated, GenerationSettings, generate
 from mmdpo.models.families import facts_of
 from mmdpo.models.load import encoder_modules
 from mmdpo.prompt_rows import PromptRows
 from mmdpo.records import Record
-from mmdpo.shared_prompts import common_prefix
 from tiny import CORE, FAMILIES, Tiny, exact_float64
 
 DOG, TWO = picture(1), (picture(2, 40, 20), picture(3))

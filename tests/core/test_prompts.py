@@ -9,7 +9,7 @@ import torch
 
 from core.encoders import IMAGE, encoder_of, every_family, fresh_encoder
 from core.oracle import generation_inputs, opened, picture, record, setup
-from mmdpo.encoding import Encoder
+from mmdpo.encoding.example import Encoder
 from mmdpo.errors import ModelError
 from tiny import FAMILIES
 

@@ -11,7 +11,7 @@ import mmdpo
 from core.oracle import picture, record
 from mmdpo.collate import Collator
 from mmdpo.diagnostics import Reward, pair_statistics, reward_of
-from mmdpo.encoding import Encoder
+from mmdpo.encoding.example import Encoder
 from mmdpo.errors import DataError, ParityError
 from mmdpo.models.families import facts_of
 from mmdpo.objectives import make_objective
@@ -82,7 +82,7 @@ def test_a_layout_that_raises_is_not_taken(monkeypatch: pytest.MonkeyPatch) -> N
     def refuse(*_: Any) -> None:
         raise TypeError("this model takes no mask of that kind")
 
-    monkeypatch.setattr("mmdpo.attention.row_masks", refuse)
+    monkeypatch.setattr("mmdpo.forward.attention.row_masks", refuse)
     decision = choose_layout(tiny.model, encoder, records, [View(0), View(1)])
     assert decision.layout == "plain"
     assert "takes no mask of that kind" in decision.reason

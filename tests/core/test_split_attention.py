@@ -9,7 +9,7 @@ from torch import Tensor
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from mmdpo.branches import additive_mask, attention_rule
-from mmdpo.split_attention import SHORTEST, split_sdpa, with_pieces
+from mmdpo.forward.split_attention import SHORTEST, split_sdpa, with_pieces
 
 MODULE = SimpleNamespace(num_key_value_groups=2, is_causal=True)
 

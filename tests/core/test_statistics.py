@@ -22,9 +22,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from core.oracle import answers_of, plain_row, varied_records
 from core.test_head import OPTIONS, ROWS, VOCABULARY, WIDTH, LargestOutput, head, tensors
 from mmdpo.collate import Batch, Collator
-from mmdpo.encoding import Encoder
+from mmdpo.encoding.example import Encoder
 from mmdpo.errors import ConfigError, ModelError
-from mmdpo.head import STATISTICS, Head, token_statistics
+from mmdpo.forward.head import STATISTICS, Head, token_statistics
 from mmdpo.models.load import Lora
 from mmdpo.policy import LoadedModel, prepare
 from mmdpo.reference import make_reference

@@ -10,13 +10,13 @@ import pytest
 import torch
 
 from core.oracle import generation_inputs, picture, record, sound
-from mmdpo import attention
-from mmdpo.encoding import Encoder
+from mmdpo.answering.yes_no import Choice, YesNoReader, spellings
+from mmdpo.encoding.example import Encoder
+from mmdpo.encoding.shared_prompts import batches_by_media, common_prefix
 from mmdpo.errors import ModelError, ParityError
+from mmdpo.forward import attention
 from mmdpo.models.families import facts_of
 from mmdpo.records import Record
-from mmdpo.shared_prompts import batches_by_media, common_prefix
-from mmdpo.yes_no import Choice, YesNoReader, spellings
 from tiny import CORE, FAMILIES, Tiny, exact_float64
 
 DOG, TWO = picture(1), (picture(2, 40, 20), picture(3))

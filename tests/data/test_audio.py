@@ -20,10 +20,10 @@ from transformers.audio_utils import load_audio
 from mmdpo import registry
 from mmdpo.corruptions import generator_for
 from mmdpo.media import Media, MediaError
-from mmdpo.media_audio import MAX_CHANNELS, Audio, audio_info, open_audio, resample, resampled_length
+from mmdpo.media.audio import MAX_CHANNELS, Audio, audio_info, open_audio, resample, resampled_length
 from mmdpo.modalities.audio import AudioModality, blank, longest_clip, noise, time_shuffle
-from mmdpo.record_checks import validate_records
 from mmdpo.records import Candidate, Record, Records
+from mmdpo.records.checks import validate_records
 
 ROOT = Path(__file__).resolve().parents[2]
 CLIPS = ROOT.parent / "shared" / "data" / "fense" / "audio"
@@ -448,7 +448,7 @@ def test_a_processor_without_audio_gets_the_item():
 
 def test_every_reason_is_documented():
     page = "".join((ROOT / "docs" / name).read_text(encoding="utf-8") for name in ("data.md", "records.md"))
-    for file in ("media.py", "media_audio.py", "media_video.py", "modalities/audio.py"):
+    for file in ("media/files.py", "media/audio.py", "media/video.py", "modalities/audio.py"):
         reasons = re.findall(r'MediaError\(\s*"(\w+)"', (ROOT / "mmdpo" / file).read_text(encoding="utf-8"))
         assert reasons and all(f"`{reason}`" in page for reason in reasons)
 

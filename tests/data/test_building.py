@@ -23,7 +23,7 @@ from data_builders.work import Work
 from mmdpo import jsonfiles
 from mmdpo.errors import ConfigError, DataError
 from mmdpo.media import Media, MediaError
-from mmdpo.records_io import list_splits
+from mmdpo.records.files import list_splits
 
 CONFIG: dict[str, Any] = {"scale": {"min": 1, "max": 5}, "higher_is_better": True, "validation": 0.25}
 

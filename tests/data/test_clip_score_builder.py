@@ -17,9 +17,9 @@ from safetensors.torch import save_file
 
 from data_builders import journal
 from data_builders.building import BuildResult, build
-from mmdpo.clip_score import PROMPT
 from mmdpo.errors import ConfigError, MMDPOError
 from mmdpo.launch import launch
+from mmdpo.models.clip_score import PROMPT
 from mmdpo.records import load_records
 
 TOWERS = {

@@ -21,14 +21,14 @@ from data_builders.building import BuildResult, build
 from data_builders.likeness import Alike, bags, codes, matched, most_similar
 from data_builders.scenes import Scene, Truth, linked
 from data_builders.splits import media_groups
-from mmdpo.clip_score import ClipScore
 from mmdpo.errors import ConfigError, DataError
 from mmdpo.media import Media
+from mmdpo.models.clip_score import ClipScore
 from mmdpo.objectives import make_objective
 from mmdpo.records import Candidate, Record, Records, load_records, save_records, user_message
-from mmdpo.records_io import read_rows
-from mmdpo.records_staging import Staging
-from mmdpo.screening import screen
+from mmdpo.records.files import read_rows
+from mmdpo.records.staging import Staging
+from mmdpo.training.screening import screen
 from training.common import encoder_of, loaded_model
 
 TOWERS = {

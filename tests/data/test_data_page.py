@@ -45,8 +45,8 @@ def test_the_page_on_care_names_cleaners_evidence_and_reasons():
 @pytest.mark.parametrize(
     ("files", "pattern"),
     [
-        (["mmdpo/media.py"], r'MediaError\(\s*"(\w+)"'),
-        (["mmdpo/record_checks.py"], r'(?:yield|\[\()\s*"(\w+)",'),
+        (["mmdpo/media/files.py"], r'MediaError\(\s*"(\w+)"'),
+        (["mmdpo/records/checks.py"], r'(?:yield|\[\()\s*"(\w+)",'),
         (["data_builders/rating_rows.py", "data_builders/table_config.py"], r'UnusableError\(\s*"(\w+)"'),
         (
             ["data_builders/rating_rows.py", "data_builders/ratings.py", "data_builders/pairing.py"],

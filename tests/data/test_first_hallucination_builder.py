@@ -14,8 +14,8 @@ from PIL import Image
 from data_builders import spool
 from data_builders.building import BuildResult, build
 from mmdpo.errors import ConfigError, DataError
-from mmdpo.marks import mark_first_difference, mark_first_hallucinated
-from mmdpo.records_staging import Staging
+from mmdpo.records.marks import mark_first_difference, mark_first_hallucinated
+from mmdpo.records.staging import Staging
 
 TABLE = {"1": ["dog", "couch", "person"], "2": ["car"]}
 WRONG = "A dog sits there. A cat lies on a couch beside it. It is dark."  # no cat

@@ -17,7 +17,7 @@ from data_builders.building import BuildResult, build
 from data_builders.injection import KINDS, Injector, Kind, article_for
 from data_builders.object_sources import ImageObjects, Objects, ObjectsSource
 from data_builders.table_config import UnusableError
-from mmdpo.marks import mark_differences
+from mmdpo.records.marks import mark_differences
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
 TABLE = {

@@ -17,10 +17,10 @@ from data_builders.evaluation_sets import coco_id, read_evaluation_set, telling_
 from data_builders.leakage import LEAKAGE_FILE, find_leakage, without_leaks
 from data_builders.near_copies import NearCopies, join_near_copies, looks
 from data_builders.splits import MediaGroups, chosen_groups, media_groups, source_of, stratified_groups
-from mmdpo.data_verbs import add_to
 from mmdpo.errors import ConfigError, DataError
 from mmdpo.jsonfiles import read_json
 from mmdpo.records import Candidate, Media, Record, Records, load_records, save_records, user_message
+from mmdpo.verbs.data import add_to
 
 PHOTOS = [
     "COCO_val2014_000000310196.jpg",

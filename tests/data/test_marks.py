@@ -12,7 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mmdpo.errors import DataError
-from mmdpo.marks import (
+from mmdpo.records import Candidate, Record, Records, load_records, save_records, user_message
+from mmdpo.records.checks import validate_records
+from mmdpo.records.marks import (
     MARKINGS,
     MarkedShare,
     mark_differences,
@@ -20,8 +22,6 @@ from mmdpo.marks import (
     mark_first_hallucinated,
     marked_share,
 )
-from mmdpo.record_checks import validate_records
-from mmdpo.records import Candidate, Record, Records, load_records, save_records, user_message
 
 
 def bracketed(*texts: str) -> Record:
@@ -290,7 +290,7 @@ def test_weights_survive_the_disk(tmp_path: Path) -> None:
 
 
 def test_data_without_weights_is_read_and_stored_as_before(tmp_path: Path) -> None:
-    from mmdpo.records_rows import from_row, to_row
+    from mmdpo.records.rows import from_row, to_row
 
     row = to_row(severe(()), "pair", [], None, False)
     details = json.loads(row["details"])

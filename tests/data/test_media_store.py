@@ -16,9 +16,9 @@ from data_builders.quality import sample as quality_sample
 from data_builders.quality.sample import Draw
 from data_builders.ratings import Ratings
 from data_builders.ratings_config import RatingsConfig
-from mmdpo import records_staging
 from mmdpo.media import Media
 from mmdpo.records import Candidate, Record, Records, load_records, save_records, user_message
+from mmdpo.records import staging as records_staging
 
 CONFIG = {"higher_is_better": True, "scale": {"min": 1, "max": 5}, "columns": {"rater": None}, "validation": 0.0}
 

@@ -16,7 +16,7 @@ from data_builders import spool
 from data_builders.building import BuildResult, build
 from data_builders.object_sources import Objects, ObjectsSource
 from mmdpo.errors import ConfigError, DataError
-from mmdpo.records_staging import Staging
+from mmdpo.records.staging import Staging
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
 TABLE = {"1": ["dog", "couch", "person"], "2": ["car"], "3": []}

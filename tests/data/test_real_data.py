@@ -8,7 +8,7 @@ import pytest
 
 from data_builders.building import BuildResult, build
 from mmdpo.config import read_yaml
-from mmdpo.record_checks import validate_records
+from mmdpo.records.checks import validate_records
 
 ROOT = Path(__file__).resolve().parents[2]
 DATA = ROOT.parent / "shared" / "data"

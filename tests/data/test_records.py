@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from mmdpo.errors import DataError
-from mmdpo.record_checks import Problem, validate_records
 from mmdpo.records import Candidate, Media, Record, Records, load_records, prompt_text, save_records, user_message
-from mmdpo.records_io import list_splits
+from mmdpo.records.checks import Problem, validate_records
+from mmdpo.records.files import list_splits
 
 
 @pytest.fixture

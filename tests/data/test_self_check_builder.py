@@ -16,12 +16,12 @@ from data_builders.building import BuildResult, build
 from data_builders.claims import claims, question
 from evals import judge_server
 from evals.judge_server import JudgeServer, running
+from mmdpo.answering.loading import encoder_of, load_any
+from mmdpo.answering.yes_no import Choice, YesNoReader
 from mmdpo.errors import ConfigError, MMDPOError
 from mmdpo.launch import launch
-from mmdpo.loading import encoder_of, load_any
 from mmdpo.media import Media
 from mmdpo.records import Record, load_records, user_message
-from mmdpo.yes_no import Choice, YesNoReader
 
 # ---- claims ----
 

@@ -5,12 +5,12 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from mmdpo import records_staging
 from mmdpo.errors import DataError
 from mmdpo.jsonfiles import read_json
 from mmdpo.media import MediaError
 from mmdpo.records import Candidate, Media, Record, Records, load_records, user_message
-from mmdpo.records_staging import Staging
+from mmdpo.records import staging as records_staging
+from mmdpo.records.staging import Staging
 
 
 def record(number: int, answers: int = 2, **media: tuple[Media, ...]) -> Record:

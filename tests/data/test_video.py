@@ -19,14 +19,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from mmdpo import media_video, registry
+from mmdpo import registry
 from mmdpo.corruptions import generator_for
 from mmdpo.errors import ConfigError
 from mmdpo.media import Media, MediaError, content_hash, frame_paths, read_bytes
-from mmdpo.media_video import Video, open_video, sample_indices
+from mmdpo.media import video as media_video
+from mmdpo.media.video import Video, open_video, sample_indices
 from mmdpo.modalities.video import VideoModality, blank, time_shuffle
-from mmdpo.record_checks import validate_records
 from mmdpo.records import Candidate, Record, Records, load_records, save_records
+from mmdpo.records.checks import validate_records
 
 CODECS = [("mp4", "libx264"), ("mp4", "mpeg4"), ("webm", "libvpx"), ("matroska", "libx264"), ("avi", "mpeg4")]
 LEVELS = 12  # grey levels between one frame and the next, so that a frame can be told from its brightness

@@ -20,7 +20,7 @@ from data_builders.building import BuildResult, build
 from data_builders.vqa import Vqa
 from data_builders.wrong_answers import RightAnswer, WrongAnswers, near_counts
 from mmdpo.errors import ConfigError, DataError
-from mmdpo.records_staging import Staging
+from mmdpo.records.staging import Staging
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
 

@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 
 from core.oracle import picture, record
-from mmdpo.answer_file import AnswerFile
+from mmdpo.answering.answer_file import AnswerFile
+from mmdpo.answering.evaluation import answer_and_score, load_any
 from mmdpo.config import EvalSection
 from mmdpo.errors import ConfigError
 from mmdpo.evals.base import Result
 from mmdpo.evals.diversity import Diversity, prompt_counts, similarity
 from mmdpo.evals.runner import compare
-from mmdpo.evaluation import answer_and_score, load_any
 from mmdpo.playground.files import write_scene_images
 from mmdpo.playground.world import scenes
 from mmdpo.records import Records, save_records

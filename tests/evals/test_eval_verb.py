@@ -16,17 +16,17 @@ import tqdm
 from PIL import Image
 from typer.testing import CliRunner
 
-from mmdpo import answer_file
-from mmdpo.answer_file import AnswerFile, Shard, check_samples, model_fingerprint
-from mmdpo.answering import judged
-from mmdpo.benchmarking import evaluate_model
+from mmdpo.answering import answer_file
+from mmdpo.answering.answer_file import AnswerFile, Shard, check_samples, model_fingerprint
+from mmdpo.answering.answers import judged
+from mmdpo.answering.benchmarking import evaluate_model
+from mmdpo.answering.evaluation import answer_and_score, load_any
 from mmdpo.cli import app
 from mmdpo.config import EvalSection
 from mmdpo.errors import ConfigError, DataError, MMDPOError
 from mmdpo.evals.base import Sample
 from mmdpo.evals.runner import make_benchmark
-from mmdpo.evaluation import answer_and_score, load_any
-from mmdpo.terminal import progress
+from mmdpo.verbs.terminal import progress
 from training.common import loaded_model
 
 OBJECTS = ("star", "boat", "tree")

@@ -10,15 +10,15 @@ import torch
 from PIL import Image
 
 import mmdpo
-from mmdpo import evaluation, loading
+from mmdpo.answering import evaluation, loading
 from mmdpo.cli import app
-from mmdpo.commandline import eval_sections
 from mmdpo.config import RunConfig, parse_config
 from mmdpo.errors import ConfigError, MMDPOError, ModelError
 from mmdpo.evals.base import Sample
 from mmdpo.evals.chair import Chair
 from mmdpo.evals.folders import require
 from mmdpo.models.load import load_pretrained
+from mmdpo.verbs.commandline import eval_sections
 
 TRAIN = {"max_steps": 2, "learning_rate": 0.01, "use_cpu": True, "disable_tqdm": True, "save_strategy": "no"}
 

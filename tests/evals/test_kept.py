@@ -11,7 +11,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from mmdpo.answering import judged
+from mmdpo.answering.answers import judged
 from mmdpo.cli import app
 from mmdpo.errors import MMDPOError
 from mmdpo.evals.base import Result, Sample
@@ -25,7 +25,7 @@ from mmdpo.jsonfiles import read_json, write_json
 from mmdpo.playground.files import write_annotations, write_scene_images, write_synonyms
 from mmdpo.playground.world import scenes
 from mmdpo.records import Candidate, Media, Record, Records, save_records, user_message
-from mmdpo.terminal import print_comparison, print_run_comparison
+from mmdpo.verbs.terminal import print_comparison, print_run_comparison
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "kept.md"
 REFUSAL = "I'm sorry, but I can't help with that."
@@ -229,7 +229,7 @@ def test_what_it_cost_is_printed_beside_what_changed(
 ) -> None:
     from rich.console import Console
 
-    from mmdpo import terminal
+    from mmdpo.verbs import terminal
 
     monkeypatch.setattr(terminal, "results", Console(soft_wrap=True, width=80))
     told = compare_folders(*folders)
@@ -277,7 +277,7 @@ def commands() -> list[str]:
 
 def world(folder: Path) -> None:
     """What `mmdpo demo` leaves, as far as the page reads it; the trained model is the base with a louder head."""
-    from mmdpo.evaluation import load_any
+    from mmdpo.answering.evaluation import load_any
 
     seen = scenes(3, 0, "heldout")
     heldout = folder / "runs" / "demo" / "heldout"

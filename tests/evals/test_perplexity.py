@@ -11,13 +11,13 @@ import pytest
 import torch
 
 from core.oracle import picture, record, row_logprobs
-from mmdpo.answer_file import AnswerFile
+from mmdpo.answering.answer_file import AnswerFile
+from mmdpo.answering.evaluation import answer_and_score, encoder_of
 from mmdpo.config import EvalSection
 from mmdpo.errors import ConfigError, DataError
 from mmdpo.evals.base import Result
 from mmdpo.evals.perplexity import Perplexity
 from mmdpo.evals.runner import compare
-from mmdpo.evaluation import answer_and_score, encoder_of
 from mmdpo.records import Candidate, Media, Record, Records, save_records
 from tiny import Tiny
 

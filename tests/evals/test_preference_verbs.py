@@ -17,19 +17,19 @@ from typer.testing import CliRunner
 import mmdpo
 from data_builders.building import build
 from mmdpo.cli import app
-from mmdpo.clip_score import PROMPT, ClipScore
 from mmdpo.config import read_yaml
 from mmdpo.errors import ConfigError, DataError
 from mmdpo.evals.pope_questions import write_questions
 from mmdpo.evals.result import Result
 from mmdpo.evals.runner import score
-from mmdpo.origins import origin_of
+from mmdpo.models.clip_score import PROMPT, ClipScore
 from mmdpo.playground.files import write_ratings_table, write_scene_images
 from mmdpo.playground.questions import pope_questions
 from mmdpo.playground.raters import rate_captions, raters
 from mmdpo.playground.world import scenes
-from mmdpo.preferences import evaluate_preferences
-from mmdpo.rated_lists import joined, rated_lists
+from mmdpo.preferences.origins import origin_of
+from mmdpo.preferences.rated_lists import joined, rated_lists
+from mmdpo.preferences.scored import evaluate_preferences
 from mmdpo.records import Candidate, Media, Record, Records, user_message
 
 FENSE = Path(__file__).resolve().parents[3] / "shared" / "data" / "fense"

@@ -19,7 +19,7 @@ from mmdpo.launch import launch
 KILLER = """
 import os, signal
 from pathlib import Path
-from mmdpo.answer_file import AnswerFile
+from mmdpo.answering.answer_file import AnswerFile
 
 MARK = Path(__file__).with_name("mark")
 plain, added = AnswerFile.add, []

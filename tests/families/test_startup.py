@@ -9,7 +9,7 @@ import pytest
 from core.oracle import setup
 from families.matrix import Item, Measured, check, item, layout_of, record, taken, varied
 from families.specs import SPECS
-from mmdpo.encoding import Encoder
+from mmdpo.encoding.example import Encoder
 from mmdpo.errors import DataError, ParityError
 from mmdpo.models.families import facts_of
 from mmdpo.objectives import make_objective

@@ -8,7 +8,7 @@ import pytest
 
 from families.page import COLUMNS, PAGE, make_table, page_of, read
 from families.specs import EVERY, FAILING, SPECS
-from mmdpo.discovery import listing
+from mmdpo.extensions.discovery import listing
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -13,14 +13,15 @@ from transformers import TrainingArguments
 from core.oracle import row_logprobs
 from families.matrix import Item, Measured, check, difference, item, layout_of, record, taken
 from families.specs import SPECS
-from mmdpo import pipeline, run_model
+from mmdpo import pipeline
+from mmdpo.answering.evaluation import encoder_of, load_any, merge_run
 from mmdpo.config import parse_config
-from mmdpo.evaluation import encoder_of, load_any, merge_run
 from mmdpo.generate import GenerationSettings, generate
 from mmdpo.objectives import make_objective
 from mmdpo.policy import LoadedModel, prepare
 from mmdpo.records import Record, Records, save_records
 from mmdpo.reference import make_reference
+from mmdpo.runs import model as run_model
 from mmdpo.trainer import PreferenceTrainer
 from tiny import FAMILIES
 from training.common import encoder_of as training_encoder

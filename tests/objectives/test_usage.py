@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from mmdpo.companions import Companions
-from mmdpo.objective_checks import objective_problems, ranks_alone, usage
+from mmdpo.encoding.companions import Companions
 from mmdpo.objectives import make_objective
 from mmdpo.records import Candidate, Record
+from mmdpo.training.objective_checks import objective_problems, ranks_alone, usage
 
 
 def record(n: int, scores: list[float | None] | None = None, ranks: list[int | None] | None = None) -> Record:

@@ -20,8 +20,8 @@ from trl.trainer.utils import FusedCausalLMOutput
 
 from core.oracle import picture, plain_row, record
 from mmdpo.collate import Collator, table_of
-from mmdpo.companions import Companions
-from mmdpo.encoding import Encoder
+from mmdpo.encoding.companions import Companions
+from mmdpo.encoding.example import Encoder
 from mmdpo.models.load import POLICY, Lora
 from mmdpo.objectives import make_objective
 from mmdpo.policy import LoadedModel, prepare

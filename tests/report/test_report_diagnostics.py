@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 
-from mmdpo.advice import advice
 from mmdpo.report.card import write_card
 from mmdpo.report.diagnostics import diagnostics_figure, held_out, warnings
 from mmdpo.report.figures import write_figures
 from mmdpo.report.pages import write_report
 from mmdpo.report.reading import read_run
 from mmdpo.run import RunFolder
+from mmdpo.training.advice import advice
 
 from .conftest import SCRIPT
 from .parsed_page import assert_self_contained

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from transformers.audio_utils import hertz_to_mel
 
-from mmdpo.media_audio import Audio
+from mmdpo.media.audio import Audio
 from mmdpo.report.sketches import BANDS, COLUMNS, sketch, spectrum
 
 RATE = 16_000

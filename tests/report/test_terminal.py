@@ -6,7 +6,7 @@ import pytest
 from rich.console import Console
 
 from mmdpo.evals.stats import Interval
-from mmdpo.terminal import comparison_table, metric_table
+from mmdpo.verbs.terminal import comparison_table, metric_table
 
 
 def printed(table: object) -> str:

@@ -10,14 +10,14 @@ import torch
 from transformers import TrainerCallback, TrainingArguments
 
 from core.oracle import picture, record
-from mmdpo.encoding import Encoder
+from mmdpo.encoding.example import Encoder
 from mmdpo.models.load import Lora, Trainable
 from mmdpo.objectives import make_objective
 from mmdpo.policy import LoadedModel, prepare
 from mmdpo.records import Record, Records, save_records
 from mmdpo.reference import make_reference
-from mmdpo.token_batches import Batches
 from mmdpo.trainer import PreferenceTrainer
+from mmdpo.training.token_batches import Batches
 from tiny import FAMILIES, Tiny
 
 LORA = Lora(r=4, alpha=8)

@@ -20,12 +20,12 @@ from transformers import TrainerCallback
 
 from core.oracle import picture, record
 from mmdpo import registry
-from mmdpo.companions import Companions
-from mmdpo.objective_checks import objective_problems, usage
+from mmdpo.encoding.companions import Companions
 from mmdpo.objectives import Objective, make_objective
 from mmdpo.objectives.presets import Preset
 from mmdpo.policy import LoadedModel
 from mmdpo.records import Candidate, Record
+from mmdpo.training.objective_checks import objective_problems, usage
 from tiny import exact_float64
 from training.common import SUBJECTS, Gradients, loaded_model, make_trainer
 

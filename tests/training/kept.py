@@ -19,13 +19,13 @@ from accelerate import PartialState
 from transformers.models.clip.modeling_clip import CLIPEncoderLayer
 
 from mmdpo import pipeline
-from mmdpo.callbacks import RunCallback
 from mmdpo.config import parse_config
 from mmdpo.errors import MMDPOError
-from mmdpo.feature_cache import FeatureCache
+from mmdpo.features.cache import FeatureCache
 from mmdpo.jsonfiles import read_json, write_json
-from mmdpo.reference_store import ReferenceStore
 from mmdpo.scoring import score
+from mmdpo.training.callbacks import RunCallback
+from mmdpo.training.reference_store import ReferenceStore
 from training.lopsided import PATIENCE
 
 STOPS_BEFORE = 3

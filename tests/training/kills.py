@@ -18,11 +18,11 @@ from typing import Any
 
 import torch
 
-from mmdpo import evaluation
-from mmdpo.answer_file import AnswerFile
-from mmdpo.callbacks import RunCallback
+from mmdpo.answering import evaluation
+from mmdpo.answering.answer_file import AnswerFile
 from mmdpo.config import parse_config
 from mmdpo.pipeline import train
+from mmdpo.training.callbacks import RunCallback
 
 WRITING = {"open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "shutil.rmtree"}
 EARLY = ("start", "cache")

@@ -22,7 +22,7 @@ from torch import Tensor
 from core.oracle import picture, record, sound
 from mmdpo.models.load import Lora, Trainable
 from mmdpo.records import Record
-from mmdpo.sharding import load_whole
+from mmdpo.training.sharding import load_whole
 from tiny import AUDIO
 from training.common import LORA, SUBJECTS, loaded_model, make_trainer
 

@@ -16,15 +16,15 @@ import pytest
 from PIL import Image
 
 from core.oracle import record
-from mmdpo.advice import ENOUGH, RULES, Adviser, advice
 from mmdpo.config import parse_config
 from mmdpo.errors import ModelError
-from mmdpo.guard import Guard
 from mmdpo.media import Media
 from mmdpo.objectives import make_objective
 from mmdpo.pipeline import train
 from mmdpo.records import Record
 from mmdpo.report.pages import write_report
+from mmdpo.training.advice import ENOUGH, RULES, Adviser, advice
+from mmdpo.training.guard import Guard
 from report.parsed_page import Page
 from training.common import SUBJECTS, run_settings, saved_inputs
 
@@ -237,7 +237,7 @@ def test_pairs_that_need_their_image_raise_no_alarm_about_it(tmp_path: Path) -> 
 def test_pairs_that_need_no_image_are_warned_of(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    with caplog.at_level(logging.WARNING, logger="mmdpo.callbacks"):
+    with caplog.at_level(logging.WARNING, logger="mmdpo.training.callbacks"):
         run = run_of(tmp_path, unseen, 6, 6, rate=1e-2)
     entry = said(run)["text_solvable"]
     assert (entry["pairs"], entry["split"], entry["step"]) == (40, "held-out", 6)
@@ -247,7 +247,7 @@ def test_pairs_that_need_no_image_are_warned_of(
 
 
 def test_the_longer_answer_is_warned_of_once_and_shown(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level(logging.WARNING, logger="mmdpo.callbacks"):
+    with caplog.at_level(logging.WARNING, logger="mmdpo.training.callbacks"):
         run = run_of(tmp_path, longer, 6, 3, rate=1e-2)
     assert said(run)["length"]["value"] > 0.5
     assert said(run)["length"]["step"] == 6, "so it was at the last validation too"

@@ -16,12 +16,12 @@ from core.oracle import picture, record, sound
 from mmdpo import cli
 from mmdpo.config import parse_config
 from mmdpo.errors import ConfigError, MMDPOError
-from mmdpo.objective_checks import objective_problems
 from mmdpo.objectives import make_objective
 from mmdpo.records import Candidate, Record, Records, save_records
-from mmdpo.run_data import read_sources
-from mmdpo.run_settings import check_config
-from mmdpo.screening import screen
+from mmdpo.runs.data import read_sources
+from mmdpo.runs.settings import check_config
+from mmdpo.training.objective_checks import objective_problems
+from mmdpo.training.screening import screen
 from training.common import encoder_of, loaded_model
 
 Loss = str | dict[str, Any]

@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 import torch
 
-from mmdpo import batch_search
-from mmdpo.batch_search import MARGIN, TokenSearch, largest_that_fits
 from mmdpo.config import parse_config
 from mmdpo.errors import ConfigError
-from mmdpo.out_of_memory import MemoryShortageError
-from mmdpo.run_settings import check_config
-from mmdpo.token_batches import SMALLEST, Batches
+from mmdpo.runs.settings import check_config
+from mmdpo.training import batch_search
+from mmdpo.training.batch_search import MARGIN, TokenSearch, largest_that_fits
+from mmdpo.training.out_of_memory import MemoryShortageError
+from mmdpo.training.token_batches import SMALLEST, Batches
 from training.common import Gradients, loaded_model, make_trainer, pairs, trained
 
 EIGHT = pairs(8)

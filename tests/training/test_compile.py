@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from mmdpo.sharding import compile_layers
+from mmdpo.training.sharding import compile_layers
 from training.common import loaded_model, make_trainer, pairs
 
 

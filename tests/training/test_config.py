@@ -14,7 +14,7 @@ import pytest
 from mmdpo.config import load_config, parse_config, read_yaml, shipped_configs
 from mmdpo.errors import ConfigError, ModelError
 from mmdpo.models.load import load_pretrained
-from mmdpo.run_settings import REFUSED, training_arguments
+from mmdpo.runs.settings import REFUSED, training_arguments
 
 LEAST: dict[str, Any] = {"model": {"path": "m"}, "data": {"path": "d"}}
 

@@ -16,14 +16,14 @@ from core.oracle import record
 from mmdpo.config import parse_config
 from mmdpo.diagnostics import Reward, media_statistics, pair_statistics, reward_of, step_metrics, training_metrics
 from mmdpo.errors import ConfigError, ModelError
-from mmdpo.meter import Meter
 from mmdpo.objectives import make_objective
 from mmdpo.objectives.terms import Pair
 from mmdpo.pipeline import train
 from mmdpo.records import Candidate, Record
-from mmdpo.run_settings import training_arguments
+from mmdpo.runs.settings import training_arguments
 from mmdpo.trainer import PreferenceTrainer
-from mmdpo.validation import COLUMNS, blind_variant, held_out_views, validation_columns, validation_metrics
+from mmdpo.training.meter import Meter
+from mmdpo.training.validation import COLUMNS, blind_variant, held_out_views, validation_columns, validation_metrics
 from mmdpo.views import NONE, View
 from objectives.tables import Answer, spread, table
 from training.common import encoder_of, loaded_model, make_trainer, pairs, run_settings, saved_inputs
@@ -517,7 +517,7 @@ def test_a_loss_without_a_gradient_ends_the_run(
     trainer = make_trainer(loaded_model(num_hidden_layers=1), pairs(4), tmp_path, max_steps=2)
     with pytest.raises(ModelError, match=r"step 2: loss/dpo is 0\.6931, and the gradient is exactly 0"):
         trainer.train()
-    assert [said.getMessage()[:7] for said in caplog.records if said.name == "mmdpo.guard"] == ["step 1:"]
+    assert [said.getMessage()[:7] for said in caplog.records if said.name == "mmdpo.training.guard"] == ["step 1:"]
 
 
 def test_nothing_is_saved_of_a_run_that_is_not_finite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,10 +21,10 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from mmdpo.companions import Companions
+from mmdpo.encoding.companions import Companions
+from mmdpo.encoding.planning import outline
 from mmdpo.launch import _free_port
 from mmdpo.objectives import Objective, make_objective
-from mmdpo.planning import outline
 from mmdpo.reference import make_reference
 from mmdpo.scoring import score
 from mmdpo.views import MISMATCHED, ScoreTable

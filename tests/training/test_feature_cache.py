@@ -19,11 +19,11 @@ from mmdpo.checking import check_run
 from mmdpo.collate import Collator
 from mmdpo.config import FeaturesSection, parse_config
 from mmdpo.errors import ConfigError
-from mmdpo.feature_choice import Choice, Measured, choose, measure
+from mmdpo.forward.step_cost import StepCost, language_passes
 from mmdpo.jsonfiles import read_json
 from mmdpo.objectives import make_objective
 from mmdpo.pipeline import train
-from mmdpo.step_cost import StepCost, language_passes
+from mmdpo.runs.feature_choice import Choice, Measured, choose, measure
 from training.common import encoder_of, loaded_model, pairs, run_settings, saved_inputs
 
 RECORDS = pairs(6)

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from core.oracle import film, generation_inputs, picture, record, sound
-from mmdpo.encoding import Encoder
+from mmdpo.encoding.example import Encoder
 from mmdpo.generate import GenerationSettings, generate
 from mmdpo.models.families import facts_of
 from tiny import FAMILIES, Tiny

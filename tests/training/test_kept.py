@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 import mmdpo
-from mmdpo.feature_files import SUFFIX, _parsed
+from mmdpo.features.files import SUFFIX, _parsed
 from mmdpo.jsonfiles import read_json, read_json_lines, write_json
 from mmdpo.records import Records, save_records
 from training import kept

@@ -12,12 +12,12 @@ import pytest
 from PIL import Image
 
 from core.oracle import picture, record
-from mmdpo import lengths as lengths_module
-from mmdpo.encoding import Encoder
-from mmdpo.lengths import PROOFS, PromptLengths, sizes_ahead
+from mmdpo.encoding import lengths as lengths_module
+from mmdpo.encoding.example import Encoder
+from mmdpo.encoding.lengths import PROOFS, PromptLengths, sizes_ahead
 from mmdpo.objectives import make_objective
 from mmdpo.records import Media, Record
-from mmdpo.screening import Screening, screen
+from mmdpo.training.screening import Screening, screen
 from tiny import CORE
 from training.common import encoder_of, loaded_model
 
@@ -63,7 +63,7 @@ def mixed() -> list[Record]:
 def encoded(records: list[Record], encoder: Encoder, monkeypatch: pytest.MonkeyPatch, **options: Any) -> Screening:
     """What comes of encoding every prompt."""
     with monkeypatch.context() as patch:
-        patch.setattr("mmdpo.lengths.PromptLengths._from_sizes", lambda *_: None)
+        patch.setattr("mmdpo.encoding.lengths.PromptLengths._from_sizes", lambda *_: None)
         found = screen(records, encoder, OBJECTIVE, **options)
     assert set(found.measured) == {"encoded"}
     return found

@@ -19,7 +19,7 @@ from mmdpo.launch import _free_port
 from mmdpo.models.load import part_of
 from mmdpo.policy import prepare
 from mmdpo.reference import make_reference
-from mmdpo.sharding import WholeEncoders, plan_zero, require_every_layer_runs
+from mmdpo.training.sharding import WholeEncoders, plan_zero, require_every_layer_runs
 from tiny import FAMILIES
 from training import lopsided
 from training.common import loaded_model

@@ -13,7 +13,7 @@ from core.oracle import picture, record
 from mmdpo.collate import Collator
 from mmdpo.objectives import make_objective
 from mmdpo.scoring import scores
-from mmdpo.token_batches import Batches
+from mmdpo.training.token_batches import Batches
 from tiny import exact_float64
 from training.common import SUBJECTS, Gradients, encoder_of, loaded_model, make_trainer, pairs
 

@@ -11,7 +11,7 @@ import torch
 
 from core.oracle import picture, record
 from mmdpo.config import parse_config
-from mmdpo.encoding import Encoder
+from mmdpo.encoding.example import Encoder
 from mmdpo.errors import ModelError, ParityError
 from mmdpo.models import families
 from mmdpo.models.families import Family

@@ -11,7 +11,6 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from mmdpo import reference_store
 from mmdpo.collate import Collator
 from mmdpo.config import parse_config
 from mmdpo.errors import ConfigError, DataError, ParityError
@@ -22,8 +21,9 @@ from mmdpo.pipeline import train
 from mmdpo.policy import LoadedModel
 from mmdpo.records import Record
 from mmdpo.reference import Reference, make_reference
-from mmdpo.reference_cache import CachedReference, ingredients, open_cache
-from mmdpo.reference_store import ReferenceStore
+from mmdpo.training import reference_store
+from mmdpo.training.reference_cache import CachedReference, ingredients, open_cache
+from mmdpo.training.reference_store import ReferenceStore
 from training.common import encoder_of, loaded_model, make_trainer, pairs, run_settings, saved_inputs, trained
 
 RECORDS = pairs(6)

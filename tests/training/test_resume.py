@@ -15,14 +15,15 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from mmdpo import callbacks, cli
-from mmdpo.callbacks import RunCallback
+from mmdpo import cli
 from mmdpo.config import load_config, parse_config
 from mmdpo.errors import ConfigError, DataError, ParityError
 from mmdpo.interrupts import Interrupted
 from mmdpo.pipeline import train
-from mmdpo.reference_store import ReferenceStore
-from mmdpo.resuming import last_checkpoint
+from mmdpo.runs.resuming import last_checkpoint
+from mmdpo.training import callbacks
+from mmdpo.training.callbacks import RunCallback
+from mmdpo.training.reference_store import ReferenceStore
 from training.common import pairs, run_settings, saved_inputs
 
 SAVING = {"max_steps": 6, "save_strategy": "steps", "save_steps": 2, "lr_scheduler_type": "linear"}

@@ -12,12 +12,12 @@ import pytest
 
 from core.oracle import picture, record
 from mmdpo.config import parse_config
-from mmdpo.encoding import Encoder
+from mmdpo.encoding.example import Encoder
 from mmdpo.errors import DataError
 from mmdpo.objectives import make_objective
 from mmdpo.pipeline import train
 from mmdpo.records import Candidate, Media, Record
-from mmdpo.screening import Screening, screen
+from mmdpo.training.screening import Screening, screen
 from tiny import CORE
 from training.common import encoder_of, loaded_model, pairs, run_settings, saved_inputs
 

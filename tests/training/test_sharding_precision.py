@@ -13,14 +13,14 @@ from torch import Tensor
 
 from composed.languages import composed
 from composed.test_training import events, npy, record, wav  # noqa: F401
-from mmdpo import backbone
 from mmdpo.collate import Collator
-from mmdpo.encoding import Encoder
+from mmdpo.encoding.example import Encoder
+from mmdpo.forward import backbone
 from mmdpo.models.load import part_of
 from mmdpo.policy import prepare
 from mmdpo.records import Record
 from mmdpo.scoring import score
-from mmdpo.sharding import plan_sharding
+from mmdpo.training.sharding import plan_sharding
 from mmdpo.views import View
 from training.common import loaded_model
 

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from mmdpo.errors import ConfigError, DataError
-from mmdpo.eval_settings import metrics_of
 from mmdpo.evals.base import Interval
 from mmdpo.evals.runner import make_benchmark
-from mmdpo.stopping import StopRule, Which, resolved, standing, told
+from mmdpo.runs.eval_settings import metrics_of
+from mmdpo.runs.stopping import StopRule, Which, resolved, standing, told
 
 MADE_UP, RECALL = Which("chair", "chair_i"), Which("chair", "recall")
 

@@ -12,14 +12,14 @@ import torch
 from torch import Tensor
 
 from core.oracle import picture, record
-from mmdpo import guarded_trainer
 from mmdpo.config import parse_config
 from mmdpo.errors import ModelError
-from mmdpo.not_finite import Culprits, Scored, culprits, told
 from mmdpo.objectives import make_objective
-from mmdpo.out_of_memory import Load, MemoryShortageError, Settings, is_shortage, load_of, suggestions
 from mmdpo.pipeline import train
 from mmdpo.records import Record
+from mmdpo.training import guarded_trainer
+from mmdpo.training.not_finite import Culprits, Scored, culprits, told
+from mmdpo.training.out_of_memory import Load, MemoryShortageError, Settings, is_shortage, load_of, suggestions
 from mmdpo.views import ScoreTable
 from training.common import loaded_model, make_trainer, pairs, run_settings, saved_inputs, trained
 from training.test_resume import adapter_of, log_of

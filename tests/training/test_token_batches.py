@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 import torch
 
-from mmdpo.batch_rows import cut_by_tokens, cut_sizes, row_lengths
 from mmdpo.collate import Batch, Collator
+from mmdpo.forward.batch_rows import cut_by_tokens, cut_sizes, row_lengths
 from mmdpo.objectives import make_objective
 from mmdpo.records import Record
-from mmdpo.token_batches import Batches, LengthGroups, micro_batches
+from mmdpo.training.token_batches import Batches, LengthGroups, micro_batches
 from tiny import exact_float64
 from training.common import Gradients, encoder_of, loaded_model, make_trainer, pairs
 

@@ -26,21 +26,21 @@ from safetensors.torch import load_file
 import mmdpo
 from core.oracle import picture, record
 from mmdpo import registry
-from mmdpo.answer_file import AnswerFile
-from mmdpo.callbacks import Bar, RunCallback
+from mmdpo.answering.answer_file import AnswerFile
+from mmdpo.answering.evaluation import evaluate_run
 from mmdpo.checking import check_run
 from mmdpo.config import load_config, parse_config
 from mmdpo.errors import ConfigError, DataError
 from mmdpo.evals.base import Answer, Benchmark, Item, Metric, Sample
 from mmdpo.evals.folders import compare_folders
 from mmdpo.evals.stats import ratio
-from mmdpo.evaluation import evaluate_run
 from mmdpo.interrupts import Interrupted
 from mmdpo.jsonfiles import read_json_lines
 from mmdpo.pipeline import train
 from mmdpo.records import Records, save_records
-from mmdpo.run_settings import check_config
-from mmdpo.training_evals import TrainingEvals, undisturbed
+from mmdpo.runs.settings import check_config
+from mmdpo.runs.training_evals import TrainingEvals, undisturbed
+from mmdpo.training.callbacks import Bar, RunCallback
 from training.common import pairs, run_settings, saved_inputs
 from training.test_processes import assert_equal_runs, logged, trained_weights
 
@@ -160,7 +160,7 @@ def test_a_run_stops_when_patience_is_over_and_keeps_its_best_checkpoint(
     monkeypatch.setattr(scripted, "script", {1: (40, 60), 2: (30, 60), 3: (35, 60), 4: (30, 60), 5: (10, 60)})
     data = {"path": str(inputs / "data"), "validation": 0.4}
     settings = of_script(inputs, data=data, train={"eval_steps": 1, "save_steps": 1})
-    with caplog.at_level(logging.INFO, logger="mmdpo.training_evals"):
+    with caplog.at_level(logging.INFO, logger="mmdpo.runs.training_evals"):
         run = train(parse_config(settings), tmp_path / "run")
     events = logged(run)
     rates = {event["step"]: event["eval/scripted_made_up_rate"] for event in events if "eval/scripted_recall" in event}
@@ -171,7 +171,7 @@ def test_a_run_stops_when_patience_is_over_and_keeps_its_best_checkpoint(
     assert not saved_is_checkpoint(run, 4), "the case is no case: the last weights are the best ones"
     words = "stopped at step 4 of 6: scripted_made_up_rate has not become better in 2 evaluations. "
     words += "scripted_made_up_rate was 0.5000 before training, 0.3000 at step 4; the best is 0.3000 at step 2"
-    assert [record.getMessage() for record in caplog.records if record.name == "mmdpo.training_evals"] == [words]
+    assert [record.getMessage() for record in caplog.records if record.name == "mmdpo.runs.training_evals"] == [words]
     assert decisions_of(run)["stopped"] == {"value": 4, "reason": words}
     assert decisions_of(run)["best_checkpoint"]["value"] == 2
     assert sorted(int(folder.name) for folder in (run / "training_eval").iterdir()) == [0, 1, 2, 3, 4]
@@ -198,7 +198,7 @@ def test_without_a_better_checkpoint_the_last_one_is_kept_and_not_called_better(
     assert [step for step in scripted.scored if step] == [4, 6], "at every fourth step, and after the last one"
     assert decisions_of(run)["best_checkpoint"]["value"] is None
     assert saved_is_checkpoint(run, 6)
-    (said,) = [record.getMessage() for record in caplog.records if record.name == "mmdpo.training_evals"]
+    (said,) = [record.getMessage() for record in caplog.records if record.name == "mmdpo.runs.training_evals"]
     assert said.startswith("no better checkpoint than the model before training: the last is kept.")
 
 

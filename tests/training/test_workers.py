@@ -12,15 +12,15 @@ from typing import Any
 import pytest
 import torch
 
-from mmdpo import workers
 from mmdpo.config import parse_config
-from mmdpo.encoding import Encoder
+from mmdpo.encoding.example import Encoder
 from mmdpo.errors import DataError, MMDPOError
 from mmdpo.media import MediaError
 from mmdpo.pipeline import train
 from mmdpo.records import Media
-from mmdpo.token_batches import Batches
-from mmdpo.workers import InWorker, unpacked, usual_workers
+from mmdpo.training import workers
+from mmdpo.training.token_batches import Batches
+from mmdpo.training.workers import InWorker, unpacked, usual_workers
 from training.common import loaded_model, make_trainer, pairs, run_settings, saved_inputs, trained
 
 EIGHT = pairs(8)
@@ -39,7 +39,7 @@ def run_with(
     )
     trainer.collator.encoder.fresh = fresh
     if fresh:
-        from mmdpo.callbacks import FreshVariants
+        from mmdpo.training.callbacks import FreshVariants
 
         trainer.add_callback(FreshVariants(trainer.collator.encoder, trainer.args))
     trainer.train()

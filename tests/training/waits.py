@@ -9,8 +9,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from mmdpo import checkpoints
-from mmdpo.callbacks import RunCallback
+from mmdpo.training import checkpoints
+from mmdpo.training.callbacks import RunCallback
 
 begun, put_in_place = RunCallback.on_step_begin, checkpoints.put_in_place
 

@@ -21,7 +21,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from mmdpo.media_audio import Audio
+from mmdpo.media.audio import Audio
 from mmdpo.playground.audio.model import build
 from mmdpo.playground.audio.sounds import render
 from mmdpo.playground.audio.text import LANGUAGE

@@ -20,8 +20,8 @@ from data_builders.importers.sources import open_source
 from data_builders.importers.writing import REPORT_FILE, SET_ASIDE_FILE, ExportReport, write_records
 from mmdpo.errors import ConfigError, DataError
 from mmdpo.media import read_bytes
-from mmdpo.record_checks import ratings_of, validate_records
 from mmdpo.records import Candidate, Media, Message, Part, Record, Records, user_message
+from mmdpo.records.checks import ratings_of, validate_records
 
 RANKED = ("nectar", "nemo_rl", "vlfeedback")
 MARK = re.compile("<(image|video|audio)>")

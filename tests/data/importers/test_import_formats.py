@@ -17,7 +17,7 @@ from data_builders.importers.sources import Source, Table, open_source
 from data_builders.ledger import SetAside
 from data_builders.tables import Row
 from mmdpo.errors import ConfigError
-from mmdpo.media_audio import open_audio
+from mmdpo.media.audio import open_audio
 from mmdpo.records import Candidate, Record
 
 NAMES = [f"{example.format}-{number}" for number, example in enumerate(EXAMPLES)]

@@ -16,11 +16,11 @@ from data_builders.imported import ImportConfig
 from data_builders.importers.base import Sample
 from data_builders.importers.formats import FORMATS, recognise
 from data_builders.importers.sources import open_source
-from mmdpo import export_verb
 from mmdpo.errors import ConfigError, DataError
-from mmdpo.record_checks import validate_records
 from mmdpo.records import load_records
+from mmdpo.records.checks import validate_records
 from mmdpo.registry import builders
+from mmdpo.verbs import export as export_verb
 
 ROOT = Path(__file__).resolve().parents[3]
 PAGE = ROOT / "docs" / "formats.md"

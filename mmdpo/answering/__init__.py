@@ -1,0 +1,1 @@
+"""A model answers benchmarks: loaded from a folder, asked, its answers kept and scored."""

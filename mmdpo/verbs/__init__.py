@@ -1,0 +1,1 @@
+"""The command's verbs, and how they read arguments and print results."""
