@@ -100,26 +100,40 @@ def looks(items: Iterable[Media], root: Path | None) -> Iterator[tuple[Media, Lo
 
 
 class NearCopies:
-    """Finds the pictures of which another one is a near copy, in memory of about 3 kB for each."""
+    """Finds the pictures of which another one is a near copy, in memory of about 3 kB for each.
+
+    Pictures of nearly one shade all have the same hash, whatever their shade: they are compared by it alone.
+    """
 
     def __init__(self) -> None:
         self._greys: list[NDArray[np.uint8]] = []
+        self._plain: list[int] = []
+        self._hashed: list[int] = []
         self._wholes, self._parts = _Codes(), _Codes()
         self._same = [_Codes() for _ in _SAME]
 
     def add(self, look: Look) -> int:
         """Takes a picture; its number."""
+        number = len(self._greys)
         self._greys.append(look.grey)
+        if look.grey.std() < 2 * _FLAT:
+            self._plain.append(number)
+        if look.grey.std() < _FLAT:
+            return number
+        self._hashed.append(number)
         self._wholes.extend(look.codes[:1])
         self._parts.extend(look.codes[1:])
         for codes, place in zip(self._same, _SAME, strict=True):
             codes.extend(look.codes[place : place + 1])
-        return len(self._greys) - 1
+        return number
 
     def all_near(self, look: Look) -> list[int]:
         """The numbers of all pictures that it is nearly the same as, or a part of, or that are a part of it."""
-        found: set[int] = set()
-        for number, own, other in self._close(look):
+        found = set(self._of_its_shade(look))
+        if look.grey.std() < _FLAT:
+            return sorted(found)
+        for place, own, other in self._close(look):
+            number = self._hashed[place]
             if number not in found and _correspond(look.grey, WINDOWS[own], self._greys[number], WINDOWS[other]):
                 found.add(number)
         return sorted(found)
@@ -128,8 +142,18 @@ class NearCopies:
         """The number of the first picture that it is nearly the same as."""
         return next(iter(self.all_near(look)), None)
 
+    def _of_its_shade(self, look: Look) -> Iterator[int]:
+        """Pictures of one shade that have the shade of this one; one of the two may have a little contrast."""
+        own = look.grey.std()
+        if own >= 2 * _FLAT or not self._plain:
+            return
+        greys = np.stack([self._greys[number] for number in self._plain])
+        apart = np.abs(greys.astype(np.int16) - look.grey).mean(axis=(1, 2))
+        flat = np.minimum(greys.std(axis=(1, 2)), own) < _FLAT
+        yield from (self._plain[place] for place in np.flatnonzero(flat & (apart <= _FLAT_ALIKE)).tolist())
+
     def _close(self, look: Look) -> Iterator[tuple[int, int, int]]:
-        """Pictures with a close hash: number, which part of `look`, which part of the picture."""
+        """Pictures with a close hash: place in `_hashed`, which part of `look`, which part of the picture."""
         for place, code in enumerate(look.codes.tolist()):
             yield from ((number, place, _WHOLE) for number in self._wholes.near(code))
         for number in self._parts.near(look.code):
@@ -232,6 +256,6 @@ def _correspond(grey: NDArray[np.uint8], box: Box, other: NDArray[np.uint8], oth
         np.asarray(_part(Image.fromarray(values), part, 16), np.float64)
         for values, part in ((grey, box), (other, other_box))
     )
-    if min(a.std(), b.std()) < _FLAT:
-        return max(a.std(), b.std()) < 2 * _FLAT and bool(np.abs(a - b).mean() <= _FLAT_ALIKE)
+    if min(a.std(), b.std()) < _FLAT:  # a part of one shade, and every shade is somewhere in many pictures
+        return False
     return bool(np.corrcoef(a.ravel(), b.ravel())[0, 1] >= ALIKE)
