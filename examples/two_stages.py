@@ -18,7 +18,7 @@ from rich.table import Table as Printed
 import mmdpo
 from mmdpo import registry
 from mmdpo.config import load_config
-from mmdpo.extensions.blank_check import BlankCheck, blank_check
+from mmdpo.conformance import BlankCheck, blank_check
 from mmdpo.pipeline import train
 from mmdpo.playground.tiny_llm import save_tiny_llm
 from mmdpo.records import Candidate, Media, Record, Records, save_records, user_message

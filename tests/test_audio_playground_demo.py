@@ -25,6 +25,7 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
+@pytest.mark.slow
 def test_ratings_become_pairs_with_a_clip_in_the_prompt(demo: Path) -> None:
     with (demo / "data/ratings.csv").open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
@@ -38,6 +39,7 @@ def test_ratings_become_pairs_with_a_clip_in_the_prompt(demo: Path) -> None:
         assert list(record.media) == ["audios"]
 
 
+@pytest.mark.slow
 def test_the_first_step_has_its_closed_form(demo: Path) -> None:
     """Policy and reference are equal before the first update: the sigmoid loss is log 2, the margin 0."""
     first = json.loads((demo / "tiny-whisper/log.jsonl").read_text(encoding="utf-8").splitlines()[0])
@@ -45,6 +47,7 @@ def test_the_first_step_has_its_closed_form(demo: Path) -> None:
     assert first["rewards/margins"] == pytest.approx(0, abs=1e-4)
 
 
+@pytest.mark.slow
 def test_before_and_after_are_measured_on_clips(demo: Path) -> None:
     summary = json.loads((demo / "summary.json").read_text(encoding="utf-8"))
     for part in ("base", "tuned", "difference"):
@@ -55,6 +58,7 @@ def test_before_and_after_are_measured_on_clips(demo: Path) -> None:
     assert list(asked["media"]) == ["audios"]
 
 
+@pytest.mark.slow
 def test_the_report_plays_the_clips_and_speaks_of_no_pictures(demo: Path) -> None:
     page = (demo / "report.html").read_text(encoding="utf-8")
     assert "data:audio/wav;base64," in page

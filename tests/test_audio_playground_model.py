@@ -96,6 +96,7 @@ def test_clips_come_again_in_another_order_and_with_other_texts() -> None:
     assert len({str(LANGUAGE.texts(scene, turn)) for turn in range(8)}) > 1
 
 
+@pytest.mark.slow
 def test_the_recipe_learns_from_nothing_and_saves_a_model_that_loads(tmp_path: Path) -> None:
     model, processor, losses = recipe.train(steps=8, seed=1, clips=32)
     assert losses[0] == pytest.approx(math.log(len(processor.tokenizer)), abs=1.0), "starts near chance"
@@ -121,6 +122,7 @@ def test_the_shipped_weights_are_small_and_safe() -> None:
     assert {path.suffix for path in shipped} <= {".safetensors", ".json", ".jinja"}
 
 
+@pytest.mark.slow
 def test_the_shipped_base_model_hears_well_and_has_the_habit() -> None:
     model, processor = load_pretrained(WORLD.model)
     held_out = scenes(120, 11, "heldout")

@@ -21,6 +21,7 @@ def blocks(page: Path, language: str) -> list[str]:
     return re.findall(rf"^\s*```{language}\n(.*?)^\s*```", page.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
 
 
+@pytest.mark.slow
 def test_python_examples_of_the_api_page_run(tmp_path: Path) -> None:
     code = "\n".join(blocks(ROOT / "docs" / "api.md", "python"))
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}

@@ -117,6 +117,7 @@ def run_page(text: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> dict[s
     return namespace
 
 
+@pytest.mark.slow
 def test_the_tutorial_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """With few series and two steps a stage; the slow test runs it as it stands."""
     text, stages = re.subn(r"max_steps: \d+", "max_steps: 2\n  disable_tqdm: true", PAGE.read_text(encoding="utf-8"))

@@ -34,6 +34,7 @@ def test_every_verb_ends_with_its_code(body: str, code: int) -> None:
     assert ("interrupted" in done.stderr) is (code == 130)
 
 
+@pytest.mark.slow
 def test_ctrl_c_ends_a_build_with_130_and_it_goes_on(tmp_path: Path) -> None:
     """The signal comes when the build has its folder; `--resume` ends what it began."""
     rows = "".join(f"{n}.png,caption {n} {r},{1 + (n + r) % 5}\n" for n in range(1000) for r in range(2))

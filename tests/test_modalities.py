@@ -144,6 +144,7 @@ def test_nothing_is_overwritten(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["test_thermal.py"]
 
 
+@pytest.mark.slow
 def test_a_package_registers_its_modality_by_entry_point(tmp_path: Path) -> None:
     write_new("modality", "thermal", tmp_path)
     metadata = tmp_path / "mmdpo_thermal-0.1.dist-info"
@@ -568,7 +569,7 @@ def test_two_modalities_that_want_one_placeholder_or_one_name(thermal: ModuleTyp
 
 
 def test_blank_check_refuses_what_it_cannot_compare(thermal: ModuleType) -> None:
-    from mmdpo.extensions.blank_check import blank_check
+    from mmdpo.conformance import blank_check
     from mmdpo.records import Records
 
     one = record("one", item(ITEMS[2]))
@@ -583,7 +584,7 @@ def test_blank_check_counts_right_answers_with_and_without(
     thermal: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Four questions about three items: 2.5 right with them (a tie is a half), 1 right without."""
-    from mmdpo.extensions import blank_check as module
+    from mmdpo.conformance import blank as module
     from mmdpo.records import Records
 
     totals = {

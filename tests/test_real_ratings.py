@@ -92,7 +92,12 @@ def test_ratings_of_two_sources_become_the_pairs_that_the_readme_counts(tmp_path
     ("extra", "rows", "pairs"),
     [
         ([], "16992 rows read: 63 used, 16929 set aside", "13 train records, 4 distinct media"),
-        (["media=optional"], "16992 rows read: 9192 used, 7800 set aside", "2359 train records, 677 distinct media"),
+        pytest.param(
+            ["media=optional"],
+            "16992 rows read: 9192 used, 7800 set aside",
+            "2359 train records, 677 distinct media",
+            marks=pytest.mark.slow,
+        ),
     ],
     ids=["photos required", "photos optional"],
 )

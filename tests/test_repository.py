@@ -81,6 +81,7 @@ def test_wheel_holds_configs_templates_and_playground(wheel: Path) -> None:
     assert not [name for name in names if name.endswith((".bin", ".pt", ".pkl", ".pickle"))]
 
 
+@pytest.mark.slow
 def test_wheel_works_without_the_checkout(wheel: Path, tmp_path: Path) -> None:
     """The unpacked wheel first on the path, far away from the checkout."""
     zipfile.ZipFile(wheel).extractall(tmp_path / "site")

@@ -48,6 +48,7 @@ def outcome(test: Path) -> str:
     return done.stdout.splitlines()[-1]
 
 
+@pytest.mark.slow
 def test_the_written_test_passes(tmp_path: Path) -> None:
     _, test = write_new("loss", "steady", tmp_path)
     assert outcome(test).startswith("6 passed")

@@ -169,6 +169,7 @@ def test_qwen3_5_mixes_linear_and_full_attention() -> None:
 ANSWERS = ["There is a red bird.", "No, there is not.", "Two small dogs", "A blue car on the beach."]
 
 
+@pytest.mark.slow
 @every_family
 def test_overfit_model_stops_by_itself(name: str, images: list[Image.Image]) -> None:
     """One question, four images, four answers: the reply depends on the image alone, and ends at the end of turn."""

@@ -61,6 +61,7 @@ def test_build_is_measured_in_a_process_of_its_own(tmp_path: Path) -> None:
     assert row["peak_mib"] > 50 and row["microseconds_per_rating"] == pytest.approx(1e6 * row["seconds"] / 480)
 
 
+@pytest.mark.slow
 def test_a_build_that_fails_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(build, "write_table", lambda path, rows: path.write_text("no table", encoding="utf-8"))
     with pytest.raises(MMDPOError, match="480 ratings ended with code"):

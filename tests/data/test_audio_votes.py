@@ -488,6 +488,7 @@ def documents(tmp_path_factory: pytest.TempPathFactory) -> dict[str, BuildResult
     }
 
 
+@pytest.mark.slow
 @real
 @pytest.mark.parametrize(
     ("name", "read", "aside", "records"),
@@ -522,6 +523,7 @@ def test_all_3421_judged_pairs_are_accounted_for(
     assert len(sides) == 2 and not sides[0] & sides[1]
 
 
+@pytest.mark.slow
 @real
 @pytest.mark.parametrize(
     ("name", "kinds"),

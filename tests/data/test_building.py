@@ -95,6 +95,7 @@ def failing_at(number: int, error: BaseException, monkeypatch: pytest.MonkeyPatc
     return count
 
 
+@pytest.mark.slow
 def test_a_full_disk_at_every_write(table: Path, tmp_path: Path):
     expected = content(run(table, tmp_path / "whole"))
     with pytest.MonkeyPatch.context() as patch:
@@ -112,6 +113,7 @@ def test_a_full_disk_at_every_write(table: Path, tmp_path: Path):
         whole(table, out, expected)
 
 
+@pytest.mark.slow
 def test_ctrl_c_at_every_write(table: Path, tmp_path: Path):
     expected = content(run(table, tmp_path / "whole"))
     with pytest.MonkeyPatch.context() as patch:
@@ -137,6 +139,7 @@ def stopping_at(number: int) -> Callable[[Iterable[Any]], Iterator[Any]]:
     return progress
 
 
+@pytest.mark.slow
 def test_ctrl_c_at_every_row_and_twice(table: Path, tmp_path: Path):
     expected = content(run(table, tmp_path / "whole"))
     for number in range(13):

@@ -332,6 +332,7 @@ def test_splits_by_source_keep_groups_whole():
     assert groups.names() == media_groups(records)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not (REAL / "coco_mini").is_dir(), reason="needs ../shared/data/coco_mini")
 def test_on_real_files(tmp_path: Path):
     photos = sorted(path.relative_to(REAL / "coco_mini").as_posix() for path in (REAL / "coco_mini").rglob("*.jpg"))

@@ -327,6 +327,7 @@ def score_real(real_data: Callable[[str], Path], write_json: Callable[..., Path]
     return run
 
 
+@pytest.mark.slow
 def test_the_table_of_all_images_is_read(real_data: Callable[[str], Path]) -> None:
     assert len(Chair().samples(real_data("chair_gt/imid_to_objects.json.gz"))) == 123_287
 

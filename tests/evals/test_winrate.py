@@ -575,6 +575,7 @@ def test_agreement_in_the_command(two: dict[str, Path], server: JudgeServer, tmp
     assert told["people"]["pairs"][0]["metrics"]["win_rate"] == told["judge"]["pairs"][0]["metrics"]["win_rate"]
 
 
+@pytest.mark.slow
 def test_a_judge_against_four_people_each_on_real_votes(
     real_data: Callable[[str], Path], server: JudgeServer, write_lines: Any, tmp_path: Path
 ) -> None:

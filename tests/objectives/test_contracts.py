@@ -154,7 +154,7 @@ def test_gradients_reach_the_policy_and_never_the_reference(name: str) -> None:
         assert loss_of(objective, replace(of, ref_logp=None, ref_statistics={})).item() == loss.item()
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("dtype", [pytest.param(torch.float32, marks=pytest.mark.slow), torch.bfloat16])
 @pytest.mark.parametrize("name", NAMES)
 def test_finite_at_any_distance(name: str, dtype: torch.dtype) -> None:
     objective = given(name)

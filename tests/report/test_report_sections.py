@@ -126,6 +126,7 @@ def test_the_same_run_gives_the_same_bytes_and_every_figure_as_png_and_svg(
     assert svg.read_bytes() == drawn
 
 
+@pytest.mark.slow
 def test_five_runs_stand_side_by_side(make_full_run: MakeRun, tmp_path: Path) -> None:
     runs = [make_full_run(f"run{place}", after=place) for place in range(5)]
     page = write_report(runs, tmp_path / "page.html")

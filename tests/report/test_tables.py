@@ -142,6 +142,7 @@ def test_what_is_undefined_is_no_number_in_latex(make_run: MakeRun) -> None:
     assert values[2] == "--"
 
 
+@pytest.mark.slow
 def test_tables_are_written_for_each_run_and_for_several_beside_their_page(make_run: MakeRun, tmp_path: Path) -> None:
     runs = [make_run("one"), make_run("two")]
     page = write_run_pages(runs, tmp_path / "both" / "page.html")

@@ -149,7 +149,10 @@ def saved_inputs(folder: Path, records: Sequence[Record], *, build: Callable[...
 
 
 def run_settings(folder: Path, **sections: Any) -> dict[str, Any]:
-    """A configuration over what `saved_inputs` wrote; `train` fields are added to those that a test needs."""
+    """A configuration over what `saved_inputs` wrote; `train` fields are added to those that a test needs.
+
+    Whether a feature cache would pay is not measured (a fifth of so short a run) but where that is what is tested.
+    """
     train = {
         "use_cpu": True,
         "disable_tqdm": True,
@@ -163,6 +166,7 @@ def run_settings(folder: Path, **sections: Any) -> dict[str, Any]:
     return {
         "model": {"path": str(folder / "model"), "lora": {"r": 4, "alpha": 8}},
         "data": {"path": str(folder / "data"), "validation": 0},
+        "features": {"cache": "off"},
         **sections,
         "train": train | sections.get("train", {}),
     }

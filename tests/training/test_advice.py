@@ -246,6 +246,7 @@ def test_pairs_that_need_no_image_are_warned_of(
     assert capfd.readouterr().out == "", "stdout belongs to results"
 
 
+@pytest.mark.slow
 def test_the_longer_answer_is_warned_of_once_and_shown(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING, logger="mmdpo.training.callbacks"):
         run = run_of(tmp_path, longer, 6, 3, rate=1e-2)

@@ -115,7 +115,7 @@ def test_an_encoder_that_trains_is_refused_or_left_alone(tmp_path: Path) -> None
     model = {"path": str(folder / "model"), "trainable": "all", "lora": {"r": 4, "alpha": 8}}
     with pytest.raises(ConfigError, match=r"features.cache is memory, and an encoder trains"):
         run(folder, tmp_path / "refused", {"cache": "memory"}, model=model)
-    settings = run_settings(folder, model=model)
+    settings = run_settings(folder, model=model, features={"cache": "auto"})
     train(parse_config(settings), tmp_path / "auto")
     decision = read_json(tmp_path / "auto" / "manifest.json")["decisions"]["features"]
     assert decision["value"] == "off" and "trains" in decision["reason"]

@@ -67,6 +67,7 @@ def list_gradients(folder: Path, **options: Any) -> tuple[dict[str, torch.Tensor
     return gradients.steps[0], sizes
 
 
+@pytest.mark.slow
 def test_a_list_that_fits_in_no_row_is_trained_in_parts(tmp_path: Path) -> None:
     """Eight answers of a record, two in a row, a row at a time: the same gradients with a fraction of the tokens."""
     whole, together = list_gradients(tmp_path / "whole")

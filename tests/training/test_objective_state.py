@@ -44,7 +44,7 @@ def state_of(run: Path, step: int) -> dict[str, dict[str, float]]:
     return json.loads((run / "checkpoints" / f"checkpoint-{step}" / "objective.json").read_text(encoding="utf-8"))
 
 
-@pytest.mark.parametrize("name", RUNNING)
+@pytest.mark.parametrize("name", ["mpo", *(pytest.param(name, marks=pytest.mark.slow) for name in ("bco", "beta_dpo"))])
 def test_running_values_do_not_depend_on_micro_batches(tmp_path: Path, name: str) -> None:
     whole, cut, single = (
         take(tmp_path / f"{batch}", RUNNING[name], batch, 8 // batch, records=rated(24), steps=3) for batch in (8, 2, 1)
@@ -76,7 +76,7 @@ def test_the_running_mean_of_beta_dpo_moves_with_its_momentum(tmp_path: Path) ->
     assert [step["beta_dpo"]["steps"] for step in states] == [1, 2, 3]
 
 
-@pytest.mark.parametrize("name", ["bco", "beta_dpo"])
+@pytest.mark.parametrize("name", [pytest.param("bco", marks=pytest.mark.slow), "beta_dpo"])
 def test_a_resumed_run_goes_on_with_them(
     inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
@@ -175,6 +175,7 @@ def by_epoch(seen: Seen) -> list[dict[int, str]]:
     return epochs
 
 
+@pytest.mark.slow
 def test_fixed_variants_are_the_same_in_every_epoch(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -193,7 +194,7 @@ def test_fresh_variants_are_others_in_every_epoch_and_the_same_in_every_run(
     assert not set(by_epoch(seen_in(monkeypatch, other_seed, tmp_path / "other"))[0].values()) & set(epochs[0].values())
 
 
-@pytest.mark.parametrize("stop", [2, 5])
+@pytest.mark.parametrize("stop", [pytest.param(2, marks=pytest.mark.slow), 5])
 def test_a_run_that_is_resumed_within_an_epoch_goes_on_with_its_variants(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop: int
 ) -> None:

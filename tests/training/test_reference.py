@@ -155,6 +155,7 @@ def test_a_reference_that_is_another_model_stops_the_run(kind: Kind, tmp_path: P
         trainer.check_start()
 
 
+@pytest.mark.slow
 def test_the_pipeline_goes_on_from_an_adapter(tmp_path: Path, sft_adapter: Path) -> None:
     inputs = saved_inputs(tmp_path / "inputs", pairs(4))
     model = {"path": str(inputs / "model"), "adapter": str(sft_adapter)}

@@ -60,7 +60,11 @@ def test_it_gives_what_the_reference_gives(tmp_path: Path) -> None:
     assert (stored.values["logp"][~batch["mask"]] == 0).all()
 
 
-@pytest.mark.parametrize("case", [{}, {"lora": None}, {"trainable": "all", "lora": None}], ids=["lora", "llm", "all"])
+@pytest.mark.parametrize(
+    "case",
+    [{}, pytest.param({"lora": None}, marks=pytest.mark.slow), {"trainable": "all", "lora": None}],
+    ids=["lora", "llm", "all"],
+)
 def test_training_on_it_is_training_on_the_live_reference(case: dict[str, Any], tmp_path: Path) -> None:
     found = []
     for cached in (False, True):

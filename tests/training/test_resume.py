@@ -103,6 +103,7 @@ def test_the_command_ends_with_130(
     assert "--resume" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_resume_with_another_reference_is_refused(
     inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -192,6 +193,7 @@ def test_what_a_run_leaves(inputs: Path, tmp_path: Path) -> None:
     assert [name for name in saved if not name.endswith(allowed)] == []
 
 
+@pytest.mark.slow
 def test_a_resume_goes_on_with_the_same_run_only(inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = settings_of(inputs)
     run = tmp_path / "run"

@@ -228,6 +228,7 @@ def test_a_checkpoint_from_before_is_kept_and_goes_on_with_less_memory(
 # ---- what else a resume must not change ----
 
 
+@pytest.mark.slow
 def test_generators_are_those_of_the_checkpoint_before_a_first_pass(tmp_path: Path) -> None:
     """Two passes draw dropout where the batches are fetched, which Trainer does before it sets the generators."""
     saved_inputs(tmp_path, pairs(8))

@@ -202,7 +202,7 @@ def test_without_a_better_checkpoint_the_last_one_is_kept_and_not_called_better(
     assert said.startswith("no better checkpoint than the model before training: the last is kept.")
 
 
-@pytest.mark.parametrize("fields", [{}, {"activation_checkpointing": True}])
+@pytest.mark.parametrize("fields", [{}, pytest.param({"activation_checkpointing": True}, marks=pytest.mark.slow)])
 def test_training_is_the_same_with_and_without_evaluations(
     inputs: Path, tmp_path: Path, scripted: type[Scripted], fields: dict[str, Any]
 ) -> None:
@@ -249,6 +249,7 @@ def test_an_evaluation_is_what_mmdpo_eval_gives(inputs: Path, tmp_path: Path) ->
     assert event["eval/pope_f1_low"] <= event["eval/pope_f1"] <= event["eval/pope_f1_high"]
 
 
+@pytest.mark.slow
 def test_a_run_that_goes_on_stands_where_it_stood(
     inputs: Path, tmp_path: Path, scripted: type[Scripted], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -274,6 +275,7 @@ def test_a_run_that_goes_on_stands_where_it_stood(
         assert [e for e in logged(resumed) if kind in e] == [e for e in logged(whole) if kind in e]
 
 
+@pytest.mark.slow
 def test_evaluations_from_before_a_crash(
     inputs: Path, tmp_path: Path, scripted: type[Scripted], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -492,6 +494,7 @@ def test_two_processes_evaluate_and_stop_as_one(inputs: Path, tmp_path: Path) ->
     assert saved_is_checkpoint(run, decisions_of(run)["best_checkpoint"]["value"])
 
 
+@pytest.mark.slow
 def test_a_signal_in_an_evaluation_keeps_its_answers_and_the_step(
     inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -46,8 +46,18 @@ def run_with(
     return trained(trainer.loaded), [line.get("loss") for line in trainer.state.log_history]
 
 
-@pytest.mark.parametrize("batches", [None, Batches(150, [len(r.candidates[1].text) for r in EIGHT])])
-@pytest.mark.parametrize("fresh", [False, True])
+BY_TOKENS = Batches(150, [len(r.candidates[1].text) for r in EIGHT])
+
+
+@pytest.mark.parametrize(
+    ("batches", "fresh"),
+    [
+        (None, False),
+        (BY_TOKENS, True),
+        pytest.param(None, True, marks=pytest.mark.slow),
+        pytest.param(BY_TOKENS, False, marks=pytest.mark.slow),
+    ],
+)
 def test_workers_change_nothing(tmp_path: Path, batches: Batches | None, fresh: bool) -> None:
     weights, losses = run_with(tmp_path / "alone", 0, batches=batches, fresh=fresh)
     by_workers, losses_by_workers = run_with(tmp_path / "two", 2, batches=batches, fresh=fresh)

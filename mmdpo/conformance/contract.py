@@ -93,7 +93,7 @@ def check(
         if not findings:
             group(subject, findings)
     if not findings:
-        from mmdpo.conformance_composed import composed_problems
+        from mmdpo.conformance.composed import composed_problems
 
         with findings.trying("composed", "a composed model"):
             for problem in composed_problems(modality.name, encoder, subject.items, llm, tokenizer):
