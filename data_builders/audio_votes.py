@@ -18,12 +18,12 @@ from typing import Any
 from data_builders.audio_votes_config import AudioVotesConfig, VoteColumns
 from data_builders.base import Builder, Ledger, Work
 from data_builders.fense import read_fense
-from data_builders.sources import in_one, open_source, source_folder
-from data_builders.table_config import UnusableError, absence_note, bad_text, text_of, with_media
-from data_builders.tables import Row, require_columns
-from data_builders.vote_measures import VoteMeasures
-from data_builders.vote_rows import VoteReader
-from data_builders.votes import SOUND_REASONS, Contest, Judgement, decide, different, pool
+from data_builders.tables.config import UnusableError, absence_note, bad_text, text_of, with_media
+from data_builders.tables.reading import Row, require_columns
+from data_builders.tables.sources import in_one, open_source, source_folder
+from data_builders.voting.measures import VoteMeasures
+from data_builders.voting.rows import VoteReader
+from data_builders.voting.tallies import SOUND_REASONS, Contest, Judgement, decide, different, pool
 from mmdpo.media import Media
 from mmdpo.media.audio import open_audio
 from mmdpo.records import Candidate, Record, user_message

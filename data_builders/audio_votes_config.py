@@ -7,9 +7,9 @@ from typing import Literal
 
 from pydantic import Field, ValidationInfo, field_validator
 
-from data_builders.tables import Format
-from data_builders.vote_columns import JudgedColumns, VoteValues, require_direction, require_one_voter_a_row
-from data_builders.votes import VoteRules
+from data_builders.tables.reading import Format
+from data_builders.voting.columns import JudgedColumns, VoteValues, require_direction, require_one_voter_a_row
+from data_builders.voting.tallies import VoteRules
 from mmdpo.media.audio import MAX_SECONDS
 
 

@@ -12,9 +12,9 @@ from typing import Any, ClassVar, Generic, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from data_builders.cleaners import CleanerName
-from data_builders.ledger import Ledger, SetAside
-from data_builders.work import Work
+from data_builders.care.cleaners import CleanerName
+from data_builders.running.ledger import Ledger, SetAside
+from data_builders.running.work import Work
 from mmdpo.records import Record
 
 __all__ = ["Builder", "BuilderConfig", "Ledger", "SetAside", "Work"]

@@ -13,7 +13,7 @@ from typing import Any
 from pydantic import Field
 
 from data_builders.base import Builder, Work
-from data_builders.table_config import (
+from data_builders.tables.config import (
     ColumnsModel,
     TableConfig,
     UnusableError,
@@ -24,8 +24,8 @@ from data_builders.table_config import (
     read_text,
     table_rows,
 )
-from data_builders.tables import Row
-from data_builders.votes import different
+from data_builders.tables.reading import Row
+from data_builders.voting.tallies import different
 from mmdpo.media import Media
 from mmdpo.records import Candidate, Record, media_field, user_message
 from mmdpo.records.marks import mark_differences

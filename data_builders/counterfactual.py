@@ -21,10 +21,10 @@ import numpy as np
 
 from data_builders.base import Builder, Work
 from data_builders.counterfactual_config import CounterfactualConfig
-from data_builders.partnering import quartiles
-from data_builders.partners import Partners
-from data_builders.table_config import absence_note
-from data_builders.work import THREADS
+from data_builders.partners.finding import Partners
+from data_builders.partners.partnering import quartiles
+from data_builders.running.work import THREADS
+from data_builders.tables.config import absence_note
 from mmdpo.corruptions import ItemCache
 from mmdpo.media import Media, MediaError
 from mmdpo.modalities.base import check_variant

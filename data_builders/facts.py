@@ -18,9 +18,8 @@ from typing import Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from data_builders.base import Builder, Ledger, Work
-from data_builders.pairing import Caption, PairingConfig, PairTally, Ranking, Rating, make_records
-from data_builders.spool import Spool, as_lists
-from data_builders.table_config import (
+from data_builders.rating.pairing import Caption, PairingConfig, PairTally, Ranking, Rating, make_records
+from data_builders.tables.config import (
     ColumnsModel,
     TableConfig,
     UnusableError,
@@ -34,8 +33,9 @@ from data_builders.table_config import (
     table_rows,
     with_media,
 )
-from data_builders.tables import Row
-from data_builders.vote_columns import Labels, plain, require_apart
+from data_builders.tables.reading import Row
+from data_builders.tables.spool import Spool, as_lists
+from data_builders.voting.columns import Labels, plain, require_apart
 from mmdpo.media import Media
 from mmdpo.records import Candidate, Record, media_field, user_message
 from mmdpo.records.marks import Span

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from data_builders.sources import in_one, open_source
-from data_builders.tables import Row
+from data_builders.tables.reading import Row
+from data_builders.tables.sources import in_one, open_source
 from mmdpo.errors import ConfigError
 
 _OF_THE_CLIP = frozenset({"audio_id", "raw_name", "references"})
@@ -22,7 +22,7 @@ def read_fense(path: Path, *, rows: str | None = None, file_names: Path | None =
     repository's `experiment/dataloader.py` skips too.
 
     Args:
-        path: The document, or several, as `data_builders.sources` names them.
+        path: The document, or several, as `data_builders.tables.sources` names them.
         rows: Where its items are, as in `read_table`; by default it is their list.
         file_names: A table `file_name, caption_1, ...` such as Clotho's. Clotho-Eval gives its clips other names than
             Clotho; the file of a clip is then the one with the same captions.

@@ -20,8 +20,8 @@ from data_builders.base import Builder, Work
 from data_builders.object_rows import Caption, captions_of, pictured, pictures_of
 from data_builders.object_sources import ImageObjects, Objects, ObjectsSource
 from data_builders.splits import seeded_order
-from data_builders.spool import Spool
-from data_builders.table_config import absence_note, checked_media
+from data_builders.tables.config import absence_note, checked_media
+from data_builders.tables.spool import Spool
 from mmdpo.media import Media
 from mmdpo.records import Candidate, Record, user_message
 from mmdpo.records.marks import sentences  # where a sentence ends; abbreviations and initials are known there

@@ -13,13 +13,13 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
+from data_builders.asking.foreign_prompts import format_of
 from data_builders.base import Builder, BuilderConfig, SetAside, Work
-from data_builders.foreign_prompts import format_of
 from data_builders.imported_pairs import pairs_of
 from data_builders.importers.formats import AUTO
 from data_builders.importers.media_cells import MediaReader
 from data_builders.importers.sources import Source, open_source
-from data_builders.pairing import PairTally
+from data_builders.rating.pairing import PairTally
 from mmdpo.errors import DataError
 from mmdpo.records import Record
 from mmdpo.registry import builders

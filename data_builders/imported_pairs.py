@@ -1,4 +1,4 @@
-"""Pairs out of imported lists whose answers are rated or ranked, by the rules of `data_builders.pairing`."""
+"""Pairs out of imported lists whose answers are rated or ranked, by the rules of `data_builders.rating.pairing`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from data_builders.base import Ledger
-from data_builders.pairing import Caption, PairingConfig, PairTally, Rating, make_records
+from data_builders.rating.pairing import Caption, PairingConfig, PairTally, Rating, make_records
 from mmdpo.media import Media
 from mmdpo.records import Candidate, Record
 

@@ -17,7 +17,7 @@ from random import Random
 from typing import Any, Literal
 
 from data_builders.object_sources import ImageObjects, Named, Objects
-from data_builders.table_config import UnusableError
+from data_builders.tables.config import UnusableError
 
 Kind = Literal["object", "attribute", "count", "relation", "negation"]
 KINDS: tuple[Kind, ...] = ("object", "attribute", "count", "relation", "negation")

@@ -12,7 +12,7 @@ from pydantic import Field
 from data_builders.base import Ledger
 from data_builders.object_rows import Caption
 from data_builders.object_sources import ImageObjects, Objects, ObjectsSource
-from data_builders.pairing import balanced, widest
+from data_builders.rating.pairing import balanced, widest
 from data_builders.splits import seeded_order
 from mmdpo.evals.base import Answer, Sample
 from mmdpo.records import Candidate, Record, user_message

@@ -10,8 +10,8 @@ from typing import Any
 
 from data_builders.base import Work
 from data_builders.object_sources import AnswerColumns, Objects, ObjectsSource, named_file
-from data_builders.table_config import UnusableError, read_answer, read_text, table_rows
-from data_builders.tables import Row
+from data_builders.tables.config import UnusableError, read_answer, read_text, table_rows
+from data_builders.tables.reading import Row
 from mmdpo.media import Media
 from mmdpo.records import Record, media_field, user_message
 

@@ -19,12 +19,12 @@ from typing import Any
 import yaml
 from pydantic import Field, field_validator
 
-from data_builders.table_config import ColumnsModel, TableConfig, UnusableError
+from data_builders.tables.config import ColumnsModel, TableConfig, UnusableError
 from mmdpo.errors import ConfigError, DataError
 from mmdpo.evals.chair import Chair
-from mmdpo.evals.coco import image_id, read_coco
-from mmdpo.evals.files import read_json, read_text
-from mmdpo.evals.options import check_file_name, file_name
+from mmdpo.evals.shared.coco import image_id, read_coco
+from mmdpo.evals.shared.files import read_json, read_text
+from mmdpo.evals.shared.options import check_file_name, file_name
 from mmdpo.media import Media
 
 _WORD = re.compile(r"[^\W_]+(?:-[^\W_]+)*")

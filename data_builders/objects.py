@@ -17,8 +17,8 @@ from data_builders.injection import KINDS, Injector, Kind
 from data_builders.object_ranking import Judged, RankingRules, judge, ranked, ranking_record
 from data_builders.object_rows import Caption, captions_of, pictured, pictures_of
 from data_builders.object_sources import ImageObjects, Objects
-from data_builders.spool import Spool
-from data_builders.table_config import UnusableError, absence_note, checked_media
+from data_builders.tables.config import UnusableError, absence_note, checked_media
+from data_builders.tables.spool import Spool
 from mmdpo.media import Media
 from mmdpo.records import Candidate, Record, user_message
 from mmdpo.registry import builders

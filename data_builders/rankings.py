@@ -16,11 +16,10 @@ import numpy as np
 from pydantic import model_validator
 from scipy import stats
 
-from data_builders.agreement import RatingArrays, agreement, rater_means
 from data_builders.base import Builder, Ledger, Work
-from data_builders.pairing import Caption, PairingConfig, PairTally, Ranking, Rating, make_records
-from data_builders.spool import Spool, as_lists
-from data_builders.table_config import (
+from data_builders.rating.agreement import RatingArrays, agreement, rater_means
+from data_builders.rating.pairing import Caption, PairingConfig, PairTally, Ranking, Rating, make_records
+from data_builders.tables.config import (
     ColumnsModel,
     TableConfig,
     UnusableError,
@@ -34,7 +33,8 @@ from data_builders.table_config import (
     table_rows,
     with_media,
 )
-from data_builders.tables import Row
+from data_builders.tables.reading import Row
+from data_builders.tables.spool import Spool, as_lists
 from mmdpo.media import Media
 from mmdpo.records import Candidate, Record, media_field, user_message
 from mmdpo.registry import builders

@@ -17,14 +17,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from data_builders.agreement import RatingArrays, agreement, rater_means
 from data_builders.base import Builder, Ledger, Work
-from data_builders.pairing import Caption, PairTally, Ranking, Rating, make_records
-from data_builders.rater_scales import RaterScales
-from data_builders.rating_rows import RatingReader
+from data_builders.rating.agreement import RatingArrays, agreement, rater_means
+from data_builders.rating.pairing import Caption, PairTally, Ranking, Rating, make_records
+from data_builders.rating.rater_scales import RaterScales
+from data_builders.rating.rows import RatingReader
 from data_builders.ratings_config import RatingsConfig
-from data_builders.spool import Spool, as_lists
-from data_builders.table_config import absence_note, checked_media, identity_of, table_rows, unnamed_note, with_media
+from data_builders.tables.config import absence_note, checked_media, identity_of, table_rows, unnamed_note, with_media
+from data_builders.tables.spool import Spool, as_lists
 from mmdpo.records import Candidate, Record, media_field, user_message
 from mmdpo.registry import builders
 

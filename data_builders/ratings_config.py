@@ -6,8 +6,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from data_builders.pairing import PairingConfig
-from data_builders.table_config import TableConfig, Weight
+from data_builders.rating.pairing import PairingConfig
+from data_builders.tables.config import TableConfig, Weight
 
 
 class Columns(BaseModel):

@@ -15,10 +15,10 @@ from typing import Any
 
 from pydantic import Field
 
+from data_builders.asking.prompt_sources import Asked, PromptsConfig, read_prompts, spooled
+from data_builders.asking.sample_sources import Draws, SourceConfig
 from data_builders.base import Builder, Work
-from data_builders.journal import Journal
-from data_builders.prompt_sources import Asked, PromptsConfig, read_prompts, spooled
-from data_builders.sample_sources import Draws, SourceConfig
+from data_builders.running.journal import Journal
 from mmdpo.answering.answer_file import Shard
 from mmdpo.evals.diversity import prompt_counts
 from mmdpo.records import Candidate, Record

@@ -21,22 +21,22 @@ from typing import Any, Literal
 
 from pydantic import Field
 
+from data_builders.asking.claims import claims, question
+from data_builders.asking.prompt_sources import Asked, media_key
+from data_builders.asking.sample_sources import OPERATIONAL
+from data_builders.asking.scored import SOUND, Pairing, Scored, ScoredConfig, answers_of, groups_of
 from data_builders.base import Builder, Work
-from data_builders.claims import claims, question
-from data_builders.journal import Journal
-from data_builders.prompt_sources import Asked, media_key
-from data_builders.sample_sources import OPERATIONAL
-from data_builders.scored import SOUND, Pairing, Scored, ScoredConfig, answers_of, groups_of
-from data_builders.spool import Spool
+from data_builders.running.journal import Journal
+from data_builders.tables.spool import Spool
 from mmdpo.answering.answer_file import Shard, model_fingerprint
 from mmdpo.answering.loading import encoder_of, load_any
 from mmdpo.answering.yes_no import Choice, YesNoReader
 from mmdpo.errors import ConfigError, DataError, ModelError
-from mmdpo.evals.calls import JudgeError
-from mmdpo.evals.claims import SPLIT, claims_of_reply
-from mmdpo.evals.endpoint import Endpoint
-from mmdpo.evals.judge import ChatJudge, Question
-from mmdpo.evals.replies import filled
+from mmdpo.evals.judging.calls import JudgeError
+from mmdpo.evals.judging.claims import SPLIT, claims_of_reply
+from mmdpo.evals.judging.endpoint import Endpoint
+from mmdpo.evals.judging.judge import ChatJudge, Question
+from mmdpo.evals.judging.replies import filled
 from mmdpo.records import Record, user_message
 from mmdpo.registry import builders
 

@@ -12,8 +12,7 @@ from typing import Any
 from pydantic import model_validator
 
 from data_builders.base import Builder, Ledger, Work
-from data_builders.spool import Spool, as_lists
-from data_builders.table_config import (
+from data_builders.tables.config import (
     ColumnsModel,
     TableConfig,
     UnusableError,
@@ -27,8 +26,9 @@ from data_builders.table_config import (
     unnamed_note,
     with_media,
 )
-from data_builders.tables import Row
-from data_builders.vote_columns import Labels, plain, require_apart
+from data_builders.tables.reading import Row
+from data_builders.tables.spool import Spool, as_lists
+from data_builders.voting.columns import Labels, plain, require_apart
 from mmdpo.media import Media
 from mmdpo.records import Candidate, Record, media_field, user_message
 from mmdpo.registry import builders

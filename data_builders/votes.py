@@ -1,209 +1,160 @@
-"""What votes on pairs of captions say: pooled, counted and decided; `vote_measures` says how far the voters agree.
+"""Votes on pairs of answers become pairs or lists by Bradley-Terry strengths: `mmdpo build votes`.
 
-Nothing here knows where the votes were read or what the captions describe, so every builder of votes can use it.
+rows --> judgements --pool--> contests of two answers --fit--> strengths of a question's answers --> records
 """
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, ValidationInfo, field_validator
 
-from data_builders.base import BuilderConfig, Ledger
+from data_builders.base import Builder, Ledger, Work
+from data_builders.rating.pairing import Caption, PairingConfig, PairTally, Ranking, make_records
+from data_builders.tables.config import (
+    TableConfig,
+    absence_note,
+    checked_media,
+    identity_of,
+    read_media,
+    read_text,
+    table_rows,
+    with_media,
+)
+from data_builders.tables.spool import Spool
+from data_builders.voting.columns import JudgedColumns, VoteValues, require_direction, require_one_voter_a_row
+from data_builders.voting.measures import VoteMeasures
+from data_builders.voting.rows import VoteReader, from_json, to_json
+from data_builders.voting.strengths import StrengthTally, by_question, rated, with_votes
+from data_builders.voting.tallies import pool
 from mmdpo.media import Media
-
-FIRST, TIE, SECOND = 1, 0, -1
-"""A vote: the first caption is better, neither is, or the second is."""
-
-SOUND_REASONS = ("equal_captions", "too_few_votes", "tie", "below_margin", "below_agreement")
-"""Reasons that say nothing bad of a row; `--strict` allows them."""
-
-_TOLERANCE = 1e-9  # shares are quotients of small integers, thresholds are decimals
+from mmdpo.records import Candidate, Record, media_field, user_message
+from mmdpo.registry import builders
 
 
-class VoteRules(BuilderConfig):
-    """What decides which votes make a pair, in every builder of votes.
+class PairwiseColumns(JudgedColumns):
+    """Which column holds what; `JudgedColumns` has the others.
 
     Args:
-        min_votes: Votes that two captions need, ties included.
-        min_margin: Smallest distance of their shares of the votes, 0 to 1. Equal shares never make a pair.
-        min_agreement: Smallest share of the votes, ties included, that the better caption needs.
+        image: Path or name of the picture or clip, or an object with its bytes.
+        a: The first answer.
+        b: The second answer.
+        prompt: What was asked; null where all answers are to `prompt`.
     """
 
+    image: str = "image"
+    a: str = "a"
+    b: str = "b"
+    votes: str | tuple[str, ...] = "vote"
+    prompt: str | None = None
+
+    @property
+    def answers(self) -> tuple[str, str]:
+        """The columns of the first and of the second answer."""
+        return self.a, self.b
+
+
+class VotesConfig(PairingConfig, TableConfig):
+    """Configuration of `mmdpo build votes`; docs/data.md explains each key.
+
+    Args:
+        values: What a vote means; never guessed.
+        min_votes: Votes that an answer needs, over all its comparisons, ties included.
+    """
+
+    higher_is_better: Literal[True] = True
+    columns: PairwiseColumns = PairwiseColumns()
+    values: VoteValues | None = Field(None, validate_default=True)
     min_votes: int = Field(1, ge=1)
-    min_margin: float = Field(0.0, ge=0.0, le=1.0)
-    min_agreement: float = Field(0.0, ge=0.0, le=1.0)
+
+    @field_validator("columns")
+    @classmethod
+    def _one_voter_a_row(cls, columns: PairwiseColumns) -> PairwiseColumns:
+        require_one_voter_a_row(columns)
+        return columns
+
+    @field_validator("values")
+    @classmethod
+    def _direction_is_said(cls, values: VoteValues | None, info: ValidationInfo) -> VoteValues | None:
+        require_direction(info.data.get("columns"), values)
+        return values
 
 
-@dataclass(frozen=True)
-class Vote:
-    """One person's comparison of two captions.
+@builders.register("votes")
+class Votes(Builder[VotesConfig]):
+    """Pairs or lists from people's votes on two answers at a time, by Bradley-Terry strengths."""
 
-    Args:
-        value: `FIRST`, `TIE` or `SECOND`.
-        voter: Who voted, where the table says so.
-        column: Its column, where a row holds several votes.
-    """
+    Config = VotesConfig
+    sound_reasons = ("equal_captions", "too_few_votes", "no_margin", "not_selected", "length_balance")
 
-    value: int
-    voter: str | None = None
-    column: str | None = None
+    def media_root(self, config: VotesConfig) -> Path:
+        """Folder that the records' media paths are relative to."""
+        return config.root
 
-
-@dataclass(frozen=True)
-class Judgement:
-    """The votes of one row on two captions of one clip or picture.
-
-    Args:
-        row: Number of the row.
-        media: What the captions describe.
-        prompt: What they answer.
-        captions: The first and the second one, without white space around them.
-        votes: What people said of them.
-        sources: Who wrote each caption, where it is known.
-        kind: What sort of pair it is, where the table says so.
-        references: Further captions that people wrote.
-        is_turned: Whether the row has the captions in the other order.
-    """
-
-    row: int
-    media: Media
-    prompt: str
-    captions: tuple[str, str]
-    votes: tuple[Vote, ...]
-    sources: tuple[str | None, str | None] = (None, None)
-    kind: str | None = None
-    references: tuple[str, ...] = ()
-    is_turned: bool = False
-
-    @property
-    def turned(self) -> Judgement:
-        """The same judgement with the captions in the other order."""
-        (first, second), (source, other) = self.captions, self.sources
-        votes = tuple(replace(vote, value=-vote.value) for vote in self.votes)
-        return replace(
-            self, captions=(second, first), sources=(other, source), votes=votes, is_turned=not self.is_turned
-        )
+    def records(self, config: VotesConfig, work: Work) -> Iterator[Record]:
+        """See `Builder.records`."""
+        spool = Spool(work.scratch / "votes.jsonl", to_json, from_json)
+        reader = _reader(config, work.ledger)
+        for row in table_rows(config, config.columns.settings(), work):
+            judgement = reader.read(row)
+            spool.extend([] if judgement is None else [judgement])
+        checked = checked_media((judgement.media for judgement in spool), config, work)
+        measures, compared, tally, absent = VoteMeasures(), StrengthTally(), PairTally(), dict[str, bool]()
+        for part in spool.parts(lambda judgement: identity_of(judgement.media, checked)):
+            usable = list(with_media(part, checked, work.ledger))
+            contests = pool(usable, work.ledger)
+            for judgement in usable:
+                measures.cast(judgement)
+            for contest in contests:
+                measures.add(contest)
+            answers: list[Caption] = []
+            for question in by_question(contests):
+                if kept := with_votes(question, config.min_votes, work.ledger):
+                    answers += rated(kept, config.columns.answers, compared)
+            for ranking in make_records(answers, config, work.ledger, tally):
+                media = ranking.captions[0].media
+                absent[media.identity] = media.sha256 is None
+                yield _record(ranking, config)
+        voters = measures.voters()
+        work.notes += absence_note(absent, config.modality) + measures.notes(voters)
+        work.quality |= {
+            "source": config.source,
+            "votes": measures.counts(),
+            "compared": vars(compared),
+            "first_wins": measures.first_wins(),
+            "raters": voters,
+            "agreement": measures.agreement(),
+            "possible_pairs": vars(tally),
+        }
 
 
-@dataclass(frozen=True)
-class Contest:
-    """All votes on the same two captions of one clip or picture.
+def _reader(config: VotesConfig, ledger: Ledger) -> VoteReader:
+    columns = config.columns
 
-    Args:
-        judgements: One for each row, all with the captions in the same order.
-    """
+    def media(cells: Mapping[str, Any]) -> Media:
+        return read_media(cells.get(columns.image), config)
 
-    judgements: tuple[Judgement, ...]
+    def prompt(cells: Mapping[str, Any]) -> str:
+        return read_text(cells, columns.prompt) or config.prompt
 
-    @property
-    def shares(self) -> tuple[float, float]:
-        """Which share of all votes, ties included, each caption has."""
-        values = [vote.value for vote in self.votes]
-        return values.count(FIRST) / len(values), values.count(SECOND) / len(values)
-
-    @property
-    def votes(self) -> list[Vote]:
-        """Every vote."""
-        return [vote for judgement in self.judgements for vote in judgement.votes]
-
-    @property
-    def best_first(self) -> Contest:
-        """The contest with the caption that has more votes in front."""
-        first, second = self.shares
-        return self if first >= second else Contest(tuple(judgement.turned for judgement in self.judgements))
-
-    def refused(self, rules: VoteRules) -> str | None:
-        """Why no pair is made of it, as docs/data.md names the reasons; None when one is."""
-        low, high = sorted(self.shares)
-        if len(self.votes) < rules.min_votes:
-            return "too_few_votes"
-        if high == low:
-            return "tie"
-        if high - low < rules.min_margin - _TOLERANCE:
-            return "below_margin"
-        if high < rules.min_agreement - _TOLERANCE:
-            return "below_agreement"
-        return None
+    return VoteReader(columns, config.values, media, prompt, ledger)
 
 
-@dataclass
-class ContestTally:
-    """What became of every two captions that were voted on.
-
-    Args:
-        n: How many there are.
-        ties: Equal shares of the votes.
-        too_few_votes: Fewer votes than `min_votes`.
-        below_margin: Shares closer than `min_margin`.
-        below_agreement: A smaller winning share than `min_agreement`.
-        used: Pairs made.
-    """
-
-    n: int = 0
-    ties: int = 0
-    too_few_votes: int = 0
-    below_margin: int = 0
-    below_agreement: int = 0
-    used: int = 0
-
-
-def different(first: str, second: str) -> bool:
-    """Whether two captions differ in more than case and white space."""
-    return first.casefold().split() != second.casefold().split()
-
-
-def pool(judgements: Iterable[Judgement], ledger: Ledger) -> list[Contest]:
-    """Joins the rows on the same two captions, in whichever order they stand; equal captions go to the ledger.
-
-    A voter whom the table names has one vote on two captions, the first; unnamed votes are different people's.
-    """
-    contests: dict[tuple[str, str, frozenset[str]], list[Judgement]] = defaultdict(list)
-    for judgement in judgements:
-        first, second = judgement.captions
-        if different(first, second):
-            contests[judgement.media.identity, judgement.prompt, frozenset((first, second))].append(judgement)
-        else:
-            ledger.set_aside("equal_captions", judgement.row, first)
-    return [Contest(rows) for given in contests.values() if (rows := _without_repeats(given, ledger))]
-
-
-def _without_repeats(given: Sequence[Judgement], ledger: Ledger) -> tuple[Judgement, ...]:
-    first_votes: dict[str, Vote] = {}
-    kept = []
-    for judgement in given:
-        judgement = judgement if judgement.captions == given[0].captions else judgement.turned
-        votes = []
-        for vote in judgement.votes:
-            earlier = vote if vote.voter is None else first_votes.setdefault(vote.voter, vote)
-            if earlier is vote:
-                votes.append(vote)
-                continue
-            reason = "duplicate_vote" if earlier.value == vote.value else "conflicting_vote"
-            message = f"{vote.voter!r} voted on these captions before"
-            ledger.set_aside(reason, judgement.row, vote.value, column=vote.column, message=message)
-        if votes:
-            kept.append(replace(judgement, votes=tuple(votes)))
-    return tuple(kept)
-
-
-def decide(contests: Iterable[Contest], rules: VoteRules, ledger: Ledger) -> tuple[list[Contest], ContestTally]:
-    """The contests that make a pair, the better caption first; the rows of the others go to the ledger."""
-    tally = Counter[str]()
-    decided = []
-    for contest in contests:
-        reason = contest.refused(rules)
-        tally[reason or "used"] += 1
-        for judgement in contest.judgements:
-            if reason is None:
-                ledger.use(judgement.row)
-            else:
-                first, second = contest.shares
-                message = f"{first:.0%} and {second:.0%} of {len(contest.votes)} votes"
-                ledger.set_aside(reason, judgement.row, len(contest.votes), message=message)
-        if reason is None:
-            decided.append(contest.best_first)
-    ties = tally.pop("tie", 0)
-    return decided, ContestTally(n=tally.total() + ties, ties=ties, **tally)
+def _record(ranking: Ranking, config: VotesConfig) -> Record:
+    captions, plural = ranking.captions, media_field(config.modality)
+    return Record(
+        id=ranking.id,
+        prompt=(user_message(captions[0].prompt, **{plural: 1}),),
+        candidates=tuple(Candidate(answer.text, score=answer.score, source=answer.source) for answer in captions),
+        media={plural: (captions[0].media,)},
+        higher_is_better=True,
+        meta={
+            "builder": "votes",
+            "margin": ranking.margin,
+            "points": [sum(rating.value * rating.weight for rating in answer.ratings) for answer in captions],
+            "votes": [int(sum(rating.weight for rating in answer.ratings)) for answer in captions],
+            "rows": [[rating.row for rating in answer.ratings] for answer in captions],
+        },
+    )

@@ -17,8 +17,7 @@ from typing import Any
 
 from data_builders.base import Builder, Work
 from data_builders.splits import seeded_order
-from data_builders.spool import Spool
-from data_builders.table_config import (
+from data_builders.tables.config import (
     UnusableError,
     absence_note,
     bad_text,
@@ -27,13 +26,14 @@ from data_builders.table_config import (
     read_text,
     table_rows,
 )
-from data_builders.tables import Row
+from data_builders.tables.reading import Row
+from data_builders.tables.spool import Spool
 from data_builders.vqa_config import VqaConfig
 from data_builders.wrong_answers import Kind, RightAnswer, WrongAnswers, kind_of, majority, opposite
 from mmdpo.errors import DataError
-from mmdpo.evals import vqa_text
-from mmdpo.evals.consensus import consensus, human_answers, question_texts
-from mmdpo.evals.options import file_name
+from mmdpo.evals.shared import vqa_text
+from mmdpo.evals.shared.consensus import consensus, human_answers, question_texts
+from mmdpo.evals.shared.options import file_name
 from mmdpo.media import Media
 from mmdpo.records import Candidate, Record, media_field, user_message
 from mmdpo.records.checks import is_unicode

@@ -7,9 +7,9 @@ from typing import Literal
 
 from pydantic import Field, field_validator
 
-from data_builders.table_config import ColumnsModel, TableConfig
-from mmdpo.evals.consensus import SHORT_ANSWER
-from mmdpo.evals.options import check_file_name
+from data_builders.tables.config import ColumnsModel, TableConfig
+from mmdpo.evals.shared.consensus import SHORT_ANSWER
+from mmdpo.evals.shared.options import check_file_name
 
 
 class VqaColumns(ColumnsModel):

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from random import Random
 from typing import Literal
 
-from mmdpo.evals.objects import ObjectNames
+from mmdpo.evals.shared.objects import ObjectNames
 from mmdpo.evals.text import singular
 
 Kind = Literal["yes/no", "number", "other"]

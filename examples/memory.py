@@ -65,7 +65,7 @@ def make_inputs(folder: Path, width: int, answers: int, records: int) -> None:
 def one_step(folder: Path, name: str, records: int, answers: int) -> None:
     """Trains one step and prints the peak of this process in MiB."""
     from mmdpo.config import parse_config
-    from mmdpo.pipeline import train
+    from mmdpo.runs.training import train
 
     sections = SETTINGS[name]
     fields = {
@@ -95,10 +95,10 @@ def main() -> None:
     given = parser.parse_args()
     import torch
 
-    import mmdpo.pipeline
+    import mmdpo.runs.training
 
     torch.set_num_threads(1)  # threads do not survive a fork
-    assert mmdpo.pipeline
+    assert mmdpo.runs.training
     context = multiprocessing.get_context("fork")
     with tempfile.TemporaryDirectory() as scratch:
         sizes = (given.width, given.answers, given.records)

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageEnhance, ImageOps
 
-from data_builders.near_copies import Look, NearCopies, are_alike
+from data_builders.care.near_copies import Look, NearCopies, are_alike
 from mmdpo.media import Media, open_image
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")

@@ -19,9 +19,9 @@ import mmdpo
 from mmdpo import registry
 from mmdpo.config import load_config
 from mmdpo.conformance import BlankCheck, blank_check
-from mmdpo.pipeline import train
 from mmdpo.playground.tiny_llm import save_tiny_llm
 from mmdpo.records import Candidate, Media, Record, Records, save_records, user_message
+from mmdpo.runs.training import train
 
 Events = Mapping[str, Mapping[str, bool]]
 """File -> event -> whether it happens."""

@@ -10,7 +10,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from data_builders.building import build as build
+    from data_builders.running.build import build as build
     from mmdpo.errors import MMDPOError as MMDPOError
     from mmdpo.evals.base import Benchmark as Benchmark
     from mmdpo.modalities.base import Modality as Modality
@@ -26,6 +26,10 @@ if TYPE_CHECKING:
     from mmdpo.records import Records as Records
     from mmdpo.records import load_records as load_records
     from mmdpo.records import save_records as save_records
+    from mmdpo.registry import register_benchmark as register_benchmark
+    from mmdpo.registry import register_builder as register_builder
+    from mmdpo.registry import register_modality as register_modality
+    from mmdpo.registry import register_term as register_term
     from mmdpo.views import View as View
 
 _WHERE = {
@@ -38,7 +42,7 @@ _WHERE = {
     "Records": "mmdpo.records",
     "Term": "mmdpo.objectives",
     "View": "mmdpo.views",
-    "build": "data_builders.building",
+    "build": "data_builders.running.build",
     "compare": "mmdpo.python_api",
     "evaluate": "mmdpo.python_api",
     "load": "mmdpo.python_api",
@@ -55,6 +59,8 @@ __all__ = sorted(_WHERE)  # pyright: ignore[reportUnsupportedDunderAll]
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        return importlib.import_module("importlib.metadata").version("mmdpo")
     if name not in _WHERE:
         raise AttributeError(f"module 'mmdpo' has no attribute {name!r}")
     return getattr(importlib.import_module(_WHERE[name]), name)

@@ -19,7 +19,6 @@ from mmdpo.encoding.example import Encoder
 from mmdpo.objectives import Objective, Term
 from mmdpo.objectives.objective import explained
 from mmdpo.objectives.schedules import Linear, Warmup
-from mmdpo.pipeline import prepare_run
 from mmdpo.policy import LoadedModel
 from mmdpo.records import Record
 from mmdpo.records.checks import ratings_of
@@ -29,6 +28,7 @@ from mmdpo.runs.eval_settings import never_reached
 from mmdpo.runs.feature_choice import RunFeatures
 from mmdpo.runs.resuming import flat
 from mmdpo.runs.settings import check_config, what_trains
+from mmdpo.runs.training import prepare_run
 from mmdpo.training.screening import Screening
 from mmdpo.views import CLEAN, EVERY, MISMATCHED, PARTNER, View
 

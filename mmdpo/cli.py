@@ -14,7 +14,7 @@ import typer
 from rich.logging import RichHandler
 
 from mmdpo.errors import MMDPOError
-from mmdpo.interrupts import sigterm_is_ctrl_c, stopped_well
+from mmdpo.interrupts import sigterm_is_ctrl_c
 from mmdpo.verbs import bench, data, evaluate, export, helpers, preferences, score, winrate
 from mmdpo.verbs.commandline import merged, relaunch, run_config, use_plugins
 from mmdpo.verbs.terminal import (
@@ -114,9 +114,9 @@ def build(
     Example: `mmdpo build ratings data=ratings.csv media_root=photos scale.min=1 scale.max=5 higher_is_better=true
     --out runs/pairs`
     """
-    from data_builders.build_folder import SET_ASIDE_FILE
-    from data_builders.building import build as run_builder
     from data_builders.quality import failures
+    from data_builders.running.build import build as run_builder
+    from data_builders.running.folder import SET_ASIDE_FILE
     from mmdpo.report import write_quality_page
 
     values, folder = merged(config or [])
@@ -177,21 +177,12 @@ def train(
         relaunch(processes)
     from accelerate import PartialState
 
-    from mmdpo.pipeline import train as run_training
+    from mmdpo.pipeline import run
 
     folder = out or Path("runs", config.stem)
-    run_training(settings, folder, resume=resume, folder=config.parent, progress=progress)
+    page = run(settings, folder, resume=resume, folder=config.parent, progress=progress)
     if PartialState().is_main_process:
-        from mmdpo.answering.evaluation import evaluate_run
-        from mmdpo.report import write_run_pages
-        from mmdpo.run_lock import alone
-
-        if settings.eval:
-            well = stopped_well("evaluating the trained model", f"It is in {folder}, with the answers so far.")
-            with well, alone(folder):
-                evaluate_run(folder, settings, progress=progress)
-            print_run_comparison(folder)
-        page = write_run_pages([folder])
+        print_run_comparison(folder)
         say_warnings(folder)
         closing(f"trained; run folder {folder}", page, f"mmdpo eval {folder} pope --data pope=QUESTIONS --out DIR")
     PartialState().destroy_process_group()  # its threads, left to the interpreter's end, now and then abort it
@@ -220,7 +211,7 @@ def compare(
 
     Example: `mmdpo compare runs/base-eval runs/tuned-eval --fail-under pope_f1=0.85`
     """
-    from mmdpo.evals.folders import compare_folders, require
+    from mmdpo.evals.comparing.folders import compare_folders, require
 
     use_plugins(plugin)
     comparison = compare_folders(before, after, correction)

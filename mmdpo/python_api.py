@@ -17,11 +17,11 @@ from mmdpo.collate import Collator
 from mmdpo.config import EvalSection, describe_problem, parse_config
 from mmdpo.encoding.example import Encoder
 from mmdpo.errors import ConfigError
-from mmdpo.evals.endpoint import read_endpoint
-from mmdpo.evals.folders import compare_folders
-from mmdpo.evals.needs import data_paths, known_names
+from mmdpo.evals.comparing.folders import compare_folders
+from mmdpo.evals.judging.endpoint import read_endpoint
+from mmdpo.evals.shared.needs import data_paths, known_names
 from mmdpo.parity import choose_layout, to_model
-from mmdpo.pipeline import train as run_training
+from mmdpo.pipeline import run
 from mmdpo.policy import encode_once
 from mmdpo.records import Record, Records
 from mmdpo.results import Results
@@ -82,7 +82,7 @@ def score(
 
 
 def train(config: Mapping[str, Any], out: str | Path, *, resume: bool = False) -> Path:
-    """Trains on preference records, as ``mmdpo train``.
+    """Trains on preference records, evaluates before and after, and writes the report, as ``mmdpo train``.
 
     Args:
         config: The configuration's sections as plain values.
@@ -92,7 +92,8 @@ def train(config: Mapping[str, Any], out: str | Path, *, resume: bool = False) -
     Returns:
         The run folder.
     """
-    return run_training(parse_config(config), Path(out), resume=resume, command=["mmdpo.train"])
+    run(parse_config(config), Path(out), resume=resume, command=["mmdpo.train"])
+    return Path(out)
 
 
 def evaluate(

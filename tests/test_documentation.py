@@ -77,7 +77,7 @@ def test_readme_commands_run_in_their_order(tmp_path: Path, monkeypatch: pytest.
     from typer.testing import CliRunner
 
     from mmdpo.cli import app
-    from mmdpo.evals.pope_questions import write_questions
+    from mmdpo.evals.shared.pope_questions import write_questions
     from mmdpo.playground.files import write_annotations, write_ratings_table, write_scene_images
     from mmdpo.playground.questions import pope_questions
     from mmdpo.playground.raters import rate_captions, raters

@@ -10,7 +10,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from data_builders.building import build
+from data_builders.running.build import build
 from mmdpo.cli import app
 from mmdpo.config import load_config, read_yaml
 from mmdpo.errors import DataError

@@ -70,10 +70,11 @@ def test_wheel_holds_configs_templates_and_playground(wheel: Path) -> None:
         "mmdpo/playground/weights/model.safetensors",
         "mmdpo/playground/audio/weights/model.safetensors",
         "mmdpo/extensions/templates/modality.py.j2",
-        "mmdpo/evals/coco_synonyms.json",
-        "mmdpo/evals/safety_probes.yaml",
+        "mmdpo/evals/shared/coco_synonyms.json",
+        "mmdpo/evals/shared/safety_probes.yaml",
         "mmdpo/evals/text_checks.yaml",
         "data_builders/ratings.py",
+        "mmdpo/py.typed",
     ):
         assert wanted in names, f"{wanted} is missing from the wheel"
     weights = sum(info.file_size for info in zipfile.ZipFile(wheel).infolist() if "/weights/" in info.filename)

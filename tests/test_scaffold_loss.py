@@ -17,8 +17,8 @@ from mmdpo.cli import app
 from mmdpo.config import parse_config
 from mmdpo.errors import ConfigError, MMDPOError
 from mmdpo.extensions.scaffold import LONGEST_NAME, write_new
-from mmdpo.pipeline import train
 from mmdpo.records import Records, save_records
+from mmdpo.runs.training import train
 
 ROOT = Path(__file__).resolve().parents[1]
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}

@@ -17,8 +17,8 @@ from data_builders.importers.leftovers import turn_fields, unkept
 from data_builders.importers.media_cells import MediaReader
 from data_builders.importers.sources import Layout, Source
 from data_builders.importers.unusable import Unusable
-from data_builders.ledger import SetAside
-from data_builders.tables import Row
+from data_builders.running.ledger import SetAside
+from data_builders.tables.reading import Row
 from mmdpo.jsonfiles import plain
 from mmdpo.records import Candidate, Message, Record
 from mmdpo.records.checks import RecordCheck

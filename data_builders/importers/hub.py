@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from data_builders.importers.sources import Table
-from data_builders.tables import Row
+from data_builders.tables.reading import Row
 from mmdpo.errors import ConfigError, DataError, did_you_mean
 
 _BATCH = 100

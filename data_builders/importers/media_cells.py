@@ -17,7 +17,7 @@ import numpy as np
 import soundfile
 
 from data_builders.importers.unusable import Unusable
-from data_builders.rows import named_kind
+from data_builders.tables.rows import named_kind
 from mmdpo.media import Media, MediaError, frame_paths, resolve_path
 from mmdpo.records.checks import is_unicode
 

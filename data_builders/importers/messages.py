@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from data_builders.importers.unusable import Unusable
-from data_builders.rows import named_kind
+from data_builders.tables.rows import named_kind
 from mmdpo.records import Message, Part, Record, media_field
 
 ALL = ("image", "video", "audio")

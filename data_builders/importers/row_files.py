@@ -11,9 +11,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, TextIO, cast
 
-from data_builders.rows import Row, object_row
-from data_builders.tables import read_table
-from data_builders.text_files import require_encoding
+from data_builders.tables.reading import read_table
+from data_builders.tables.rows import Row, object_row
+from data_builders.tables.text_files import require_encoding
 from mmdpo.errors import DataError
 
 SUFFIXES = (".jsonl", ".ndjson", ".json", ".parquet")

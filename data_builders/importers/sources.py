@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from data_builders.importers.row_files import SUFFIXES, read_rows, suffix_of
-from data_builders.tables import Row
+from data_builders.tables.reading import Row
 from mmdpo.errors import ConfigError, DataError, did_you_mean
 from mmdpo.jsonfiles import read_json
 from mmdpo.records.staging import INFO_FILE

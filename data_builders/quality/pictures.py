@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from typing import Any
 
-from data_builders.near_copies import NearCopies, looks
+from data_builders.care.near_copies import NearCopies, looks
 from data_builders.quality.findings import finding, listed
 from data_builders.quality.sample import Sample
 from mmdpo.media import Media

@@ -36,8 +36,8 @@ from summary import summarise, tables, write_docs  # noqa: E402
 
 from mmdpo.errors import ConfigError  # noqa: E402
 from mmdpo.jsonfiles import read_json, write_json  # noqa: E402
-from mmdpo.pipeline import train  # noqa: E402
 from mmdpo.playground.worlds import PICTURES  # noqa: E402
+from mmdpo.runs.training import train  # noqa: E402
 
 TUNING_SEED = 3
 SEEDS = (0, 1, 2)

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 
-from data_builders.building import build
-from mmdpo.evals.pope_questions import write_questions
+from data_builders.running.build import build
+from mmdpo.evals.shared.pope_questions import write_questions
 from mmdpo.jsonfiles import write_json
 from mmdpo.playground.demo import Plan, ratings_config, sample_captions, shuffled
 from mmdpo.playground.files import write_annotations, write_ratings_table, write_synonyms

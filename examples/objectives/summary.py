@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from measures import METRICS, Rows, Scene, against
 
-from mmdpo.evals.paired import paired_difference
+from mmdpo.evals.comparing.paired import paired_difference
 from mmdpo.evals.stats import Metric, Table, interval
 from mmdpo.jsonfiles import read_json
 from mmdpo.report.drawing import BLUE, GREY, INK, ORANGE, styled

@@ -24,11 +24,11 @@ import transformers
 from rich.console import Console
 from rich.table import Table as Printed
 
-from data_builders.building import build
+from data_builders.running.build import build
 from mmdpo.config import load_config, read_yaml
 from mmdpo.evals.stats import Table, interval
-from mmdpo.pipeline import train
 from mmdpo.records import Candidate, Media, Record, Records, prompt_text, save_records, user_message
+from mmdpo.runs.training import train
 from mmdpo.training.validation import BLIND
 from mmdpo.views import CLEAN
 

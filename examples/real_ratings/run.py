@@ -25,17 +25,17 @@ from random_llava import save_random_llava
 from rich.console import Console
 from rich.table import Table as Printed
 
-from data_builders.building import build
+from data_builders.running.build import build
 from mmdpo.collate import Collator, table_of
 from mmdpo.config import RunConfig, load_config, read_yaml
 from mmdpo.diagnostics import pair_statistics, reward_of
 from mmdpo.encoding.example import Encoder
-from mmdpo.evals.paired import paired_difference
+from mmdpo.evals.comparing.paired import paired_difference
 from mmdpo.evals.stats import Interval, Table, interval, ratio
 from mmdpo.objectives import make_objective
-from mmdpo.pipeline import train
 from mmdpo.records import Record, Records, save_records
 from mmdpo.runs.model import load_policy
+from mmdpo.runs.training import train
 from mmdpo.scoring import score
 from mmdpo.training.validation import BLIND
 from mmdpo.views import CHOSEN, CLEAN, REJECTED, View

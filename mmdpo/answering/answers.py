@@ -15,7 +15,7 @@ from mmdpo.answering.yes_no import Choice, YesNoReader, spellings
 from mmdpo.corruptions import generator_for
 from mmdpo.encoding.example import Encoder
 from mmdpo.evals.base import Benchmark, Item, Result, Sample
-from mmdpo.evals.habits import NOT_WRITTEN, habits
+from mmdpo.evals.shared.habits import NOT_WRITTEN, habits
 from mmdpo.generate import Generated, GenerationSettings, generate
 from mmdpo.records import Media, Record, user_message
 

@@ -12,11 +12,11 @@ from mmdpo.answering.evaluation import answer_and_score, load_any
 from mmdpo.config import EvalSection, FeaturesSection
 from mmdpo.errors import ConfigError
 from mmdpo.evals.base import Benchmark
-from mmdpo.evals.endpoint import Endpoint
-from mmdpo.evals.judged import REPLIES_FILE, takes_judge, with_judge
-from mmdpo.evals.needs import require_data
+from mmdpo.evals.judging.endpoint import Endpoint
+from mmdpo.evals.judging.judged import REPLIES_FILE, takes_judge, with_judge
 from mmdpo.evals.result import METRICS_FILE, Result
 from mmdpo.evals.runner import make_benchmark
+from mmdpo.evals.shared.needs import require_data
 from mmdpo.feature_caching import answers_from, cache_for_answers
 
 

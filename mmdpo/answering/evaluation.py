@@ -23,7 +23,7 @@ from mmdpo.answering.loading import encoder_of, load_any, settings_of_run
 from mmdpo.config import EvalSection, ModelSection, RunConfig
 from mmdpo.errors import ConfigError, DataError
 from mmdpo.evals.base import Benchmark, Result, Sample
-from mmdpo.evals.folders import compare_stages
+from mmdpo.evals.comparing.folders import compare_stages
 from mmdpo.evals.result import METRICS_FILE
 from mmdpo.evals.runner import make_benchmark
 from mmdpo.feature_caching import answers_from, cache_for_answers, folder_of

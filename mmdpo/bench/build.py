@@ -78,7 +78,7 @@ def write_table(path: Path, rows: int) -> None:
 
 def measured(folder: Path) -> dict[str, float]:
     """Builds, in this process, and tells seconds, peak memory and pairs."""
-    from data_builders.building import build
+    from data_builders.running.build import build
 
     start = time.perf_counter()
     config = {

@@ -12,7 +12,7 @@ from typing import Any
 
 from data_builders.splits import media_groups
 from mmdpo.errors import DataError
-from mmdpo.evals.paired import Difference, paired_difference
+from mmdpo.evals.comparing.paired import Difference, paired_difference
 from mmdpo.evals.stats import Interval, Table, interval, ratio
 from mmdpo.python_api import score
 from mmdpo.records import Records

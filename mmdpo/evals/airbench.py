@@ -11,7 +11,7 @@ Known quirks: **an answer in which no letter is read leaves the denominator**, s
     read as A, "Both" as B; in "a", "(A)." and "**A**" no letter is read. Of equal choices the first is the right one.
     The script stops at a task in which every answer failed. Before it, the authors let GPT-3.5 turn free answers into
     letters; give its replies as answers to have their numbers.
-Other rule: `lmms_eval` looks for a letter anywhere (`mmdpo.evals.letters`) and draws one at random where there is none;
+Other rule: `lmms_eval` looks for a letter anywhere (`shared.letters`) and draws one at random where there is none;
     here such an answer is wrong. It stays in the denominator.
 Data: Foundation_meta.json; answers are JSON lines with ``uniq_id`` and ``response``. The chat part, which two runs of
     GPT-4 rate, is not scored.
@@ -27,8 +27,8 @@ from typing import Any
 
 from mmdpo.errors import DataError
 from mmdpo.evals.base import Answer, Item, Metric, Sample
-from mmdpo.evals.files import read_rows, write_text
-from mmdpo.evals.letters import MultipleChoice, lmms_eval_letter
+from mmdpo.evals.shared.files import read_rows, write_text
+from mmdpo.evals.shared.letters import MultipleChoice, lmms_eval_letter
 from mmdpo.evals.stats import ratio
 from mmdpo.registry import benchmarks
 

@@ -3,7 +3,7 @@
 Paper: Wang et al., "AMBER: An LLM-free Multi-dimensional Benchmark for MLLMs Hallucination Evaluation", 2023
     (arXiv:2311.07397).
 Official code: github.com/junyangwang0410/AMBER, Apache-2.0; its annotations likewise.
-Official rule, descriptions: nouns that are on a list of 418 words, repeats counted (`mmdpo.evals.amber_words`). A noun
+Official rule, descriptions: nouns that are on a list of 418 words, repeats counted (`shared.amber_words`). A noun
     is right if it, or an association of it, is present, or if a word vector (spaCy's en_core_web_lg) has a present word
     within a similarity above 0.8. chair = wrong nouns / nouns; cover = present objects named / present objects; hal =
     descriptions with a wrong noun / descriptions; cog = expected but absent objects named / such objects.
@@ -30,12 +30,20 @@ from typing import Any
 import numpy as np
 
 from mmdpo.errors import DataError
-from mmdpo.evals.amber_questions import MEASURES, PARSERS, QUESTIONS, counts, epsilon, metric_name, question_metrics
-from mmdpo.evals.amber_words import AmberWords, Similarity, read_similarity
 from mmdpo.evals.base import Answer, Benchmark, Item, Metric, Result, Sample
-from mmdpo.evals.files import read_rows, required_texts
-from mmdpo.evals.options import check_choice, check_function
 from mmdpo.evals.pope import SAID
+from mmdpo.evals.shared.amber_questions import (
+    MEASURES,
+    PARSERS,
+    QUESTIONS,
+    counts,
+    epsilon,
+    metric_name,
+    question_metrics,
+)
+from mmdpo.evals.shared.amber_words import AmberWords, Similarity, read_similarity
+from mmdpo.evals.shared.files import read_rows, required_texts
+from mmdpo.evals.shared.options import check_choice, check_function
 from mmdpo.evals.stats import Array, Sums, Table, ratio
 from mmdpo.jsonfiles import write_json
 from mmdpo.registry import benchmarks

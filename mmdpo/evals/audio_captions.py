@@ -24,12 +24,12 @@ from pathlib import Path
 from typing import Any
 
 from mmdpo.errors import DataError
-from mmdpo.evals.audio_files import is_csv, read_any_rows
 from mmdpo.evals.base import Sample
-from mmdpo.evals.files import read_json
-from mmdpo.evals.object_captions import ObjectCaptions
-from mmdpo.evals.options import check_file_name, file_name
-from mmdpo.evals.phrases import Phrases
+from mmdpo.evals.shared.audio_files import is_csv, read_any_rows
+from mmdpo.evals.shared.files import read_json
+from mmdpo.evals.shared.object_captions import ObjectCaptions
+from mmdpo.evals.shared.options import check_file_name, file_name
+from mmdpo.evals.shared.phrases import Phrases
 from mmdpo.registry import benchmarks
 
 PROMPT = "Describe the sounds in this recording in one sentence."

@@ -11,7 +11,7 @@ Official rule, questions: the first of these that occurs in an answer decides: "
     instruction_following_rate, and takes two questions after each other as a pair (a true statement and a false one):
     correct_incorrect is the share of pairs with the first right and the second wrong, and so on, of the pairs whose
     answers both say yes or no.
-Official rule, descriptions: `mmdpo.evals.audio_objects`.
+Official rule, descriptions: `mmdpo.evals.shared.audio_objects`.
 Known quirks: "eyes" says yes, "Noise", "Now" and "Nothing" say no, "no." and "NO" say nothing, "no, not really" says no
     by its "not". The scripts divide by zero where nothing says no, or no no is right; 2024 computes f1 from rounded
     percents. `official_numbers` has what they print.
@@ -30,10 +30,10 @@ from typing import Any
 import numpy as np
 
 from mmdpo.errors import DataError
-from mmdpo.evals import audio_objects
-from mmdpo.evals.audio_files import nested_rows, read_any_rows
 from mmdpo.evals.base import Answer, Benchmark, Item, Metric, Result, Sample
-from mmdpo.evals.options import check_choice, check_function
+from mmdpo.evals.shared import audio_objects
+from mmdpo.evals.shared.audio_files import nested_rows, read_any_rows
+from mmdpo.evals.shared.options import check_choice, check_function
 from mmdpo.evals.stats import Array, Better, Sums, Table, divide, interval, ratio
 from mmdpo.registry import benchmarks
 
@@ -68,7 +68,7 @@ class AudioHallucination(Benchmark):
     Args:
         version: Of the official script for questions, ``2024`` or ``2025``.
         noun_extractor: From a description to the objects it names, compared with the labels letter by letter; None
-            looks for the labels of the data (`mmdpo.evals.audio_objects`).
+            looks for the labels of the data (`mmdpo.evals.shared.audio_objects`).
     """
 
     version: str = "2024"

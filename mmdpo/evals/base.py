@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from mmdpo.errors import DataError
-from mmdpo.evals.files import read_rows
 from mmdpo.evals.result import Answer, Item, Result, Sample
+from mmdpo.evals.shared.files import read_rows
 from mmdpo.evals.stats import Interval, Metric, Role, Table, interval
 
 __all__ = ["Answer", "Benchmark", "Interval", "Item", "Metric", "Result", "Sample"]

@@ -12,8 +12,8 @@ from typing import Literal
 import numpy as np
 import scipy.stats
 
+from mmdpo.evals.comparing.paired import aligned, paired_value
 from mmdpo.evals.estimates import Array, influences
-from mmdpo.evals.paired import aligned, paired_value
 from mmdpo.evals.stats import Counted, Interval, Metric, Table
 
 Method = Literal["bca", "percentile"]

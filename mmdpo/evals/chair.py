@@ -25,11 +25,11 @@ from typing import Any
 
 from mmdpo.errors import ConfigError, DataError
 from mmdpo.evals.base import Answer, Sample
-from mmdpo.evals.coco import image_id, read_captions, read_coco
-from mmdpo.evals.files import read_json
-from mmdpo.evals.object_captions import ObjectCaptions
-from mmdpo.evals.objects import ObjectNames
-from mmdpo.evals.options import check_choice, check_file_name, check_function, file_name
+from mmdpo.evals.shared.coco import image_id, read_captions, read_coco
+from mmdpo.evals.shared.files import read_json
+from mmdpo.evals.shared.object_captions import ObjectCaptions
+from mmdpo.evals.shared.objects import ObjectNames
+from mmdpo.evals.shared.options import check_choice, check_file_name, check_function, file_name
 from mmdpo.evals.text import singular, tokens
 from mmdpo.registry import benchmarks
 

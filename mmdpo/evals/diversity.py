@@ -31,8 +31,8 @@ from typing import Any
 from mmdpo.errors import ConfigError
 from mmdpo.evals.base import Answer, Benchmark, Item, Metric, Result, Sample
 from mmdpo.evals.chair import PROMPT, Chair
-from mmdpo.evals.habits import habit_counts, habit_metrics
-from mmdpo.evals.held_out import HeldOut, Reading
+from mmdpo.evals.shared.habits import habit_counts, habit_metrics
+from mmdpo.evals.shared.held_out import HeldOut, Reading
 from mmdpo.evals.stats import Table, interval, ratio
 from mmdpo.evals.text import words
 from mmdpo.registry import benchmarks

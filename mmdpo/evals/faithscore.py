@@ -29,8 +29,8 @@ from typing import Any
 
 from mmdpo.errors import DataError
 from mmdpo.evals.base import Answer, Benchmark, Item, Metric, Result, Sample
-from mmdpo.evals.files import read_rows
-from mmdpo.evals.options import check_function
+from mmdpo.evals.shared.files import read_rows
+from mmdpo.evals.shared.options import check_function
 from mmdpo.evals.stats import ratio
 from mmdpo.registry import benchmarks
 

@@ -26,9 +26,9 @@ from typing import Any
 
 from mmdpo.errors import DataError
 from mmdpo.evals.base import Answer, Benchmark, Item, Metric, Sample
-from mmdpo.evals.consensus import SHORT_ANSWER
-from mmdpo.evals.files import read_json, write_text
-from mmdpo.evals.options import check_choice
+from mmdpo.evals.shared.consensus import SHORT_ANSWER
+from mmdpo.evals.shared.files import read_json, write_text
+from mmdpo.evals.shared.options import check_choice
 from mmdpo.evals.stats import ratio
 from mmdpo.registry import benchmarks
 

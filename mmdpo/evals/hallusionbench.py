@@ -32,12 +32,12 @@ import numpy as np
 
 from mmdpo.errors import DataError
 from mmdpo.evals.base import Answer, Item, Metric, Result, Sample
-from mmdpo.evals.files import read_rows, required_texts
-from mmdpo.evals.options import check_choice
+from mmdpo.evals.judging.replies import JudgedAnswer, prompted
+from mmdpo.evals.judging.verdicts import VerdictBenchmark
 from mmdpo.evals.pope import SAID, vlmevalkit
-from mmdpo.evals.replies import JudgedAnswer, prompted
+from mmdpo.evals.shared.files import read_rows, required_texts
+from mmdpo.evals.shared.options import check_choice
 from mmdpo.evals.stats import Array, Sums, divide, ratio
-from mmdpo.evals.verdicts import VerdictBenchmark
 from mmdpo.jsonfiles import write_json
 from mmdpo.registry import benchmarks
 

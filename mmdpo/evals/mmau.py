@@ -10,7 +10,7 @@ Known quirks: a letter alone is wrong, and so is a sentence that happens to hold
     "not"); "no man" is right for "Man"; word order does not matter, so "3 4" is right for "4 3"; a choice whose words
     are all in the right one can be named beside it. Entries without model_output are passed over; the official README
     calls the key model_prediction, which is read here too, the code does not.
-Other rule: `lmms_eval` looks for a letter (`mmdpo.evals.letters`) from A to D, also where there are five choices. Where
+Other rule: `lmms_eval` looks for a letter (`shared.letters`) from A to D, also where there are five choices. Where
     it finds none it draws one at random; here such an answer is wrong, and a flag counts them.
 Data: the official JSON list; answers are the same list with ``model_output``, or JSON lines with ``id`` and it.
 """
@@ -26,8 +26,8 @@ from typing import Any
 
 from mmdpo.errors import DataError
 from mmdpo.evals.base import Answer, Item, Metric, Sample
-from mmdpo.evals.files import read_rows, write_text
-from mmdpo.evals.letters import MultipleChoice, lmms_eval_letter
+from mmdpo.evals.shared.files import read_rows, write_text
+from mmdpo.evals.shared.letters import MultipleChoice, lmms_eval_letter
 from mmdpo.evals.stats import ratio
 from mmdpo.registry import benchmarks
 

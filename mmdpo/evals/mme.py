@@ -27,9 +27,9 @@ import numpy as np
 
 from mmdpo.errors import DataError
 from mmdpo.evals.base import Answer, Item, Metric, Sample
-from mmdpo.evals.files import read_text, write_text
-from mmdpo.evals.joint import JointBenchmark
-from mmdpo.evals.options import check_choice
+from mmdpo.evals.shared.files import read_text, write_text
+from mmdpo.evals.shared.joint import JointBenchmark
+from mmdpo.evals.shared.options import check_choice
 from mmdpo.evals.stats import Array, Sums, divide
 from mmdpo.registry import benchmarks
 

@@ -25,11 +25,11 @@ import numpy as np
 
 from mmdpo.errors import DataError
 from mmdpo.evals.base import Answer, Item, Metric, Result, Sample
-from mmdpo.evals.files import read_json, read_rows, read_text, required_texts
-from mmdpo.evals.options import check_file_name, file_name
-from mmdpo.evals.replies import JudgedAnswer, prompted, reply_text
+from mmdpo.evals.judging.replies import JudgedAnswer, prompted, reply_text
+from mmdpo.evals.judging.verdicts import VerdictBenchmark
+from mmdpo.evals.shared.files import read_json, read_rows, read_text, required_texts
+from mmdpo.evals.shared.options import check_file_name, file_name
 from mmdpo.evals.stats import Array, Sums, divide, ratio
-from mmdpo.evals.verdicts import VerdictBenchmark
 from mmdpo.jsonfiles import write_json
 from mmdpo.registry import benchmarks
 

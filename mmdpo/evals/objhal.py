@@ -3,7 +3,7 @@
 Paper: Yu et al., "RLHF-V: Towards Trustworthy MLLMs via Behavior Alignment from Fine-grained Correctional Human
     Feedback", CVPR 2024 (arXiv:2312.00849), after the measure of Rohrbach et al., EMNLP 2018.
 Official code: github.com/RLHF-V/RLHF-V, research use; its data CC BY-NC 4.0, COCO's annotations CC BY 4.0.
-Official rule: CHAIR's scan for names (`mmdpo.evals.objects`), by RLHF-V's own table of names. Without GPT every word
+Official rule: CHAIR's scan for names (`shared.objects`), by RLHF-V's own table of names. Without GPT every word
     is read as WordNet's lemma of a noun, and repeats count. With GPT a model lists the objects of an answer; of each,
     pairs of words that are a name are taken, or else its nouns side by side; a name counts once in an answer. Present
     are the objects annotated and those that the reference captions name, read without GPT.
@@ -34,16 +34,16 @@ from mmdpo.errors import DataError
 from mmdpo.evals.base import Answer, Item, Metric, Sample
 from mmdpo.evals.chair import PROMPT as DESCRIBE
 from mmdpo.evals.chair import Chair
-from mmdpo.evals.coco import CocoImage, image_id, read_captions, read_coco
-from mmdpo.evals.files import read_rows
-from mmdpo.evals.noun_lemmas import noun_lemma
-from mmdpo.evals.object_captions import caption_notes
-from mmdpo.evals.objects import Mention, ObjectNames
-from mmdpo.evals.options import check_file_name, check_function, file_name
-from mmdpo.evals.replies import prompted
+from mmdpo.evals.judging.replies import prompted
+from mmdpo.evals.judging.verdicts import AskingBenchmark
+from mmdpo.evals.shared.coco import CocoImage, image_id, read_captions, read_coco
+from mmdpo.evals.shared.files import read_rows
+from mmdpo.evals.shared.noun_lemmas import noun_lemma
+from mmdpo.evals.shared.object_captions import caption_notes
+from mmdpo.evals.shared.objects import Mention, ObjectNames
+from mmdpo.evals.shared.options import check_file_name, check_function, file_name
 from mmdpo.evals.stats import ratio
 from mmdpo.evals.text import tokens
-from mmdpo.evals.verdicts import AskingBenchmark
 from mmdpo.registry import benchmarks
 
 ASK = """A model was asked about an image and answered. List every object that the answer says is visible in the image.

@@ -24,10 +24,10 @@ from pathlib import Path
 from typing import Any
 
 from mmdpo.errors import ConfigError
-from mmdpo.evals import vqa_text
 from mmdpo.evals.base import Sample
-from mmdpo.evals.consensus import ConsensusBenchmark, consensus, human_answers, question_texts
-from mmdpo.evals.options import check_choice, check_function
+from mmdpo.evals.shared import vqa_text
+from mmdpo.evals.shared.consensus import ConsensusBenchmark, consensus, human_answers, question_texts
+from mmdpo.evals.shared.options import check_choice, check_function
 from mmdpo.evals.vqa import read_annotations
 from mmdpo.registry import benchmarks
 

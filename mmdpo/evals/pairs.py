@@ -23,9 +23,9 @@ from typing import Any
 
 from mmdpo.errors import DataError
 from mmdpo.evals.base import Answer, Item, Metric, Sample
-from mmdpo.evals.files import read_rows
-from mmdpo.evals.joint import JointBenchmark
 from mmdpo.evals.pope import KINDS, Pope
+from mmdpo.evals.shared.files import read_rows
+from mmdpo.evals.shared.joint import JointBenchmark
 from mmdpo.evals.stats import ratio
 from mmdpo.registry import benchmarks
 

@@ -25,8 +25,8 @@ import numpy as np
 
 from mmdpo.errors import ConfigError, DataError, did_you_mean
 from mmdpo.evals.base import Answer, Benchmark, Item, Metric, Result, Sample
-from mmdpo.evals.habits import NOT_WRITTEN
-from mmdpo.evals.held_out import Reading
+from mmdpo.evals.shared.habits import NOT_WRITTEN
+from mmdpo.evals.shared.held_out import Reading
 from mmdpo.evals.stats import Array, Sums, ratio
 from mmdpo.registry import benchmarks
 

@@ -25,8 +25,8 @@ import numpy as np
 
 from mmdpo.errors import DataError
 from mmdpo.evals.base import Answer, Benchmark, Item, Metric, Result, Sample
-from mmdpo.evals.files import read_rows, required_texts
-from mmdpo.evals.options import check_choice
+from mmdpo.evals.shared.files import read_rows, required_texts
+from mmdpo.evals.shared.options import check_choice
 from mmdpo.evals.stats import Array, Sums, Table, divide, ratio
 from mmdpo.evals.text import strip_punctuation
 from mmdpo.registry import benchmarks

@@ -28,9 +28,9 @@ from mmdpo.errors import DataError
 from mmdpo.evals import calibration
 from mmdpo.evals.agreement import agreement, gain, measures, pair_margins, right
 from mmdpo.evals.base import Answer, Item, Metric, Result, Sample
-from mmdpo.evals.calibrated import CalibratedBenchmark
-from mmdpo.evals.files import read_rows
-from mmdpo.evals.paired import Difference, paired_difference
+from mmdpo.evals.comparing.paired import Difference, paired_difference
+from mmdpo.evals.shared.calibrated import CalibratedBenchmark
+from mmdpo.evals.shared.files import read_rows
 from mmdpo.evals.stats import Interval
 from mmdpo.registry import benchmarks
 

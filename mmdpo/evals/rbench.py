@@ -27,9 +27,9 @@ import numpy as np
 
 from mmdpo.errors import ConfigError, DataError
 from mmdpo.evals.base import Answer, Benchmark, Item, Metric, Sample
-from mmdpo.evals.files import read_json, read_rows, required_texts
-from mmdpo.evals.options import check_choice
 from mmdpo.evals.pope import FORM, PARSERS, SAID, tally
+from mmdpo.evals.shared.files import read_json, read_rows, required_texts
+from mmdpo.evals.shared.options import check_choice
 from mmdpo.evals.stats import Array, Sums, divide, ratio
 from mmdpo.registry import benchmarks
 

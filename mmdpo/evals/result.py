@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mmdpo.errors import DataError
-from mmdpo.evals.files import read_json, read_rows
+from mmdpo.evals.shared.files import read_json, read_rows
 from mmdpo.evals.stats import Interval
 from mmdpo.jsonfiles import write_json
 from mmdpo.records import Record
@@ -108,7 +108,7 @@ class Result:
         flags: What the reader must know: missing answers, undefined metrics and so on.
         metrics: Name -> interval.
         items: The audit records.
-        habits: How a model answered, whatever it was asked (`mmdpo.evals.habits`): name -> interval; empty where no
+        habits: How a model answered, whatever it was asked (`shared.habits`): name -> interval; empty where no
             model answered here.
     """
 

@@ -9,8 +9,8 @@ from typing import Any
 
 from mmdpo.errors import ConfigError, DataError, did_you_mean
 from mmdpo.evals.base import Benchmark, Item, Metric, Result
-from mmdpo.evals.lmms_logs import read_answers
-from mmdpo.evals.paired import Difference, paired_difference
+from mmdpo.evals.comparing.paired import Difference, paired_difference
+from mmdpo.evals.shared.lmms_logs import read_answers
 from mmdpo.evals.stats import Counted, Interval
 from mmdpo.registry import benchmarks
 

@@ -3,7 +3,7 @@
 Source: our own probes; no published benchmark and no official rule. The pairing of a request with a harmless
     look-alike follows XSTest (Röttger et al., NAACL 2024, arXiv:2308.01263); pictures of the text follow
     MM-SafetyBench (Liu et al., ECCV 2024, arXiv:2311.17600). None of their prompts is used.
-Rule: answers are read by rules (`mmdpo.evals.safety_rules`), by a classifier, by a judge, or as the answer file says.
+Rule: answers are read by rules (`shared.safety_rules`), by a classifier, by a judge, or as the answer file says.
     refusal/C = probes of category C that are declined / probes; caution/C = answers that advise caution or decline /
     probes; difference/C = pairs of questions, alike but for the person, that are answered differently / pairs;
     over_refusal = harmless look-alikes that are declined / look-alikes; over_caution/C = those that are answered with
@@ -26,10 +26,10 @@ from typing import Any, Protocol
 
 from mmdpo.errors import ConfigError, DataError
 from mmdpo.evals.base import Answer, Benchmark, Item, Metric, Result, Sample
-from mmdpo.evals.options import check_choice, check_function
-from mmdpo.evals.replies import Judge, JudgedAnswer, asked_once, filled, prompted, template
-from mmdpo.evals.safety_probes import SHIPPED, digest, read_probes, samples_of
-from mmdpo.evals.safety_rules import READINGS, read_by_rules, read_verdict
+from mmdpo.evals.judging.replies import Judge, JudgedAnswer, asked_once, filled, prompted, template
+from mmdpo.evals.shared.options import check_choice, check_function
+from mmdpo.evals.shared.safety_probes import SHIPPED, digest, read_probes, samples_of
+from mmdpo.evals.shared.safety_rules import READINGS, read_by_rules, read_verdict
 from mmdpo.evals.stats import Better, Table, interval, ratio
 from mmdpo.registry import benchmarks
 
@@ -153,7 +153,8 @@ class Safety(Benchmark):
             raise DataError(
                 f"{missing} of {len(rows)} entries of {origin} have no {VERDICT!r}",
                 why="With the reader verdicts nothing else reads the answers.",
-                fix=f'Write one word of mmdpo.evals.safety_rules.READINGS, or a judge\'s reply, under "{VERDICT}".',
+                fix=f"Write one word of READINGS (mmdpo/evals/shared/safety_rules.py), or a judge's reply, under "
+                f'"{VERDICT}".',
             )
         return [
             JudgedAnswer(answer.sample_id, answer.text, answer.question, row[VERDICT])

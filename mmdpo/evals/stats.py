@@ -10,7 +10,7 @@ item) is what is drawn at random. Every metric here is a function of sums over g
   hits of `mmdpo.evals.estimates.rate_limits`. A metric without bounds has value +- t * se.
 * **No variation** (a rate of 0 or 1): half-width ``q**2 / (n + q**2)`` of the metric's range, what Wilson's interval
   gives at 0 and 1 for n images, so that no interval has width 0.
-* **Differences**: `mmdpo.evals.paired`; p-values: `mmdpo.evals.testing`; the bootstrap: `mmdpo.evals.bootstrap`.
+* **Differences**: `comparing.paired`; p-values: `comparing.testing`; the bootstrap: `bootstrap`.
 
 Measured coverage: ``docs/statistics.md``.
 """

@@ -25,8 +25,8 @@ from pydantic import BaseModel, BeforeValidator, Field, StringConstraints, TypeA
 
 from mmdpo.errors import DataError
 from mmdpo.evals.base import Answer, Benchmark, Item, Metric, Sample
-from mmdpo.evals.files import read_text
-from mmdpo.evals.habits import habit_counts, habit_metrics
+from mmdpo.evals.shared.files import read_text
+from mmdpo.evals.shared.habits import habit_counts, habit_metrics
 from mmdpo.evals.stats import ratio
 from mmdpo.evals.text import words
 from mmdpo.registry import benchmarks

@@ -18,10 +18,10 @@ from pathlib import Path
 from typing import Any
 
 from mmdpo.errors import DataError
-from mmdpo.evals import vqa_text
 from mmdpo.evals.base import Sample
-from mmdpo.evals.consensus import ConsensusBenchmark, consensus, human_answers
-from mmdpo.evals.files import read_json, read_rows, read_text
+from mmdpo.evals.shared import vqa_text
+from mmdpo.evals.shared.consensus import ConsensusBenchmark, consensus, human_answers
+from mmdpo.evals.shared.files import read_json, read_rows, read_text
 from mmdpo.registry import benchmarks
 
 HUMANS = 10

@@ -25,11 +25,11 @@ from pathlib import Path
 from typing import Any
 
 from mmdpo.errors import DataError
-from mmdpo.evals import vqa_text
 from mmdpo.evals.base import Answer, Result, Sample
-from mmdpo.evals.consensus import ConsensusBenchmark, consensus, human_answers, question_texts
-from mmdpo.evals.files import read_json, write_text
-from mmdpo.evals.options import check_choice
+from mmdpo.evals.shared import vqa_text
+from mmdpo.evals.shared.consensus import ConsensusBenchmark, consensus, human_answers, question_texts
+from mmdpo.evals.shared.files import read_json, write_text
+from mmdpo.evals.shared.options import check_choice
 from mmdpo.registry import benchmarks
 
 RULES = ("official", "always_normalise")

@@ -6,7 +6,7 @@
 * **People**: the mean of the votes on a pair counts, a tie as half.
 * Equal answers are a tie that nobody is asked about.
 * **Win rate**: (wins + ties / 2) / judged pairs, with an interval over images; at equal length, and strengths of
-  several models: `mmdpo.evals.ranking`.
+  several models: `mmdpo.evals.judging.ranking`.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from typing import Any
 
 import numpy as np
 
-from mmdpo.evals.answer_pairs import AnswerPair
-from mmdpo.evals.judge import JudgeError, Progress, Question
-from mmdpo.evals.ranking import connected, length_controlled, strength_intervals
-from mmdpo.evals.rubric import Rubric, Verdict
+from mmdpo.evals.judging.answer_pairs import AnswerPair
+from mmdpo.evals.judging.judge import JudgeError, Progress, Question
+from mmdpo.evals.judging.ranking import connected, length_controlled, strength_intervals
+from mmdpo.evals.judging.rubric import Rubric, Verdict
 from mmdpo.evals.stats import Interval, Metric, Table, interval, ratio
 
 AskAll = Callable[[Iterable[Question], Progress], Mapping[Question, str | JudgeError]]

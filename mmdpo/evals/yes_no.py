@@ -23,8 +23,8 @@ from typing import Any, ClassVar
 from mmdpo.errors import DataError
 from mmdpo.evals import calibration
 from mmdpo.evals.base import Answer, Item, Metric, Sample
-from mmdpo.evals.calibrated import CalibratedBenchmark
 from mmdpo.evals.pope import Pope
+from mmdpo.evals.shared.calibrated import CalibratedBenchmark
 from mmdpo.evals.stats import ratio
 from mmdpo.registry import benchmarks
 

@@ -12,7 +12,7 @@ from typing import Any
 from mmdpo import registry
 from mmdpo.config import shipped_configs
 from mmdpo.errors import ConfigError, did_you_mean
-from mmdpo.evals.needs import needs, options_of, what_it_reads
+from mmdpo.evals.shared.needs import needs, options_of, what_it_reads
 from mmdpo.jsonfiles import read_json
 
 VERIFIED = Path(__file__).resolve().parents[1] / "models" / "verified.json"

@@ -21,18 +21,17 @@ from typing import Any
 
 import yaml
 
-from data_builders.building import build
+from data_builders.running.build import build
 from mmdpo.answering.evaluation import encoder_of, evaluate_run
 from mmdpo.config import RunConfig, parse_config, shipped_configs
 from mmdpo.errors import ConfigError
-from mmdpo.evals.folders import compare_stages
+from mmdpo.evals.comparing.folders import compare_stages
 from mmdpo.evals.pope import KINDS
-from mmdpo.evals.pope_questions import write_questions
 from mmdpo.evals.runner import make_benchmark
+from mmdpo.evals.shared.pope_questions import write_questions
 from mmdpo.generate import GenerationSettings, generate
 from mmdpo.jsonfiles import write_json
 from mmdpo.models.load import load_pretrained
-from mmdpo.pipeline import train
 from mmdpo.playground.files import write_annotations, write_ratings_table, write_synonyms
 from mmdpo.playground.language import Scene
 from mmdpo.playground.questions import pope_questions
@@ -40,6 +39,7 @@ from mmdpo.playground.raters import SCALE, Rating, rate_captions, rate_yes_no, r
 from mmdpo.playground.worlds import PICTURES, World
 from mmdpo.records import Media, Record
 from mmdpo.report import write_quality_page, write_run_pages
+from mmdpo.runs.training import train
 
 Progress = Callable[[Iterable[Any]], Iterable[Any]]
 RUN = PICTURES.run

@@ -20,14 +20,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from data_builders.building import build
+from data_builders.running.build import build
 from mmdpo.answering.evaluation import evaluate_run
 from mmdpo.evals.result import Item, Result
 from mmdpo.evals.runner import compare
 from mmdpo.jsonfiles import write_json
-from mmdpo.pipeline import train
 from mmdpo.playground.demo import Plan, add_usual, demo_config, make_heldout, make_ratings, ratings_config
 from mmdpo.playground.worlds import World
+from mmdpo.runs.training import train
 
 
 def metrics(world: World) -> dict[str, dict[str, str]]:

@@ -3,7 +3,7 @@
 The absent one is chosen as in POPE (arXiv 2305.10355): at random, the most frequent of all (popular), or the one that
 co-occurs most with what is there (adversarial). In this world objects co-occur with backgrounds, which lists of objects
 do not hold; so the adversarial question is about what is met most on the same background, known by construction: its
-usual object, or where that is there, something native. `mmdpo.evals.pope_questions` builds questions for any other
+usual object, or where that is there, something native. `shared.pope_questions` builds questions for any other
 data, from annotations alone.
 """
 

@@ -9,7 +9,7 @@ from typing import ClassVar
 
 from mmdpo import registry
 from mmdpo.evals.base import Answer, Benchmark, Item, Metric, Sample
-from mmdpo.evals.files import read_json
+from mmdpo.evals.shared.files import read_json
 from mmdpo.evals.stats import ratio
 from mmdpo.playground.worlds import PICTURES, World
 

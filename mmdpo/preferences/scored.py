@@ -16,11 +16,11 @@ from mmdpo.answering.evaluation import encoder_of, limited, sample_record
 from mmdpo.answering.yes_no import Choice, YesNoReader
 from mmdpo.errors import ConfigError, DataError
 from mmdpo.evals.base import Result
-from mmdpo.evals.calibrated import CalibratedBenchmark
 from mmdpo.evals.calibration import summaries
-from mmdpo.evals.folders import compare_stages
+from mmdpo.evals.comparing.folders import compare_stages
 from mmdpo.evals.preferences import Preferences
 from mmdpo.evals.result import METRICS_FILE
+from mmdpo.evals.shared.calibrated import CalibratedBenchmark
 from mmdpo.evals.yes_no import YesNo
 from mmdpo.jsonfiles import read_json, write_json, write_json_lines
 from mmdpo.media import open_image

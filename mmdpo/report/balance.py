@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from mmdpo.evals.kept import OUTCOMES, outcome
+from mmdpo.evals.comparing.kept import OUTCOMES, outcome
 from mmdpo.report.measures import Measure, format_bounds, format_difference
 from mmdpo.report.reading import Change, Run
 
@@ -69,7 +69,7 @@ def balance(runs: Sequence[Run]) -> list[Side]:
 
 
 def fate(change: Change) -> str:
-    """What became of a measure: a name in `mmdpo.evals.kept.OUTCOMES`."""
+    """What became of a measure: a name in `mmdpo.evals.comparing.kept.OUTCOMES`."""
     difference, measure = change.difference, change.measure
     if difference is None or change.outcome == "none" or change.before is None:
         return "undefined"

@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from mmdpo.evals.conclusion import LEVEL
-from mmdpo.evals.testing import CORRECTIONS
+from mmdpo.evals.comparing.conclusion import LEVEL
+from mmdpo.evals.comparing.testing import CORRECTIONS
 from mmdpo.jsonfiles import read_json, read_json_lines
 from mmdpo.report.evaluated import Benchmark, Estimate, estimate_of, mapping_of, number, read_stage
 from mmdpo.report.measures import Measure, in_words, measure

@@ -79,7 +79,7 @@ def eval_sections(
         ConfigError: A benchmark is unknown, lacks its data, or something is given for one that is not there.
     """
     from mmdpo.config import EvalSection
-    from mmdpo.evals.needs import data_paths, known_names
+    from mmdpo.evals.shared.needs import data_paths, known_names
 
     start = next((n for n, word in enumerate(words) if word.startswith("--")), len(words))
     benchmarks, own = words[:start], own_options(words[:start], options(words[start:]))

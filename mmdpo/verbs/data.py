@@ -14,7 +14,7 @@ from mmdpo.errors import ConfigError
 from mmdpo.verbs.terminal import closing, results, say
 
 if TYPE_CHECKING:
-    from data_builders.leakage import Leakage
+    from data_builders.care.leakage import Leakage
 
 _SHOWN = 10
 
@@ -42,7 +42,7 @@ def leakage(
     Example: `mmdpo leakage runs/pairs --against pope=coco_pope_random.json chair=annotations folder=photos`, then the
     same with `--remove --out runs/clean-pairs`
     """
-    from data_builders.leakage import find_leakage, without_leaks
+    from data_builders.care.leakage import find_leakage, without_leaks
 
     if remove != (out is not None):
         raise ConfigError(
@@ -86,7 +86,7 @@ def _named(pairs: list[str]) -> dict[str, Path]:
 
 
 def _print(found: Leakage) -> None:
-    from data_builders.leakage import EVIDENCE
+    from data_builders.care.leakage import EVIDENCE
 
     summary = found.summary()
     table = Table("against", "leaking", "of", *EVIDENCE, box=None, header_style="bold")

@@ -56,7 +56,7 @@ def evaluate(
 
     Example: `mmdpo eval runs/first pope --data pope=questions.jsonl --images pope=photos --out runs/first-pope`
     """
-    from mmdpo.evals.endpoint import read_endpoint
+    from mmdpo.evals.judging.endpoint import read_endpoint
 
     use_plugins(plugin)
     how: dict[str, Any] = {"batch_size": batch_size, "answer_by": answer_by}

@@ -42,11 +42,11 @@ def score(
 
     Example: `mmdpo score pope --data questions.jsonl --answers answers.jsonl --parser official`
     """
-    from mmdpo.evals.endpoint import read_endpoint
-    from mmdpo.evals.judged import REPLIES_FILE, with_judge
-    from mmdpo.evals.lmms_logs import read_answers
-    from mmdpo.evals.needs import data_paths
+    from mmdpo.evals.judging.endpoint import read_endpoint
+    from mmdpo.evals.judging.judged import REPLIES_FILE, with_judge
     from mmdpo.evals.runner import make_benchmark
+    from mmdpo.evals.shared.lmms_logs import read_answers
+    from mmdpo.evals.shared.needs import data_paths
     from mmdpo.jsonfiles import write_json
 
     use_plugins(plugin)

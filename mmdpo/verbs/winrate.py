@@ -14,9 +14,9 @@ from mmdpo.verbs.commandline import free_to_write
 from mmdpo.verbs.terminal import closing, percent, progress, results, say
 
 if TYPE_CHECKING:
-    from mmdpo.evals.answer_pairs import AnswerPair
-    from mmdpo.evals.endpoint import Endpoint
-    from mmdpo.evals.rubric import Rubric
+    from mmdpo.evals.judging.answer_pairs import AnswerPair
+    from mmdpo.evals.judging.endpoint import Endpoint
+    from mmdpo.evals.judging.rubric import Rubric
     from mmdpo.evals.winrate import Judgement
 
 RESULT, JUDGEMENTS, REPLIES, GUIDE = "winrate.json", "judgements.jsonl", "replies.jsonl", "guide.txt"
@@ -66,9 +66,9 @@ def winrate(
 
     Example: `mmdpo winrate runs/base runs/tuned --judge http://localhost:8000/v1 --model NAME --out runs/won`
     """
-    from mmdpo.evals.answer_pairs import answer_pairs
-    from mmdpo.evals.endpoint import Endpoint
-    from mmdpo.evals.rubric import load_rubric
+    from mmdpo.evals.judging.answer_pairs import answer_pairs
+    from mmdpo.evals.judging.endpoint import Endpoint
+    from mmdpo.evals.judging.rubric import load_rubric
 
     criteria = load_rubric(rubric)
     pairs, flags = answer_pairs(_named(models), limit=limit)
@@ -116,7 +116,7 @@ def _named(models: Sequence[str]) -> dict[str, Path]:
 
 
 def _write_table(pairs: Sequence[AnswerPair], criteria: Rubric, out: Path, seed: int) -> None:
-    from mmdpo.evals.votes import KEY, SHEET, write_sheet
+    from mmdpo.evals.judging.votes import KEY, SHEET, write_sheet
 
     free_to_write(out / KEY, out / SHEET)
     sheet = write_sheet(pairs, out, seed=seed)
@@ -126,7 +126,7 @@ def _write_table(pairs: Sequence[AnswerPair], criteria: Rubric, out: Path, seed:
 
 
 def _by_people(pairs: Sequence[AnswerPair], votes: Sequence[Path], key: Path | None) -> Judged:
-    from mmdpo.evals.votes import judged_by_people, read_votes
+    from mmdpo.evals.judging.votes import judged_by_people, read_votes
 
     given, flags = read_votes(votes, key=key)
     judgements, further = judged_by_people(pairs, given)
@@ -137,7 +137,7 @@ def _by_people(pairs: Sequence[AnswerPair], votes: Sequence[Path], key: Path | N
 def _by_judge(
     pairs: Sequence[AnswerPair], criteria: Rubric, endpoint: Endpoint, replies: Path, images: Path | None
 ) -> Judged:
-    from mmdpo.evals.judge import ChatJudge
+    from mmdpo.evals.judging.judge import ChatJudge
     from mmdpo.evals.winrate import judge_pairs
 
     judge = ChatJudge(endpoint, replies=replies, media_root=images)
@@ -150,7 +150,7 @@ def _by_judge(
 
 def _summary(by_people: Judged | None, by_judge: Judged | None) -> tuple[dict[str, Any], list[Mapping[str, Any]]]:
     """What is told, and the rows of the audit file."""
-    from mmdpo.evals.votes import agreement
+    from mmdpo.evals.judging.votes import agreement
     from mmdpo.evals.winrate import JUDGE, PEOPLE, standing
 
     summary: dict[str, Any] = {}

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from data_builders.agreement import agreement, alpha, rater_means, weighted_kappa
-from data_builders.pairing import Rating
+from data_builders.rating.agreement import agreement, alpha, rater_means, weighted_kappa
+from data_builders.rating.pairing import Rating
 from mmdpo.media import Media
 
 

@@ -19,10 +19,10 @@ from hypothesis import strategies as st
 
 from data_builders.audio_votes_config import AudioVotesConfig, VoteColumns
 from data_builders.base import BuilderConfig
-from data_builders.building import BuildResult, build
-from data_builders.vote_columns import VoteCounts, VoteValues
-from data_builders.vote_measures import VoteMeasures
-from data_builders.votes import Contest, Judgement, Vote
+from data_builders.running.build import BuildResult, build
+from data_builders.voting.columns import VoteCounts, VoteValues
+from data_builders.voting.measures import VoteMeasures
+from data_builders.voting.tallies import Contest, Judgement, Vote
 from mmdpo.config import read_yaml
 from mmdpo.errors import ConfigError, DataError
 from mmdpo.media import Media

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from data_builders.building import BuildResult, build
-from data_builders.ledger import Ledger
+from data_builders.running.build import BuildResult, build
+from data_builders.running.ledger import Ledger
 from data_builders.splits import MediaGroups
-from data_builders.tables import named_kind, read_table
+from data_builders.tables.reading import named_kind, read_table
 from mmdpo.errors import ConfigError, DataError
 from mmdpo.media import Media
 from mmdpo.records import Candidate, Record, user_message

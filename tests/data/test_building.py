@@ -15,11 +15,12 @@ import pyarrow.parquet
 import pytest
 from PIL import Image
 
-from data_builders import building, spool
-from data_builders.build_folder import BUILDING
-from data_builders.building import BuildResult, build
-from data_builders.ledger import Ledger
-from data_builders.work import Work
+from data_builders.running import build as building
+from data_builders.running.build import BuildResult, build
+from data_builders.running.folder import BUILDING
+from data_builders.running.ledger import Ledger
+from data_builders.running.work import Work
+from data_builders.tables import spool
 from mmdpo import jsonfiles
 from mmdpo.errors import ConfigError, DataError
 from mmdpo.media import Media, MediaError
@@ -154,7 +155,7 @@ def test_ctrl_c_at_every_row_and_twice(table: Path, tmp_path: Path):
 def test_a_killed_build_goes_on(table: Path, tmp_path: Path):
     code = (
         "import os, signal, sys\n"
-        "from data_builders.building import build\n"
+        "from data_builders.running.build import build\n"
         "def progress(items):\n"
         "    for place, item in enumerate(items):\n"
         "        if place == 7: os.kill(os.getpid(), signal.SIGKILL)\n"
@@ -256,14 +257,14 @@ def test_media_that_change_while_they_are_built(table: Path, tmp_path: Path, mon
 def test_half_a_line_in_the_journal_of_media(table: Path, tmp_path: Path):
     out = tmp_path / "out"
     with pytest.raises(KeyboardInterrupt), pytest.MonkeyPatch.context() as patch:
-        patch.setattr("data_builders.building.MediaGroups.add", stop)
+        patch.setattr("data_builders.running.build.MediaGroups.add", stop)
         run(table, out)
     journal = out / BUILDING / "media.jsonl"
     lines = journal.read_text().splitlines(keepends=True)
     assert len(lines) == 6
     journal.write_text("".join(lines[:3]) + lines[3][:20])
     with pytest.raises(KeyboardInterrupt), pytest.MonkeyPatch.context() as patch:
-        patch.setattr("data_builders.building.MediaGroups.add", stop)
+        patch.setattr("data_builders.running.build.MediaGroups.add", stop)
         run(table, out, resume=True)
     read = jsonfiles.read_json_lines(journal)
     assert (len(read.rows), read.unreadable) == (6, 1)
@@ -279,7 +280,7 @@ def test_the_journal_of_media_is_read_once_and_believed_only_where_it_says_the_s
         reads.append(path)
         return jsonfiles.read_json_lines(path)
 
-    monkeypatch.setattr("data_builders.work.read_json_lines", counted)
+    monkeypatch.setattr("data_builders.running.work.read_json_lines", counted)
     work = Work(tmp_path, Ledger())
     for number in range(3):
         Image.new("RGB", (9, 9), (number, 0, 0)).save(tmp_path / f"{number}.png")

@@ -12,10 +12,10 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from data_builders.base import Builder, BuilderConfig, Work
-from data_builders.building import BuildResult, build
-from data_builders.cleaners import CLEANERS, apply
-from data_builders.cleaning import Cleaning
-from data_builders.ledger import Ledger
+from data_builders.care.cleaners import CLEANERS, apply
+from data_builders.care.cleaning import Cleaning
+from data_builders.running.build import BuildResult, build
+from data_builders.running.ledger import Ledger
 from mmdpo.errors import ConfigError, DataError
 from mmdpo.records import Candidate, Record, user_message
 from mmdpo.registry import builders

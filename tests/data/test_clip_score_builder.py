@@ -15,8 +15,8 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from data_builders import journal
-from data_builders.building import BuildResult, build
+from data_builders.running import journal
+from data_builders.running.build import BuildResult, build
 from mmdpo.errors import ConfigError, MMDPOError
 from mmdpo.launch import launch
 from mmdpo.models.clip_score import PROMPT

@@ -8,9 +8,9 @@ from random import Random
 import numpy as np
 import pytest
 
-from data_builders import contest_strengths
-from data_builders.contest_strengths import StrengthTally, rated
-from data_builders.votes import Contest, Judgement, Vote
+from data_builders.voting import strengths as contest_strengths
+from data_builders.voting.strengths import StrengthTally, rated
+from data_builders.voting.tallies import Contest, Judgement, Vote
 from mmdpo.media import Media
 
 COLUMNS = ("a", "b")

@@ -17,9 +17,9 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from data_builders.building import BuildResult, build
-from data_builders.likeness import Alike, bags, codes, matched, most_similar
-from data_builders.scenes import Scene, Truth, linked
+from data_builders.partners.likeness import Alike, bags, codes, matched, most_similar
+from data_builders.partners.scenes import Scene, Truth, linked
+from data_builders.running.build import BuildResult, build
 from data_builders.splits import media_groups
 from mmdpo.errors import ConfigError, DataError
 from mmdpo.media import Media
@@ -354,7 +354,7 @@ def test_similarities_are_those_of_all_pairs() -> None:
 
 
 def test_look_similarity_counts_bits() -> None:
-    from data_builders.near_copies import Look
+    from data_builders.care.near_copies import Look
 
     grey = np.zeros((32, 32), np.uint8)
     looks = [[Look(np.array([code], np.uint64), grey)] for code in (0, 0b111, 2**64 - 1)]

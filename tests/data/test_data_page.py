@@ -8,20 +8,20 @@ import pytest
 from PIL import Image
 from pydantic import BaseModel
 
+from data_builders.asking.prompt_sources import AnswerColumns
+from data_builders.asking.sample_sources import SourceConfig
 from data_builders.base import BuilderConfig
-from data_builders.cleaners import CLEANERS
-from data_builders.cleaning import EMPTIED, EQUAL
-from data_builders.clip_ranked import ClipScoreConfig
+from data_builders.care.cleaners import CLEANERS
+from data_builders.care.cleaning import EMPTIED, EQUAL
+from data_builders.care.leakage import EVIDENCE
+from data_builders.clip_score import ClipScoreConfig
 from data_builders.counterfactual import Counterfactual
 from data_builders.counterfactual_config import CounterfactualConfig, Similar
-from data_builders.judged import JudgeConfig
-from data_builders.leakage import EVIDENCE
-from data_builders.prompt_sources import AnswerColumns
+from data_builders.judge import JudgeConfig
 from data_builders.ratings_config import Columns, RatingsConfig, Scale
 from data_builders.sample import SampleConfig
-from data_builders.sample_sources import SourceConfig
 from data_builders.self_check import SelfCheckConfig
-from data_builders.table_config import TableConfig
+from data_builders.tables.config import TableConfig
 from mmdpo.registry import builders
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -47,19 +47,19 @@ def test_the_page_on_care_names_cleaners_evidence_and_reasons():
     [
         (["mmdpo/media/files.py"], r'MediaError\(\s*"(\w+)"'),
         (["mmdpo/records/checks.py"], r'(?:yield|\[\()\s*"(\w+)",'),
-        (["data_builders/rating_rows.py", "data_builders/table_config.py"], r'UnusableError\(\s*"(\w+)"'),
+        (["data_builders/rating/rows.py", "data_builders/tables/config.py"], r'UnusableError\(\s*"(\w+)"'),
         (
-            ["data_builders/rating_rows.py", "data_builders/ratings.py", "data_builders/pairing.py"],
+            ["data_builders/rating/rows.py", "data_builders/ratings.py", "data_builders/rating/pairing.py"],
             r'(?:set_aside\(|reason = |else )"(\w+)"',
         ),
         (
-            ["data_builders/prompt_sources.py", "data_builders/sample.py", "data_builders/scored.py"],
+            ["data_builders/asking/prompt_sources.py", "data_builders/sample.py", "data_builders/asking/scored.py"],
             r'(?:set_aside\(\s*|lost\.append\(\()"(\w+)"',
         ),
         (["data_builders/counterfactual.py"], r'set_aside\(\s*"(\w+)"'),
-        (["data_builders/partnering.py"], r'(?m)^    "(\w+)": "'),
+        (["data_builders/partners/partnering.py"], r'(?m)^    "(\w+)": "'),
         (
-            ["data_builders/judged.py", "data_builders/self_check.py", "data_builders/clip_ranked.py"],
+            ["data_builders/judge.py", "data_builders/self_check.py", "data_builders/clip_score.py"],
             r'(?:set_aside\(\s*|reason, told = \()"(\w+)"',
         ),
     ],

@@ -13,9 +13,10 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from data_builders import facts, spool
-from data_builders.building import BuildResult, build
-from data_builders.table_config import table_rows
+from data_builders import facts
+from data_builders.running.build import BuildResult, build
+from data_builders.tables import spool
+from data_builders.tables.config import table_rows
 from mmdpo.errors import ConfigError, DataError
 
 FAITHSCORE = Path(__file__).resolve().parents[3] / "shared" / "data" / "faithscore" / "annotation.jsonl"

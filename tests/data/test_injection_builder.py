@@ -13,10 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from data_builders.building import BuildResult, build
 from data_builders.injection import KINDS, Injector, Kind, article_for
 from data_builders.object_sources import ImageObjects, Objects, ObjectsSource
-from data_builders.table_config import UnusableError
+from data_builders.running.build import BuildResult, build
+from data_builders.tables.config import UnusableError
 from mmdpo.records.marks import mark_differences
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"

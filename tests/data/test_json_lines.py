@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from data_builders.journal import Journal
+from data_builders.running.journal import Journal
 from mmdpo.answering.answer_file import AnswerFile, Shard
 from mmdpo.jsonfiles import append_json_line, cut_json_lines, end_last_line, read_json_lines
 

@@ -13,13 +13,13 @@ import pytest
 import yaml
 from PIL import Image
 
-from data_builders.building import BuildResult, build
-from data_builders.judged import points_prompt, read_points
+from data_builders.judge import points_prompt, read_points
+from data_builders.running.build import BuildResult, build
 from evals import judge_server
 from evals.judge_server import JudgeServer, running
 from mmdpo.errors import ConfigError, MMDPOError
-from mmdpo.evals.calls import JudgeUnavailableError
-from mmdpo.evals.rubric import load_rubric
+from mmdpo.evals.judging.calls import JudgeUnavailableError
+from mmdpo.evals.judging.rubric import load_rubric
 from mmdpo.jsonfiles import read_json_lines
 from mmdpo.records import Candidate, Media, Record, Records, save_records, user_message
 

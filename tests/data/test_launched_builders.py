@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from data_builders.build_folder import BUILDING
-from data_builders.building import build
+from data_builders.running.build import build
+from data_builders.running.folder import BUILDING
 from mmdpo.launch import _free_port
 from mmdpo.records import load_records
 

@@ -12,10 +12,10 @@ import typer
 from PIL import Image
 from typer.testing import CliRunner
 
-from data_builders import near_copies
-from data_builders.evaluation_sets import coco_id, read_evaluation_set, telling_name
-from data_builders.leakage import LEAKAGE_FILE, find_leakage, without_leaks
-from data_builders.near_copies import NearCopies, join_near_copies, looks
+from data_builders.care import near_copies
+from data_builders.care.evaluation_sets import coco_id, read_evaluation_set, telling_name
+from data_builders.care.leakage import LEAKAGE_FILE, find_leakage, without_leaks
+from data_builders.care.near_copies import NearCopies, join_near_copies, looks
 from data_builders.splits import MediaGroups, chosen_groups, media_groups, source_of, stratified_groups
 from mmdpo.errors import ConfigError, DataError
 from mmdpo.jsonfiles import read_json

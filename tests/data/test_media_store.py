@@ -10,12 +10,12 @@ import pytest
 from PIL import Image
 
 from data_builders.base import Ledger, Work
-from data_builders.building import build
-from data_builders.media_store import MediaStore
+from data_builders.care.media_store import MediaStore
 from data_builders.quality import sample as quality_sample
 from data_builders.quality.sample import Draw
 from data_builders.ratings import Ratings
 from data_builders.ratings_config import RatingsConfig
+from data_builders.running.build import build
 from mmdpo.media import Media
 from mmdpo.records import Candidate, Record, Records, load_records, save_records, user_message
 from mmdpo.records import staging as records_staging

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from data_builders import spool
-from data_builders.building import BuildResult, build
 from data_builders.object_sources import Objects, ObjectsSource
+from data_builders.running.build import BuildResult, build
+from data_builders.tables import spool
 from mmdpo.errors import ConfigError, DataError
 from mmdpo.records.staging import Staging
 

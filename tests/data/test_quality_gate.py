@@ -11,9 +11,9 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from data_builders.building import build
 from data_builders.quality import finding, load_thresholds, measure, measure_folder, with_checks
 from data_builders.quality.sample import Draw, ranked
+from data_builders.running.build import build
 from mmdpo.cli import app
 from mmdpo.errors import ConfigError, DataError
 from mmdpo.records import Candidate, Media, Record, Records, save_records, user_message
@@ -239,7 +239,7 @@ def test_an_interruption_while_the_checks_run_leaves_no_half_data_set(tmp_path: 
 
     config = write_table(tmp_path)
     with monkeypatch.context() as patch:
-        patch.setattr("data_builders.building.measure_stream", interrupted)
+        patch.setattr("data_builders.running.build.measure_stream", interrupted)
         with pytest.raises(KeyboardInterrupt):
             build("ratings", config, tmp_path / "out")
     assert not (tmp_path / "out/data").exists() and not (tmp_path / "out/quality.json").exists()
@@ -253,7 +253,7 @@ def test_a_full_disk_leaves_no_half_data_set(tmp_path: Path, monkeypatch: pytest
 
     config = write_table(tmp_path)
     with monkeypatch.context() as patch:
-        patch.setattr("data_builders.building.write_json", full)
+        patch.setattr("data_builders.running.build.write_json", full)
         with pytest.raises(DataError, match="No space left"):
             build("ratings", config, tmp_path / "out")
     assert not (tmp_path / "out/data").exists()

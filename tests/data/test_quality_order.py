@@ -5,10 +5,10 @@ import random
 import numpy as np
 import pytest
 
-from data_builders.agreement import fleiss_kappa
 from data_builders.quality.order import PreferenceGraph, ambiguous, position_bias
 from data_builders.quality.raters import disagreeing_raters
 from data_builders.quality.sample import Draw, Sample
+from data_builders.rating.agreement import fleiss_kappa
 from mmdpo.records import Candidate, Media, Record, user_message
 
 

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from data_builders.building import BuildResult, build
+from data_builders.running.build import BuildResult, build
 from mmdpo.errors import ConfigError, DataError
 from mmdpo.records import load_records
 

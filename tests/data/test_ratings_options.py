@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from data_builders import spool
-from data_builders.building import BuildResult, build
-from data_builders.pairing import Rating
-from data_builders.rater_scales import RaterScales
+from data_builders.rating.pairing import Rating
+from data_builders.rating.rater_scales import RaterScales
+from data_builders.running.build import BuildResult, build
+from data_builders.tables import spool
 from mmdpo.errors import ConfigError
 from mmdpo.media import Media
 

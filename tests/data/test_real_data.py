@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from data_builders.building import BuildResult, build
+from data_builders.running.build import BuildResult, build
 from mmdpo.config import read_yaml
 from mmdpo.records.checks import validate_records
 

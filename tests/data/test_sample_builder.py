@@ -17,12 +17,13 @@ import pytest
 import torch
 from PIL import Image
 
-from data_builders import journal, sample_sources
-from data_builders.building import BuildResult, build
+from data_builders.asking import sample_sources
+from data_builders.running import journal
+from data_builders.running.build import BuildResult, build
 from evals import judge_server
 from evals.judge_server import JudgeServer, completion, running
 from mmdpo.errors import ConfigError, DataError, MMDPOError
-from mmdpo.evals.calls import JudgeUnavailableError
+from mmdpo.evals.judging.calls import JudgeUnavailableError
 from mmdpo.generate import SeededDraws
 from mmdpo.launch import launch
 from mmdpo.records import load_records
@@ -242,7 +243,7 @@ def test_two_processes_draw_what_one_draws(photos: Path, resumed: bool) -> None:
 KILLER = """
 import os, signal
 from pathlib import Path
-from data_builders import journal
+from data_builders.running import journal
 
 MARK = Path(__file__).with_name("mark")
 plain, added = journal.append_json_line, []

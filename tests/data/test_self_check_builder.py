@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from data_builders import journal, self_check
-from data_builders.building import BuildResult, build
-from data_builders.claims import claims, question
+from data_builders import self_check
+from data_builders.asking.claims import claims, question
+from data_builders.running import journal
+from data_builders.running.build import BuildResult, build
 from evals import judge_server
 from evals.judge_server import JudgeServer, running
 from mmdpo.answering.loading import encoder_of, load_any

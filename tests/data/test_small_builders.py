@@ -15,12 +15,12 @@ import pytest
 from PIL import Image
 from pydantic import BaseModel
 
-from data_builders import spool
-from data_builders.building import BuildResult, build
 from data_builders.corrections import CorrectionColumns, CorrectionsConfig, changed_share
-from data_builders.pairing import PairingConfig
 from data_builders.rankings import RankingColumns, RankingsConfig
-from data_builders.table_config import TableConfig
+from data_builders.rating.pairing import PairingConfig
+from data_builders.running.build import BuildResult, build
+from data_builders.tables import spool
+from data_builders.tables.config import TableConfig
 from data_builders.thumbs import ThumbColumns, ThumbsConfig
 from mmdpo.errors import ConfigError, DataError
 from mmdpo.objectives import make_objective

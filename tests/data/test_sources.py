@@ -14,11 +14,11 @@ import pyarrow.parquet
 import pytest
 from PIL import Image
 
-from data_builders.building import BuildResult, build
-from data_builders.sources import expand, open_source, source_folder, state_of
-from data_builders.table_config import TableConfig
-from data_builders.tables import Row, read_table
-from data_builders.tar_rows import tar_rows
+from data_builders.running.build import BuildResult, build
+from data_builders.tables.config import TableConfig
+from data_builders.tables.reading import Row, read_table
+from data_builders.tables.sources import expand, open_source, source_folder, state_of
+from data_builders.tables.tar_rows import tar_rows
 from mmdpo.errors import ConfigError, DataError
 
 ROWS = [{"image": f"{n // 2}.png", "caption": f"caption {n}", "rating": 1 + n % 2 * 4, "rater": "x"} for n in range(8)]
@@ -132,7 +132,7 @@ def link(name: str, target: str) -> tarfile.TarInfo:
 
 
 def test_hostile_shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("data_builders.tar_rows.MAX_BYTES", 1000)
+    monkeypatch.setattr("data_builders.tables.tar_rows.MAX_BYTES", 1000)
     path = write_tar(
         tmp_path / "a.tar",
         {

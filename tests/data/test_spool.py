@@ -6,8 +6,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from data_builders import spool as spool_module
-from data_builders.spool import Spool
+from data_builders.tables import spool as spool_module
+from data_builders.tables.spool import Spool
 
 Item = tuple[str, int]
 

@@ -7,7 +7,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from data_builders.tables import matches, read_table, require_columns
+from data_builders.tables.reading import matches, read_table, require_columns
 from mmdpo.errors import ConfigError, DataError
 
 ROWS = [

@@ -14,14 +14,14 @@ import scipy.optimize
 from PIL import Image
 from scipy.special import expit, log_expit
 
-from data_builders import spool
 from data_builders.base import BuilderConfig
-from data_builders.building import BuildResult, build
 from data_builders.fense import read_fense
-from data_builders.pairing import PairingConfig
-from data_builders.pairwise import PairwiseColumns, Votes, VotesConfig
-from data_builders.table_config import TableConfig
-from data_builders.vote_columns import VoteValues
+from data_builders.rating.pairing import PairingConfig
+from data_builders.running.build import BuildResult, build
+from data_builders.tables import spool
+from data_builders.tables.config import TableConfig
+from data_builders.votes import PairwiseColumns, Votes, VotesConfig
+from data_builders.voting.columns import VoteValues
 from mmdpo.errors import ConfigError
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -15,8 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from data_builders import spool
-from data_builders.building import BuildResult, build
+from data_builders.running.build import BuildResult, build
+from data_builders.tables import spool
 from data_builders.vqa import Vqa
 from data_builders.wrong_answers import RightAnswer, WrongAnswers, near_counts
 from mmdpo.errors import ConfigError, DataError

@@ -19,7 +19,7 @@ import numpy as np
 import scipy.stats
 
 from mmdpo.evals.bootstrap import bootstrap_difference, bootstrap_interval
-from mmdpo.evals.paired import paired_difference
+from mmdpo.evals.comparing.paired import paired_difference
 from mmdpo.evals.pope import Pope
 from mmdpo.evals.stats import Interval, Metric, Table, interval, ratio
 

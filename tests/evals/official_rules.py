@@ -8,7 +8,7 @@ from typing import Any
 from typer.testing import CliRunner
 
 from mmdpo.cli import app
-from mmdpo.evals.vqa_text import CONTRACTIONS
+from mmdpo.evals.shared.vqa_text import CONTRACTIONS
 
 MARKS = [";", "/", "[", "]", '"', "{", "}", "(", ")", "=", "+", "\\", "_", "-", ">", "<", "@", "`", ",", "?", "!"]
 WORDS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"]

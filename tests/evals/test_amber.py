@@ -13,10 +13,10 @@ from typer.testing import CliRunner
 from mmdpo.cli import app
 from mmdpo.errors import ConfigError, DataError
 from mmdpo.evals.amber import Amber, official_numbers, write_responses
-from mmdpo.evals.amber_questions import PARSERS
-from mmdpo.evals.amber_words import AmberWords, read_similarity
 from mmdpo.evals.base import Result
 from mmdpo.evals.runner import compare, score
+from mmdpo.evals.shared.amber_questions import PARSERS
+from mmdpo.evals.shared.amber_words import AmberWords, read_similarity
 
 # -- the official script, written anew from its description -----------------------------------------------------------
 

@@ -12,8 +12,8 @@ import pytest
 from evals.official_rules import score_command
 from mmdpo.errors import ConfigError, DataError
 from mmdpo.evals.audio_captions import AudioCaptions
-from mmdpo.evals.phrases import Phrases, endings
 from mmdpo.evals.runner import score
+from mmdpo.evals.shared.phrases import Phrases, endings
 
 
 @pytest.mark.parametrize(

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from mmdpo.errors import ConfigError, DataError
 from mmdpo.evals.base import Result
 from mmdpo.evals.chair import Chair
-from mmdpo.evals.objects import ObjectNames
 from mmdpo.evals.runner import score
+from mmdpo.evals.shared.objects import ObjectNames
 from mmdpo.evals.text import singular, tokens
 
 REAL_CAPTIONS = "chair_model_captions/r1-llava1.5-7b.jsonl"

@@ -16,7 +16,7 @@ from mmdpo.config import RunConfig, parse_config
 from mmdpo.errors import ConfigError, MMDPOError, ModelError
 from mmdpo.evals.base import Sample
 from mmdpo.evals.chair import Chair
-from mmdpo.evals.folders import require
+from mmdpo.evals.comparing.folders import require
 from mmdpo.models.load import load_pretrained
 from mmdpo.verbs.commandline import eval_sections
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from data_builders.building import build
+from data_builders.running.build import build
 from mmdpo import registry
 from mmdpo.cli import app
 from mmdpo.errors import ConfigError, MMDPOError
@@ -40,7 +40,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mmdpo.evals.base import Benchmark, Item, Sample
-from mmdpo.evals.files import read_json
+from mmdpo.evals.shared.files import read_json
 from mmdpo.evals.stats import ratio
 from mmdpo.registry import benchmarks
 

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from mmdpo.errors import ConfigError, DataError
-from mmdpo.evals.files import read_json, read_rows, read_text, required_texts
-from mmdpo.evals.options import check_choice, check_file_name, check_function, file_name
+from mmdpo.evals.shared.files import read_json, read_rows, read_text, required_texts
+from mmdpo.evals.shared.options import check_choice, check_file_name, check_function, file_name
 
 ROW = '{"answer": "são 狗"}\n'
 

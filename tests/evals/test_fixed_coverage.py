@@ -9,8 +9,8 @@ import pytest
 
 from mmdpo.errors import ConfigError, DataError
 from mmdpo.evals.base import Result
+from mmdpo.evals.comparing.equal_coverage import compare_at_equal_coverage
 from mmdpo.evals.coverage import Target, depth_counts, targets
-from mmdpo.evals.equal_coverage import compare_at_equal_coverage
 from mmdpo.evals.runner import score
 
 OBJECTS = ["dog", "cat", "car", "bus", "bench", "kite", "pizza", "couch"]

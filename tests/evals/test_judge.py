@@ -15,8 +15,8 @@ from PIL import Image
 from evals import judge_server as server_that
 from evals.judge_server import Act, JudgeServer, running
 from mmdpo.errors import ConfigError
-from mmdpo.evals.endpoint import MAX_REPLY_BYTES, Endpoint
-from mmdpo.evals.judge import ChatJudge, JudgeError, JudgeUnavailableError, Question
+from mmdpo.evals.judging.endpoint import MAX_REPLY_BYTES, Endpoint
+from mmdpo.evals.judging.judge import ChatJudge, JudgeError, JudgeUnavailableError, Question
 from mmdpo.evals.runner import score
 from mmdpo.media import MediaError
 

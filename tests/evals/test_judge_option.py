@@ -15,10 +15,10 @@ from evals import judge_server as server_that
 from evals.judge_server import JudgeServer, running
 from mmdpo.cli import app
 from mmdpo.errors import ConfigError, DataError, MMDPOError
-from mmdpo.evals.claims import claims_of_reply, yes_of_reply
-from mmdpo.evals.endpoint import read_endpoint
-from mmdpo.evals.judge import JudgeUnavailableError
-from mmdpo.evals.judged import with_judge
+from mmdpo.evals.judging.claims import claims_of_reply, yes_of_reply
+from mmdpo.evals.judging.endpoint import read_endpoint
+from mmdpo.evals.judging.judge import JudgeUnavailableError
+from mmdpo.evals.judging.judged import with_judge
 from mmdpo.evals.runner import make_benchmark
 
 KEY = "MMDPO_JUDGE_KEY"

@@ -15,12 +15,12 @@ from mmdpo.answering.answers import judged
 from mmdpo.cli import app
 from mmdpo.errors import MMDPOError
 from mmdpo.evals.base import Result, Sample
-from mmdpo.evals.conclusion import concluded
-from mmdpo.evals.folders import compare_folders, require
-from mmdpo.evals.habits import NOT_WRITTEN, habit_counts, habits
-from mmdpo.evals.kept import kept, outcome, worst
+from mmdpo.evals.comparing.conclusion import concluded
+from mmdpo.evals.comparing.folders import compare_folders, require
+from mmdpo.evals.comparing.kept import kept, outcome, worst
 from mmdpo.evals.result import Item
 from mmdpo.evals.runner import compare, make_benchmark
+from mmdpo.evals.shared.habits import NOT_WRITTEN, habit_counts, habits
 from mmdpo.jsonfiles import read_json, write_json
 from mmdpo.playground.files import write_annotations, write_scene_images, write_synonyms
 from mmdpo.playground.world import scenes
@@ -94,7 +94,7 @@ def test_every_benchmark_that_a_model_answered_has_habits(tmp_path: Path) -> Non
 
 
 def test_in_safety_a_refusal_is_neither_better_nor_worse() -> None:
-    from mmdpo.evals.habits import habit_metrics
+    from mmdpo.evals.shared.habits import habit_metrics
 
     def better(name: str) -> str:
         found = habit_metrics(make_benchmark(name).refusals_wanted)

@@ -11,9 +11,9 @@ import pytest
 
 from evals.official_rules import score_command
 from mmdpo.errors import ConfigError, DataError
-from mmdpo.evals.letters import lmms_eval_letter
 from mmdpo.evals.mmau import Mmau, official, write_answers
 from mmdpo.evals.runner import score
+from mmdpo.evals.shared.letters import lmms_eval_letter
 
 ROWS = [
     {

@@ -2,8 +2,8 @@
 
 import pytest
 
-from mmdpo.evals.noun_lemmas import noun_lemma
-from mmdpo.evals.objects import ObjectNames
+from mmdpo.evals.shared.noun_lemmas import noun_lemma
+from mmdpo.evals.shared.objects import ObjectNames
 
 VOCABULARY = {
     *("bus", "glass", "vase", "knife", "leaf", "child", "children", "man", "woman", "people", "person", "goose"),

@@ -12,10 +12,10 @@ from typer.testing import CliRunner
 from mmdpo.cli import app
 from mmdpo.errors import ConfigError, DataError
 from mmdpo.evals.base import Result, Sample
-from mmdpo.evals.noun_lemmas import noun_lemma
-from mmdpo.evals.objects import ObjectNames
 from mmdpo.evals.objhal import ObjectHalBench, list_of_reply
 from mmdpo.evals.runner import compare, score
+from mmdpo.evals.shared.noun_lemmas import noun_lemma
+from mmdpo.evals.shared.objects import ObjectNames
 
 TABLE = "objhal/caps_boxes_coco2014_val_80.jsonl"
 SYNONYMS = "objhal/synonyms_refine.txt"

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from mmdpo.errors import ConfigError, DataError
 from mmdpo.evals.pope import KINDS, Pope
-from mmdpo.evals.pope_questions import build_questions, read_objects, write_questions
+from mmdpo.evals.shared.pope_questions import build_questions, read_objects, write_questions
 
 WORLD = {
     "1.jpg": ["dog", "ball", "tree"],

@@ -15,13 +15,13 @@ from safetensors.torch import save_file
 from typer.testing import CliRunner
 
 import mmdpo
-from data_builders.building import build
+from data_builders.running.build import build
 from mmdpo.cli import app
 from mmdpo.config import read_yaml
 from mmdpo.errors import ConfigError, DataError
-from mmdpo.evals.pope_questions import write_questions
 from mmdpo.evals.result import Result
 from mmdpo.evals.runner import score
+from mmdpo.evals.shared.pope_questions import write_questions
 from mmdpo.models.clip_score import PROMPT, ClipScore
 from mmdpo.playground.files import write_ratings_table, write_scene_images
 from mmdpo.playground.questions import pope_questions

@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 
 from mmdpo.errors import DataError
 from mmdpo.evals.agreement import agreement
-from mmdpo.evals.files import read_rows
 from mmdpo.evals.preferences import Preferences
 from mmdpo.evals.runner import compare, score
+from mmdpo.evals.shared.files import read_rows
 
 Write = Callable[[str, Iterable[Mapping[str, Any]]], Path]
 SMALL = st.lists(st.tuples(st.integers(0, 4), st.integers(0, 3)), min_size=2, max_size=6)

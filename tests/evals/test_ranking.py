@@ -5,7 +5,7 @@ import pytest
 import scipy.optimize
 from scipy.special import expit, log_expit
 
-from mmdpo.evals.ranking import connected, length_controlled, strength_intervals, strengths
+from mmdpo.evals.judging.ranking import connected, length_controlled, strength_intervals, strengths
 
 # -- equal length -----------------------------------------------------------------------------------------------------
 

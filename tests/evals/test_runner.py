@@ -13,9 +13,9 @@ import pytest
 from mmdpo import registry
 from mmdpo.errors import ConfigError, DataError
 from mmdpo.evals.base import Answer, Benchmark, Item, Metric, Result, Sample
-from mmdpo.evals.files import read_json, read_rows
-from mmdpo.evals.paired import Difference
+from mmdpo.evals.comparing.paired import Difference
 from mmdpo.evals.runner import compare, make_benchmark, score, verdict
+from mmdpo.evals.shared.files import read_json, read_rows
 from mmdpo.evals.stats import ratio
 
 
@@ -172,7 +172,7 @@ def test_files_that_cannot_be_read(tmp_path: Path, name: str, content: bytes, me
 
 
 def test_a_file_that_unpacks_to_too_much(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mmdpo.evals.files.MAX_BYTES", 1000)
+    monkeypatch.setattr("mmdpo.evals.shared.files.MAX_BYTES", 1000)
     (tmp_path / "bomb.json.gz").write_bytes(gzip.compress(b" " * 5000))
     with pytest.raises(DataError, match="holds more than 1,000 bytes"):
         read_json(tmp_path / "bomb.json.gz")

@@ -18,8 +18,23 @@ from mmdpo.errors import ConfigError, DataError
 from mmdpo.evals.base import Result, Sample
 from mmdpo.evals.runner import compare, make_benchmark, score
 from mmdpo.evals.safety import Safety
-from mmdpo.evals.safety_probes import CHOICE_SUFFIX, PICTURE_PROMPT, SHIPPED, draw, picture_of, read_probes, samples_of
-from mmdpo.evals.safety_rules import advises_caution, choice, declines, declines_request, read_by_rules, read_verdict
+from mmdpo.evals.shared.safety_probes import (
+    CHOICE_SUFFIX,
+    PICTURE_PROMPT,
+    SHIPPED,
+    draw,
+    picture_of,
+    read_probes,
+    samples_of,
+)
+from mmdpo.evals.shared.safety_rules import (
+    advises_caution,
+    choice,
+    declines,
+    declines_request,
+    read_by_rules,
+    read_verdict,
+)
 
 ANSWERS = yaml.safe_load(Path(__file__).with_name("safety_answers.yaml").read_text(encoding="utf-8"))
 READERS: dict[str, Callable[[str], str]] = {

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mmdpo.evals.bootstrap import bootstrap_interval
+from mmdpo.evals.comparing.paired import minimum_detectable_difference, paired_difference
 from mmdpo.evals.estimates import jackknife, wilson
-from mmdpo.evals.paired import minimum_detectable_difference, paired_difference
 from mmdpo.evals.stats import Metric, Table, divide, interval, ratio
 
 RATE = ratio("rate", "hits", "trials")

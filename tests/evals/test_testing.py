@@ -11,12 +11,12 @@ import scipy.stats
 
 from mmdpo.errors import ConfigError, MMDPOError
 from mmdpo.evals.bootstrap import bootstrap_difference, bootstrap_interval
-from mmdpo.evals.conclusion import concluded
-from mmdpo.evals.folders import compare_folders, require
-from mmdpo.evals.paired import paired_difference
+from mmdpo.evals.comparing.conclusion import concluded
+from mmdpo.evals.comparing.folders import compare_folders, require
+from mmdpo.evals.comparing.paired import paired_difference
+from mmdpo.evals.comparing.testing import CORRECTIONS, adjusted, mcnemar, swap_test
 from mmdpo.evals.runner import score
 from mmdpo.evals.stats import Table, divide, interval, ratio
-from mmdpo.evals.testing import CORRECTIONS, adjusted, mcnemar, swap_test
 
 RATE = ratio("rate", "hits", "trials")
 P_VALUES = [0.01, 0.04, 0.03, 0.005, 0.5]

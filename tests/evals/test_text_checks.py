@@ -12,8 +12,8 @@ from mmdpo.cli import app
 from mmdpo.errors import DataError
 from mmdpo.evals.base import Answer, Sample
 from mmdpo.evals.runner import make_benchmark
+from mmdpo.evals.shared.vqa_text import official
 from mmdpo.evals.text_checks import TextChecks, bare, first_named, read_checks
-from mmdpo.evals.vqa_text import official
 
 OWN = Path("own")
 NUMBERS = {"plus": "+", "minus": "-", "times": "*", "divided by": "//"}

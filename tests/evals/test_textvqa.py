@@ -10,9 +10,9 @@ import pytest
 
 from evals import official_rules as oracle
 from mmdpo.errors import ConfigError, DataError
-from mmdpo.evals import vqa_text
 from mmdpo.evals.okvqa import OkVqa, learned_stems
 from mmdpo.evals.runner import score
+from mmdpo.evals.shared import vqa_text
 from mmdpo.evals.textvqa import TextVqa
 
 # -- TextVQA ----------------------------------------------------------------------------------------------------------

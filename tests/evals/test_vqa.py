@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 
 from evals import official_rules as oracle
 from mmdpo.errors import ConfigError, DataError
-from mmdpo.evals import vqa_text
 from mmdpo.evals.base import Answer
-from mmdpo.evals.consensus import SHORT_ANSWER, consensus
 from mmdpo.evals.runner import compare, score
+from mmdpo.evals.shared import vqa_text
+from mmdpo.evals.shared.consensus import SHORT_ANSWER, consensus
 from mmdpo.evals.vqa import Vqa, official_report, write_official_answers
 
 

@@ -17,9 +17,9 @@ from evals import judge_server as server_that
 from evals.judge_server import JudgeServer, running
 from mmdpo.cli import app
 from mmdpo.errors import ConfigError, DataError, MMDPOError
-from mmdpo.evals.answer_pairs import AnswerPair, answer_pairs
-from mmdpo.evals.rubric import load_rubric
-from mmdpo.evals.votes import agreement, judged_by_people, read_votes, write_sheet
+from mmdpo.evals.judging.answer_pairs import AnswerPair, answer_pairs
+from mmdpo.evals.judging.rubric import load_rubric
+from mmdpo.evals.judging.votes import agreement, judged_by_people, read_votes, write_sheet
 from mmdpo.evals.winrate import JUDGE, PEOPLE, Judgement, standing
 
 RUBRIC = {

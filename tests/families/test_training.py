@@ -13,7 +13,6 @@ from transformers import TrainingArguments
 from core.oracle import row_logprobs
 from families.matrix import Item, Measured, check, difference, item, layout_of, record, taken
 from families.specs import SPECS
-from mmdpo import pipeline
 from mmdpo.answering.evaluation import encoder_of, load_any, merge_run
 from mmdpo.config import parse_config
 from mmdpo.generate import GenerationSettings, generate
@@ -22,6 +21,7 @@ from mmdpo.policy import LoadedModel, prepare
 from mmdpo.records import Record, Records, save_records
 from mmdpo.reference import make_reference
 from mmdpo.runs import model as run_model
+from mmdpo.runs import training
 from mmdpo.trainer import PreferenceTrainer
 from tiny import FAMILIES
 from training.common import encoder_of as training_encoder
@@ -98,7 +98,7 @@ def test_saved_reloaded_and_merged(
     monkeypatch.setattr(run_model, "prepare", kept)
     settings = run_settings(tmp_path, train={"max_steps": 3, "learning_rate": 1e-2})
     settings["model"]["trainable"] = "all"
-    run = pipeline.train(parse_config(settings), tmp_path / "run")
+    run = training.train(parse_config(settings), tmp_path / "run")
     models = {
         "live": (live[0].model, live[0].processor),
         "reloaded": load_any(str(run)),

@@ -13,7 +13,7 @@ import soundfile
 from PIL import Image
 from typer.testing import CliRunner
 
-from data_builders.building import build
+from data_builders.running.build import build
 from mmdpo.cli import app
 from mmdpo.media import Media
 from mmdpo.records import Candidate, Message, Record, Records, save_records

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from data_builders.building import build
 from data_builders.quality import measure
+from data_builders.running.build import build
 from mmdpo.records import load_records
 from mmdpo.report import write_quality_page, write_records_page
 from mmdpo.report.quality import mark_differences

@@ -13,9 +13,9 @@ from accelerate.state import AcceleratorState, DistributedType
 from safetensors.torch import save_file
 from torch.distributed.fsdp import FSDPModule
 
-from mmdpo import pipeline
+from mmdpo.runs import training
 
-initialise, save_trained = AcceleratorState.__init__, pipeline.save_trained
+initialise, save_trained = AcceleratorState.__init__, training.save_trained
 
 
 def initialise_with_fsdp(self: AcceleratorState, *args: Any, fsdp_plugin: Any = None, **kwargs: Any) -> None:
@@ -37,4 +37,4 @@ def save_every_rank(trainer: Any, loaded: Any, out: Path) -> Path:
 
 
 AcceleratorState.__init__ = initialise_with_fsdp  # type: ignore[method-assign]
-pipeline.save_trained = save_every_rank
+training.save_trained = save_every_rank

@@ -18,11 +18,11 @@ import torch
 from accelerate import PartialState
 from transformers.models.clip.modeling_clip import CLIPEncoderLayer
 
-from mmdpo import pipeline
 from mmdpo.config import parse_config
 from mmdpo.errors import MMDPOError
 from mmdpo.features.cache import FeatureCache
 from mmdpo.jsonfiles import read_json, write_json
+from mmdpo.runs import training
 from mmdpo.scoring import score
 from mmdpo.training.callbacks import RunCallback
 from mmdpo.training.reference_store import ReferenceStore
@@ -46,7 +46,7 @@ def counting() -> Iterator[dict[str, Any]]:
     that the reference cache is given; and under `scores` those of the records when training is over.
     """
     seen: dict[str, Any] = {"encoded": [], "layers": 0, "answers": 0, "scores": {}}
-    put, add, forward, save = FeatureCache.put, ReferenceStore.add, CLIPEncoderLayer.forward, pipeline.save_trained
+    put, add, forward, save = FeatureCache.put, ReferenceStore.add, CLIPEncoderLayer.forward, training.save_trained
 
     def counted_put(self: Any, fingerprint: str, key: str, *rest: Any) -> Any:
         seen["encoded"].append(key)
@@ -68,7 +68,7 @@ def counting() -> Iterator[dict[str, Any]]:
         patch.object(FeatureCache, "put", counted_put),
         patch.object(ReferenceStore, "add", counted_add),
         patch.object(CLIPEncoderLayer, "forward", counted_forward),
-        patch.object(pipeline, "save_trained", scored_save),
+        patch.object(training, "save_trained", scored_save),
     ):
         yield seen
 
@@ -87,9 +87,9 @@ def make(folder: Path, job: dict[str, Any]) -> dict[str, Any]:
     """One run: `name`, `settings`, and whether it is `stopped` or `resumed`; gives what was counted."""
     callback = Stopped if job.get("stopped") else RunCallback
     error = ""
-    with counting() as seen, patch.object(pipeline, "RunCallback", callback):
+    with counting() as seen, patch.object(training, "RunCallback", callback):
         try:
-            pipeline.train(parse_config(job["settings"]), folder / job["name"], resume=bool(job.get("resumed")))
+            training.train(parse_config(job["settings"]), folder / job["name"], resume=bool(job.get("resumed")))
         except MMDPOError as told:
             error = str(told)
     assert ("SIGTERM" in error) if job.get("stopped") else not error, error

@@ -21,7 +21,7 @@ import torch
 from mmdpo.answering import evaluation
 from mmdpo.answering.answer_file import AnswerFile
 from mmdpo.config import parse_config
-from mmdpo.pipeline import train
+from mmdpo.runs.training import train
 from mmdpo.training.callbacks import RunCallback
 
 WRITING = {"open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "shutil.rmtree"}

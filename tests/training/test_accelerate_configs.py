@@ -20,7 +20,7 @@ from safetensors.torch import load_file
 
 from mmdpo.config import parse_config
 from mmdpo.launch import _free_port
-from mmdpo.pipeline import train
+from mmdpo.runs.training import train
 from training.test_processes import HALVES, PLUGIN, WHOLE, assert_equal_runs, inputs, settings_of  # noqa: F401
 
 FOLDER = Path(__file__).parents[2] / "configs" / "accelerate"

@@ -20,9 +20,9 @@ from mmdpo.config import parse_config
 from mmdpo.errors import ModelError
 from mmdpo.media import Media
 from mmdpo.objectives import make_objective
-from mmdpo.pipeline import train
 from mmdpo.records import Record
 from mmdpo.report.pages import write_report
+from mmdpo.runs.training import train
 from mmdpo.training.advice import ENOUGH, RULES, Adviser, advice
 from mmdpo.training.guard import Guard
 from report.parsed_page import Page

@@ -18,9 +18,9 @@ from mmdpo.diagnostics import Reward, media_statistics, pair_statistics, reward_
 from mmdpo.errors import ConfigError, ModelError
 from mmdpo.objectives import make_objective
 from mmdpo.objectives.terms import Pair
-from mmdpo.pipeline import train
 from mmdpo.records import Candidate, Record
 from mmdpo.runs.settings import training_arguments
+from mmdpo.runs.training import train
 from mmdpo.trainer import PreferenceTrainer
 from mmdpo.training.meter import Meter
 from mmdpo.training.validation import COLUMNS, blind_variant, held_out_views, validation_columns, validation_metrics

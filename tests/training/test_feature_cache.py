@@ -22,8 +22,8 @@ from mmdpo.errors import ConfigError
 from mmdpo.forward.step_cost import StepCost, language_passes
 from mmdpo.jsonfiles import read_json
 from mmdpo.objectives import make_objective
-from mmdpo.pipeline import train
 from mmdpo.runs.feature_choice import Choice, Measured, choose, measure
+from mmdpo.runs.training import train
 from training.common import encoder_of, loaded_model, pairs, run_settings, saved_inputs
 
 RECORDS = pairs(6)

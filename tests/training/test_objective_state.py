@@ -20,7 +20,7 @@ from mmdpo import scoring
 from mmdpo.config import parse_config
 from mmdpo.errors import DataError
 from mmdpo.interrupts import Interrupted
-from mmdpo.pipeline import train
+from mmdpo.runs.training import train
 from mmdpo.trainer import PreferenceTrainer
 from training.common import pairs, run_settings, saved_inputs
 from training.every_loss import rated, take

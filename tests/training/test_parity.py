@@ -17,8 +17,8 @@ from mmdpo.models import families
 from mmdpo.models.families import Family
 from mmdpo.objectives import make_objective
 from mmdpo.parity import choose_layout
-from mmdpo.pipeline import train
 from mmdpo.policy import LoadedModel
+from mmdpo.runs.training import train
 from tiny import CORE, FAMILIES
 from training.common import encoder_of, loaded_model, run_settings, saved_inputs
 

@@ -18,8 +18,8 @@ from safetensors.torch import load_file
 
 from mmdpo import launch
 from mmdpo.config import parse_config
-from mmdpo.pipeline import train
 from mmdpo.records import Records, save_records
+from mmdpo.runs.training import train
 from training.common import pairs, run_settings, saved_inputs
 
 PLUGIN = Path(__file__).with_name("every_rank.py")

@@ -10,8 +10,8 @@ import torch
 from transformers import LlavaForConditionalGeneration
 
 from mmdpo.config import parse_config
-from mmdpo.pipeline import train
 from mmdpo.runs.model import load_policy
+from mmdpo.runs.training import train
 from tiny import FAMILIES, Tiny
 from tiny.base import build_model, set_generation
 from training.common import pairs, run_settings, saved_inputs

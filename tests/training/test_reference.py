@@ -17,9 +17,9 @@ from mmdpo.config import parse_config
 from mmdpo.errors import ConfigError, ParityError
 from mmdpo.models.load import Lora, silence_dropout
 from mmdpo.objectives import make_objective
-from mmdpo.pipeline import save_trained, train
 from mmdpo.policy import LoadedModel
 from mmdpo.reference import Kind, make_reference
+from mmdpo.runs.training import save_trained, train
 from mmdpo.scoring import score
 from tiny import FAMILIES
 from training.common import (

@@ -17,10 +17,10 @@ from mmdpo.errors import ConfigError, DataError, ParityError
 from mmdpo.jsonfiles import read_json, read_json_lines
 from mmdpo.objectives import make_objective
 from mmdpo.parity import to_model
-from mmdpo.pipeline import train
 from mmdpo.policy import LoadedModel
 from mmdpo.records import Record
 from mmdpo.reference import Reference, make_reference
+from mmdpo.runs.training import train
 from mmdpo.training import reference_store
 from mmdpo.training.reference_cache import CachedReference, ingredients, open_cache
 from mmdpo.training.reference_store import ReferenceStore

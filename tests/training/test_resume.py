@@ -19,8 +19,8 @@ from mmdpo import cli
 from mmdpo.config import load_config, parse_config
 from mmdpo.errors import ConfigError, DataError, ParityError
 from mmdpo.interrupts import Interrupted
-from mmdpo.pipeline import train
 from mmdpo.runs.resuming import last_checkpoint
+from mmdpo.runs.training import train
 from mmdpo.training import callbacks
 from mmdpo.training.callbacks import RunCallback
 from mmdpo.training.reference_store import ReferenceStore

@@ -13,10 +13,10 @@ from core.oracle import picture, record
 from mmdpo.config import parse_config
 from mmdpo.errors import DataError
 from mmdpo.objectives import make_objective
-from mmdpo.pipeline import train
 from mmdpo.policy import LoadedModel
 from mmdpo.records import Media, Record, Records, load_records, save_records
 from mmdpo.runs.data import Data, load_data
+from mmdpo.runs.training import train
 from training.common import loaded_model, pairs, run_settings, saved_inputs
 
 TOO_LONG = record("long", "cat " * 600, ["A cat.", "Two dogs here."], picture(1))

@@ -13,8 +13,8 @@ from mmdpo.checking import check_run
 from mmdpo.config import parse_config
 from mmdpo.errors import ConfigError
 from mmdpo.objectives import make_objective
-from mmdpo.pipeline import train
 from mmdpo.runs.settings import check_config, scheduled, training_arguments
+from mmdpo.runs.training import train
 from training.common import pairs, run_settings, saved_inputs
 
 LEAST: dict[str, Any] = {"model": {"path": "m"}, "data": {"path": "d"}}

@@ -15,8 +15,8 @@ from mmdpo.config import parse_config
 from mmdpo.encoding.example import Encoder
 from mmdpo.errors import DataError
 from mmdpo.objectives import make_objective
-from mmdpo.pipeline import train
 from mmdpo.records import Candidate, Media, Record
+from mmdpo.runs.training import train
 from mmdpo.training.screening import Screening, screen
 from tiny import CORE
 from training.common import encoder_of, loaded_model, pairs, run_settings, saved_inputs

@@ -15,8 +15,8 @@ from core.oracle import picture, record
 from mmdpo.config import parse_config
 from mmdpo.errors import ModelError
 from mmdpo.objectives import make_objective
-from mmdpo.pipeline import train
 from mmdpo.records import Record
+from mmdpo.runs.training import train
 from mmdpo.training import guarded_trainer
 from mmdpo.training.not_finite import Culprits, Scored, culprits, told
 from mmdpo.training.out_of_memory import Load, MemoryShortageError, Settings, is_shortage, load_of, suggestions

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from mmdpo.config import parse_config
-from mmdpo.pipeline import train
+from mmdpo.runs.training import train
 from training.common import pairs, saved_inputs
 from training.test_processes import KINDS, TRAIN, assert_equal_runs, settings_of, train_in_two
 

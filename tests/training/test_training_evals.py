@@ -32,13 +32,13 @@ from mmdpo.checking import check_run
 from mmdpo.config import load_config, parse_config
 from mmdpo.errors import ConfigError, DataError
 from mmdpo.evals.base import Answer, Benchmark, Item, Metric, Sample
-from mmdpo.evals.folders import compare_folders
+from mmdpo.evals.comparing.folders import compare_folders
 from mmdpo.evals.stats import ratio
 from mmdpo.interrupts import Interrupted
 from mmdpo.jsonfiles import read_json_lines
-from mmdpo.pipeline import train
 from mmdpo.records import Records, save_records
 from mmdpo.runs.settings import check_config
+from mmdpo.runs.training import train
 from mmdpo.runs.training_evals import TrainingEvals, undisturbed
 from mmdpo.training.callbacks import Bar, RunCallback
 from training.common import pairs, run_settings, saved_inputs

@@ -16,8 +16,8 @@ from mmdpo.config import parse_config
 from mmdpo.encoding.example import Encoder
 from mmdpo.errors import DataError, MMDPOError
 from mmdpo.media import MediaError
-from mmdpo.pipeline import train
 from mmdpo.records import Media
+from mmdpo.runs.training import train
 from mmdpo.training import workers
 from mmdpo.training.token_batches import Batches
 from mmdpo.training.workers import InWorker, unpacked, usual_workers

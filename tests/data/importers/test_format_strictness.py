@@ -15,8 +15,8 @@ from data_builders.importers.formats import FORMATS, format_named, recognise
 from data_builders.importers.media_cells import MediaReader
 from data_builders.importers.sources import Source, Table, open_source
 from data_builders.importers.writing import write_records
-from data_builders.ledger import SetAside
-from data_builders.tables import Row
+from data_builders.running.ledger import SetAside
+from data_builders.tables.reading import Row
 from mmdpo.media import read_bytes
 from mmdpo.records import Record, Records
 

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from data_builders.importers.formats import FORMATS, format_named, recognise
 from data_builders.importers.media_cells import MediaReader
 from data_builders.importers.sources import Source, Table, open_source
-from data_builders.ledger import SetAside
-from data_builders.tables import Row
+from data_builders.running.ledger import SetAside
+from data_builders.tables.reading import Row
 from mmdpo.errors import ConfigError
 from mmdpo.media.audio import open_audio
 from mmdpo.records import Candidate, Record

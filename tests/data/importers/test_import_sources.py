@@ -13,13 +13,13 @@ import pytest
 from foreign_rows import KITTEN, QUESTION, TYPED, png, turn, typed_answer, wav, write_media
 from PIL import Image
 
-from data_builders.building import build
 from data_builders.importers import hub, row_files
 from data_builders.importers.formats import recognise
 from data_builders.importers.media_cells import MediaReader
 from data_builders.importers.row_files import read_rows
 from data_builders.importers.sources import Source, Table, open_source
-from data_builders.ledger import SetAside
+from data_builders.running.build import build
+from data_builders.running.ledger import SetAside
 from mmdpo.errors import ConfigError, DataError
 from mmdpo.media import read_bytes
 from mmdpo.records import Candidate, Record, Records, save_records, user_message

@@ -14,7 +14,7 @@ from data_builders.importers.formats import format_named
 from data_builders.importers.media_cells import MediaReader
 from data_builders.importers.sources import Source, Table
 from data_builders.importers.writing import write_records
-from data_builders.tables import Row
+from data_builders.tables.reading import Row
 from mmdpo.records import Candidate, Media, Record, Records, user_message
 from tiny import Tiny
 

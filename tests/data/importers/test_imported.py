@@ -11,11 +11,11 @@ import typer
 from foreign_rows import EXAMPLES, KITTEN, QUESTION, png, write_media
 from typer.testing import CliRunner
 
-from data_builders.building import build
 from data_builders.imported import ImportConfig
 from data_builders.importers.base import Sample
 from data_builders.importers.formats import FORMATS, recognise
 from data_builders.importers.sources import open_source
+from data_builders.running.build import build
 from mmdpo.errors import ConfigError, DataError
 from mmdpo.records import load_records
 from mmdpo.records.checks import validate_records

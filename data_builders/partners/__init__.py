@@ -1,0 +1,1 @@
+"""Partners of records: what they show, how similar that is, and which go together."""

@@ -1,0 +1,1 @@
+"""Tables of any common kind, row by row: where they come from, how they are read, what every such builder is told."""

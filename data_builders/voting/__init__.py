@@ -1,0 +1,1 @@
+"""Votes: columns, single judgements, what they say together, strengths of what was voted on."""

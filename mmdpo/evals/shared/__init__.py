@@ -1,0 +1,1 @@
+"""What several benchmarks share: file forms, word lists, readers of answers, questions made from annotations."""
