@@ -22,11 +22,12 @@ from data_builders.asking.scored import SOUND, Pairing, Scored, ScoredConfig, an
 from data_builders.base import Builder, Work
 from data_builders.running.journal import Journal
 from data_builders.tables.spool import Spool
-from mmdpo.answering.answer_file import Shard, model_fingerprint
+from mmdpo.answering.answer_file import model_fingerprint
 from mmdpo.media import Media, open_image
 from mmdpo.models.clip_score import ClipScore
 from mmdpo.records import Record
 from mmdpo.registry import builders
+from mmdpo.shard import Shard
 
 _ANSWERS_AT_A_TIME = 256
 _DIGITS = 5  # texts that are scored beside a text change the digits behind

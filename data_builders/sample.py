@@ -19,10 +19,10 @@ from data_builders.asking.prompt_sources import Asked, PromptsConfig, read_promp
 from data_builders.asking.sample_sources import Draws, SourceConfig
 from data_builders.base import Builder, Work
 from data_builders.running.journal import Journal
-from mmdpo.answering.answer_file import Shard
 from mmdpo.evals.diversity import prompt_counts
 from mmdpo.records import Candidate, Record
 from mmdpo.registry import builders
+from mmdpo.shard import Shard
 
 
 class SampleConfig(PromptsConfig):

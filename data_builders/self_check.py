@@ -28,7 +28,7 @@ from data_builders.asking.scored import SOUND, Pairing, Scored, ScoredConfig, an
 from data_builders.base import Builder, Work
 from data_builders.running.journal import Journal
 from data_builders.tables.spool import Spool
-from mmdpo.answering.answer_file import Shard, model_fingerprint
+from mmdpo.answering.answer_file import model_fingerprint
 from mmdpo.answering.loading import encoder_of, load_any
 from mmdpo.answering.yes_no import Choice, YesNoReader
 from mmdpo.errors import ConfigError, DataError, ModelError
@@ -39,6 +39,7 @@ from mmdpo.evals.judging.judge import ChatJudge, Question
 from mmdpo.evals.judging.replies import filled
 from mmdpo.records import Record, user_message
 from mmdpo.registry import builders
+from mmdpo.shard import Shard
 
 _ANSWERS_AT_A_TIME = 64
 _DIGITS = 4  # of log-probabilities: what stands beside a question in its batch changes the ones behind

@@ -14,7 +14,7 @@ import typer
 from rich.logging import RichHandler
 
 from mmdpo.errors import MMDPOError
-from mmdpo.interrupts import sigterm_is_ctrl_c
+from mmdpo.interrupts import sigterm_is_ctrl_c, telling_full_disk, telling_signals_at_start
 from mmdpo.verbs import bench, data, evaluate, export, helpers, preferences, score, winrate
 from mmdpo.verbs.commandline import merged, relaunch, run_config, use_plugins
 from mmdpo.verbs.terminal import (
@@ -41,6 +41,7 @@ app = typer.Typer(
 PIPELINE, HELPERS = "Pipeline", "Helpers"
 
 INTERRUPTED = 130
+WITH_ROOM = "Give the same command again; with --resume if the verb has it."
 
 Overrides = Annotated[
     list[str] | None,
@@ -172,12 +173,14 @@ def train(
 
     Example: `mmdpo train start.yaml train.learning_rate=1e-5 --out runs/first`
     """
-    settings = run_config(config, overrides)
+    with telling_signals_at_start():
+        settings = run_config(config, overrides)
     if processes > 1:
         relaunch(processes)
-    from accelerate import PartialState
+    with telling_signals_at_start():  # the imports take seconds
+        from accelerate import PartialState
 
-    from mmdpo.pipeline import run
+        from mmdpo.pipeline import run
 
     folder = out or Path("runs", config.stem)
     page = run(settings, folder, resume=resume, folder=config.parent, progress=progress)
@@ -243,7 +246,7 @@ for verbs in (bench, data, export, helpers, preferences, winrate):
 def main() -> None:
     """Runs the command; foreseen failures end with a message and their exit code, not a traceback."""
     try:
-        with sigterm_is_ctrl_c():
+        with sigterm_is_ctrl_c(), telling_full_disk("the command ran", "What it has written whole is kept.", WITH_ROOM):
             code = app(standalone_mode=False)
         if code == INTERRUPTED:  # typer catches Ctrl-C and typer.Exit, and returns their codes
             raise KeyboardInterrupt

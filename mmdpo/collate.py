@@ -4,7 +4,7 @@ A batch is a plain nested dictionary of tensors, so that accelerate can move it 
 
     input_ids, record, segment, depth, block  [B, T]      the packed trees (see branches.py)
     position_ids                              [B, T] or [R, B, T]
-    fields                                    {name: [B, T]}  further per-token inputs
+    fields                                    {name: [B, T] or [B, T, ...]}  further per-token inputs
     hidden_index, targets, mask               [N, A]      where each answer token is predicted, and what it is
     weight, marks                             [N, A]      token weights, and which tokens are marked
     example, candidate, media_index           [N]         which record, candidate and media variant a row is

@@ -25,9 +25,9 @@ from mmdpo.fingerprints import (
 )
 from mmdpo.models.families import facts_of
 from mmdpo.models.load import part_of
-from mmdpo.policy import encode_once
+from mmdpo.policy import encode_once, inner_of
 
-FORMAT = 1
+FORMAT = 2
 """Raised when what is stored, or how it is computed here, changes its meaning."""
 
 
@@ -147,8 +147,3 @@ def _scores(inner: Any) -> bool:
         del inner.mmdpo_scoring  # set before the head was looked at
         return False
     return True
-
-
-def inner_of(model: Any) -> Any:
-    """The Hugging Face model inside any adapter wrapper."""
-    return model.get_base_model() if hasattr(model, "get_base_model") else model

@@ -15,8 +15,25 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+from mmdpo.errors import MMDPOError
+from mmdpo.interrupts import AGAIN, Interrupted
+
 GRACE_SECONDS = 15.0
 """How long the others may take to notice that one process has failed; a collective may never return."""
+GO_ON = f"{AGAIN} mmdpo train goes on from its last checkpoint with --resume."
+
+
+class ProcessKilledError(MMDPOError):
+    """A signal that this command did not pass on has ended one of its processes."""
+
+    def __init__(self, rank: int, processes: int, number: int) -> None:
+        why = "What the others say of lost connections is its consequence."
+        if number == signal.SIGKILL:
+            why = f"The system does that where memory runs out; so may a scheduler. {why}"
+        super().__init__(
+            f"process {rank} (of 0 to {processes - 1}) was killed by {signal.Signals(number).name}", why=why, fix=GO_ON
+        )
+        self.exit_code = 128 + number
 
 
 def launch(words: Sequence[str], processes: int) -> int:
@@ -28,25 +45,29 @@ def launch(words: Sequence[str], processes: int) -> int:
 
     Returns:
         The exit code of the first process that failed, 0 when none did.
+
+    Raises:
+        ProcessKilledError: The first one that failed was killed; the exit code is the one that shells give to that.
+        Interrupted: A signal came before the processes were able to end well by themselves.
     """
-    meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port()), "WORLD_SIZE": str(processes)}
-    running = [
-        subprocess.Popen(
-            [sys.executable, "-m", "mmdpo", *words],
-            env={**os.environ, **meeting, "RANK": str(rank), "LOCAL_RANK": str(rank)},
-            process_group=0,  # Ctrl-C reaches this process alone, which passes it on once
-        )
-        for rank in range(processes)
-    ]
+    port = str(_free_port())
+    running: list[subprocess.Popen[bytes]] = []
+    heard: list[int] = []
 
     def pass_on(number: int, frame: Any) -> None:
         del frame
+        heard.append(number)
         for process in running:
             process.send_signal(number)
 
     before = {number: signal.signal(number, pass_on) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        return _wait(running)
+        for rank in range(processes):
+            running.append(_started(words, rank, processes, port))
+            if heard:  # perhaps before this process was among those that it is passed on to
+                what = f"stopped while starting {processes} processes"
+                raise Interrupted(what, why="None was at work yet.", fix=AGAIN)
+        return _exit_code(_first_failure(running), processes, heard)
     finally:
         for process in running:
             process.kill()
@@ -55,17 +76,48 @@ def launch(words: Sequence[str], processes: int) -> int:
             signal.signal(number, handler)
 
 
-def _wait(running: Sequence[subprocess.Popen[bytes]]) -> int:
-    """Waits for all processes; once one has failed, the others have :data:`GRACE_SECONDS` left."""
-    failed: int | None = None
+def _started(words: Sequence[str], rank: int, processes: int, port: str) -> subprocess.Popen[bytes]:
+    place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": processes, "LOCAL_WORLD_SIZE": processes}
+    meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    return subprocess.Popen(
+        [sys.executable, "-m", "mmdpo", *words],
+        env={**os.environ, **meeting, **{name: str(value) for name, value in place.items()}},
+        process_group=0,  # Ctrl-C reaches the launcher alone, which passes it on once
+    )
+
+
+def _exit_code(failure: tuple[int, int] | None, processes: int, heard: Sequence[int]) -> int:
+    """What the command ends with, or the error of a process that a signal has ended."""
+    rank, code = failure or (0, 0)
+    if code >= 0:
+        return code
+    if -code in heard:
+        raise Interrupted(
+            f"{signal.Signals(-code).name} ended process {rank} before it could stop by itself",
+            why="It was starting or ending; what is written whole is kept.",
+            fix=GO_ON,
+        )
+    raise ProcessKilledError(rank, processes, -code)
+
+
+def _first_failure(running: Sequence[subprocess.Popen[bytes]]) -> tuple[int, int] | None:
+    """Waits for all processes; once one has failed, the others have :data:`GRACE_SECONDS` left.
+
+    Returns:
+        Rank and exit code of the first that failed, the code negative where a signal ended it; None when none did.
+    """
+    failed: tuple[int, int] | None = None
     deadline = float("inf")
     while any(process.poll() is None for process in running) and time.monotonic() < deadline:
         time.sleep(0.05)
-        if failed is None:
-            failed = next((process.returncode for process in running if process.poll()), None)
-            deadline = deadline if failed is None else time.monotonic() + GRACE_SECONDS
-    codes = [failed, *(process.poll() for process in running)]
-    return next((code if code > 0 else 128 - code for code in codes if code), 0)
+        if failed is None and (failed := _failure(running)):
+            deadline = time.monotonic() + GRACE_SECONDS
+    return failed or _failure(running)
+
+
+def _failure(running: Sequence[subprocess.Popen[bytes]]) -> tuple[int, int] | None:
+    ended = [(rank, code) for rank, process in enumerate(running) if (code := process.poll())]
+    return min(ended, key=lambda one: one[1] > 0, default=None)  # killed: the others fail because of that
 
 
 def _free_port() -> int:

@@ -10,10 +10,11 @@ from accelerate import PartialState
 
 from mmdpo.answering.evaluation import evaluate_run
 from mmdpo.config import RunConfig
-from mmdpo.interrupts import stopped_well
+from mmdpo.interrupts import telling_full_disk, telling_signals, telling_signals_at_start
+from mmdpo.progress import Progress
 from mmdpo.report import write_run_pages
 from mmdpo.run_lock import alone
-from mmdpo.runs.training import Progress, train
+from mmdpo.runs.training import train
 
 
 def run(
@@ -36,11 +37,13 @@ def run(
     Raises:
         MMDPOError: Something foreseen went wrong; what is done is kept in the run folder.
     """
-    train(config, out, resume=resume, folder=folder, command=command, progress=progress)
-    if PartialState().is_main_process:
-        with stopped_well("evaluating and reporting the trained model", f"It is in {out}, with the answers so far."):
-            if config.eval:
-                with alone(out):
-                    evaluate_run(out, config, progress=progress)
-            write_run_pages([out])
+    with telling_full_disk("training, evaluating or reporting", f"What is done is kept in {out}."):
+        with telling_signals_at_start():  # train() itself tells of what comes later
+            train(config, out, resume=resume, folder=folder, command=command, progress=progress)
+        if PartialState().is_main_process:
+            with telling_signals("evaluating and reporting the trained model", f"It is in {out}, answers as well."):
+                if config.eval:
+                    with alone(out):
+                        evaluate_run(out, config, progress=progress)
+                write_run_pages([out])
     return out / "report.html"

@@ -28,6 +28,11 @@ from mmdpo.scoring import install_scoring
 logger = logging.getLogger(__name__)
 
 
+def inner_of(model: Any) -> Any:
+    """The Hugging Face model inside any adapter wrapper."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
 @dataclass
 class LoadedModel:
     """A model ready to score.
@@ -51,7 +56,7 @@ class LoadedModel:
     @property
     def inner(self) -> Any:
         """The Hugging Face model inside any adapter wrapper."""
-        return self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
+        return inner_of(self.model)
 
     @property
     def eos_ids(self) -> list[int]:

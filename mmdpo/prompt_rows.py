@@ -26,6 +26,7 @@ from mmdpo.features.units import outputs_of
 from mmdpo.modalities.encoders import concatenate
 from mmdpo.models.families import backbone_of
 from mmdpo.parity import FLOOR, to_model
+from mmdpo.policy import inner_of
 
 logger = logging.getLogger(__name__)
 
@@ -60,7 +61,7 @@ class PromptRows:
 
     def __init__(self, model: Any, encoder: Encoder, new_tokens: int, *, share: bool = True) -> None:
         self.model = model
-        self.inner = model.get_base_model() if hasattr(model, "get_base_model") else model
+        self.inner = inner_of(model)
         self.encoder = encoder
         self.new_tokens = new_tokens
         self.alone = (_reason_against_reuse(encoder) or _KNOWN.get(self.inner, "")) if share else "asked for"

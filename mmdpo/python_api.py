@@ -7,26 +7,20 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from pydantic import ValidationError
 
 from mmdpo.answering.answers import AnswerBy
 from mmdpo.answering.benchmarking import evaluate_model
-from mmdpo.answering.evaluation import encoder_of, load_any
-from mmdpo.collate import Collator
+from mmdpo.answering.loading import load_to_score
+from mmdpo.answering.text_scores import candidate_scores
 from mmdpo.config import EvalSection, describe_problem, parse_config
-from mmdpo.encoding.example import Encoder
-from mmdpo.errors import ConfigError
+from mmdpo.errors import ConfigError, DataError
 from mmdpo.evals.comparing.folders import compare_folders
 from mmdpo.evals.judging.endpoint import read_endpoint
 from mmdpo.evals.shared.needs import data_paths, known_names
-from mmdpo.parity import choose_layout, to_model
 from mmdpo.pipeline import run
-from mmdpo.policy import encode_once
 from mmdpo.records import Record, Records
 from mmdpo.results import Results
-from mmdpo.scoring import score as score_batch
-from mmdpo.views import CLEAN, View
 
 
 def load(path: str) -> tuple[Any, Any]:
@@ -38,13 +32,9 @@ def load(path: str) -> tuple[Any, Any]:
     Returns:
         The model, ready to answer and to score, and its processor.
     """
-    model, processor = load_any(path)
-    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
-    encode_once(inner, encoder_of(model, processor, None).facts)
-    return model, processor
+    return load_to_score(path)
 
 
-@torch.no_grad()
 def score(
     model: Any, processor: Any, records: Records | Sequence[Record], *, media: str = "clean", batch_size: int = 8
 ) -> list[list[float]]:
@@ -60,25 +50,20 @@ def score(
     Returns:
         For each record, the summed natural-log probability of each candidate, its end of turn included. A record
         without media has no corrupted variant, and gets an empty list.
+
+    Raises:
+        DataError: A record is longer than the model's positions allow, or its media cannot be read.
     """
-    scored = [n for n, record in enumerate(records) if media == CLEAN or any(record.media.values())]
-    if not scored:
-        return [[] for _ in records]
-    encoder: Encoder = encoder_of(model, processor, getattr(records, "media_root", None))
-    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
-    views = [View(k, media) for k in range(max(len(record.candidates) for record in records))]
-    by_media = sorted(scored, key=lambda n: len(list(records[n].media_items())))
-    probes = [records[n] for n in dict.fromkeys((by_media[-1], by_media[0]))]
-    collate = Collator(encoder, views, layout=choose_layout(inner, encoder, probes, views).layout)
-    totals: list[list[float]] = [[] for _ in records]
-    for start in range(0, len(scored), batch_size):
-        part = scored[start : start + batch_size]
-        batch = to_model(collate([(n, records[n]) for n in part]), inner)
-        sums = score_batch(model, batch).sum(-1)
-        inner.mmdpo_scoring.features.clear()
-        for place, n in enumerate(part):
-            totals[n] = sums[batch["example"] == place].tolist()
-    return totals
+    found = candidate_scores(model, processor, records, media=media, batch_size=batch_size)
+    if found.unfit:
+        first = next(iter(found.unfit))
+        raise DataError(
+            f"{len(found.unfit)} of {len(records)} records cannot be scored "
+            f"(first: {records[first].id!r}: {found.unfit[first]})",
+            why="A list without their numbers could be taken for a complete one.",
+            fix="Leave them out, or mend their text or media.",
+        )
+    return [[one.total for one in own] for own in found.scores]
 
 
 def train(config: Mapping[str, Any], out: str | Path, *, resume: bool = False) -> Path:

@@ -1,6 +1,7 @@
 """The four registries: loss terms, builders, benchmarks, modalities.
 
-A name maps to an object, or lazily to ``"module:attribute"``, so that listing names imports nothing heavy.
+A name maps to an object, or lazily to ``"module:attribute"``, so that listing names imports nothing heavy. Losses are
+registered by a package that is imported when they are first asked for: most of their names stand in a YAML file.
 An extension is one file whose import registers it: through ``plugins:`` in a config, ``--plugin`` on the command line,
 or an installed entry point of group ``mmdpo``, which is loaded when a registry is first read.
 """
@@ -27,10 +28,12 @@ class Registry:
 
     Args:
         kind: What the names are, in the plural, as ``mmdpo ls KIND`` spells it.
+        package: What registers shipped names; it is imported when the registry is first read.
     """
 
-    def __init__(self, kind: str) -> None:
+    def __init__(self, kind: str, package: str | None = None) -> None:
         self.kind = kind
+        self._package = package
         self._entries: dict[str, Any] = {}
 
     def register(self, name: str, *aliases: str) -> Callable[[T], T]:
@@ -61,7 +64,7 @@ class Registry:
         Raises:
             ConfigError: The name is unknown; near names are suggested.
         """
-        load_entry_points()
+        self._complete()
         if name not in self._entries:
             raise ConfigError(
                 f"unknown name {name!r} among the {self.kind}",
@@ -70,22 +73,31 @@ class Registry:
             )
         entry = self._entries[name]
         if isinstance(entry, str):
-            module, _, attribute = entry.partition(":")
-            loaded = getattr(importlib.import_module(module), attribute)
-            self._entries[name] = loaded
-            return loaded
+            entry = self._entries[name] = _loaded(entry)
         return entry
 
     def __contains__(self, name: object) -> bool:
-        load_entry_points()
+        self._complete()
         return name in self._entries
 
     def __iter__(self) -> Iterator[str]:
-        load_entry_points()
+        self._complete()
         return iter(sorted(self._entries))
 
+    def _complete(self) -> None:
+        """Sees to it that what ships and what is installed is registered."""
+        if self._package is not None:
+            importlib.import_module(self._package)
+        load_entry_points()
 
-terms = Registry("losses")
+
+def _loaded(target: str) -> Any:
+    """The object that ``"module:attribute"`` names."""
+    module, _, attribute = target.partition(":")
+    return getattr(importlib.import_module(module), attribute)
+
+
+terms = Registry("losses", package="mmdpo.objectives")
 builders = Registry("builders")
 benchmarks = Registry("benchmarks")
 modalities = Registry("modalities")
@@ -142,8 +154,10 @@ modalities.lazy("audio", "mmdpo.modalities.audio:AudioModality")
 modalities.lazy("image", "mmdpo.modalities.image:ImageModality")
 modalities.lazy("video", "mmdpo.modalities.video:VideoModality")
 
+_READERS = dict.fromkeys((".yaml", ".yml"), "mmdpo.objectives.presets:read_presets")
+"""What registers the names in a plugin file that is no Python, by its suffix."""
 _entry_points_done = False
-_plugins: dict[Path, ModuleType] = {}
+_plugins: dict[Path, Any] = {}
 
 
 def load_entry_points() -> None:
@@ -176,11 +190,11 @@ def load_plugins(paths: Sequence[Path]) -> list[Path]:
     load_entry_points()
     resolved = [path.resolve() for path in paths]
     for path in resolved:
-        if path not in _plugins and path.suffix in (".yaml", ".yml"):
-            presets = importlib.import_module("mmdpo.objectives.presets")
-            presets.read_presets(path)
-            _plugins[path] = presets
-        elif path not in _plugins:
+        if path in _plugins:
+            continue
+        if path.suffix in _READERS:
+            _plugins[path] = _loaded(_READERS[path.suffix])(path)
+        else:
             _plugins[path] = _already_imported(path) or _imported(path)
     return resolved
 

@@ -23,7 +23,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Any, Literal, Protocol, Self
 
 import yaml
 
@@ -34,6 +34,26 @@ from mmdpo.run_lock import no_run
 VERSIONED_PACKAGES = ("mmdpo", "torch", "transformers", "peft", "accelerate", "datasets")
 LOG_FILE = "log.jsonl"
 Stage = Literal["base_eval", "eval"]
+
+
+class RunLog(Protocol):
+    """What training asks of a run folder, as every process has it; only that of the main one writes."""
+
+    path: Path
+    manifest: dict[str, Any]
+
+    @property
+    def checkpoints(self) -> Path:
+        """See :attr:`RunFolder.checkpoints`."""
+
+    def log(self, event: Mapping[str, Any]) -> None:
+        """See :meth:`RunFolder.log`."""
+
+    def decide(self, name: str, value: Any, reason: str) -> None:
+        """See :meth:`RunFolder.decide`."""
+
+    def note(self, **facts: Any) -> None:
+        """See :meth:`RunFolder.note`."""
 
 
 class RunFolder:
@@ -122,6 +142,8 @@ class RunFolder:
                 return int(event.get("step", 0)) <= last and "train_runtime" not in event
 
             again |= {"step": step, "log_lines_cut": cut_json_lines(self.path / LOG_FILE, stays)}
+        if "error" in self.manifest:  # of the attempt before this one
+            again["error_before"] = self.manifest.pop("error")
         self.manifest.setdefault("resumed", []).append(again)
         self.manifest["ended"] = self.manifest["exit"] = None
         self._save()

@@ -5,7 +5,27 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+
+
+def _no_boolean(value: Any) -> Any:
+    if isinstance(value, bool):
+        raise ValueError("a number, and not true or false")
+    return value
+
+
+Whole = Annotated[int, BeforeValidator(_no_boolean)]
+"""A whole number; true is not 1."""
+Count = Annotated[Whole, Field(ge=1)]
+Number = Annotated[float, BeforeValidator(_no_boolean)]
 
 
 class Section(BaseModel):
@@ -17,9 +37,9 @@ class Section(BaseModel):
 class LoraSection(Section):
     """LoRA adapter; ``lora: null`` trains the parts themselves."""
 
-    r: Annotated[int, Field(ge=1)] = 64
-    alpha: Annotated[float, Field(gt=0)] = 128
-    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    r: Count = 64
+    alpha: Annotated[Number, Field(gt=0)] = 128
+    dropout: Annotated[Number, Field(ge=0, lt=1)] = 0.0
     targets: str | list[str] = "auto"
     init: bool | str = True
 
@@ -36,7 +56,7 @@ class ModelSection(Section):
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     compile: bool = False
     lora: LoraSection | None = LoraSection()
-    router_aux_loss_coef: Annotated[float, Field(ge=0)] | None = None
+    router_aux_loss_coef: Annotated[Number, Field(ge=0)] | None = None
 
     def base(self, run: Path) -> str:
         """Where the model is that a run starts from; one that it composed lies in the run itself."""
@@ -75,10 +95,10 @@ class DataSection(Section):
     media_root: str | None = None
     validation: float | str = 0.05
     validation_media_root: str | None = None
-    max_length: Annotated[int, Field(ge=1)] | None = None
+    max_length: Count | None = None
     marks: Literal["given", "difference", "first_difference", "first_hallucinated"] = "given"
     variants: Literal["fixed", "fresh"] = "fixed"
-    limit: Annotated[int, Field(ge=1)] | None = None
+    limit: Count | None = None
 
     @field_validator("validation")
     @classmethod
@@ -94,6 +114,14 @@ class ReferenceSection(Section):
     kind: Literal["auto", "adapter_off", "copy", "cached"] = "auto"
     cache: str | None = None
 
+    def folder(self, data: str) -> Path:
+        """Where the numbers are kept; by default beside the data.
+
+        Args:
+            data: Path of the data set.
+        """
+        return Path(self.cache or f"{data.rstrip('/')}.reference")
+
     @model_validator(mode="after")
     def _cache_is_read(self) -> Self:
         if self.cache is not None and self.kind != "cached":
@@ -108,7 +136,7 @@ class BatchesSection(Section):
     finds the most that fits on a GPU. ``bucket``: records of similar length come in the same batch.
     """
 
-    max_tokens: Annotated[int, Field(ge=1)] | Literal["auto"] | None = None
+    max_tokens: Count | Literal["auto"] | None = None
     bucket: bool = False
 
 
@@ -122,8 +150,8 @@ class FeaturesSection(Section):
 
     cache: Literal["auto", "memory", "disk", "off"] = "auto"
     folder: str | None = None
-    memory_gb: Annotated[float, Field(gt=0)] = 2.0
-    disk_gb: Annotated[float, Field(gt=0)] = 50.0
+    memory_gb: Annotated[Number, Field(gt=0)] = 2.0
+    disk_gb: Annotated[Number, Field(gt=0)] = 50.0
     dtype: Literal["as_computed", "bfloat16"] = "as_computed"
 
     @field_validator("cache", mode="before")
@@ -147,12 +175,12 @@ class EvalSection(Section):
 
     data: str
     images: str | None = None
-    limit: Annotated[int, Field(ge=1)] | None = None
-    max_new_tokens: Annotated[int, Field(ge=1)] | None = None
-    batch_size: Annotated[int, Field(ge=1)] = 16
+    limit: Count | None = None
+    max_new_tokens: Count | None = None
+    batch_size: Count = 16
     answer_by: Literal["generation", "logits", "both"] = "generation"
-    every: Annotated[int, Field(ge=1)] | None = None
-    every_limit: Annotated[int, Field(ge=2)] = 100
+    every: Count | None = None
+    every_limit: Annotated[Whole, Field(ge=2)] = 100
     options: dict[str, Any] = {}
 
     @property
@@ -170,9 +198,9 @@ class StopSection(Section):
     """
 
     metric: str
-    patience: Annotated[int, Field(ge=1)] = 3
-    min_delta: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
-    keep: dict[str, Annotated[float, Field(ge=0, allow_inf_nan=False)]] = {}
+    patience: Count = 3
+    min_delta: Annotated[Number, Field(ge=0, allow_inf_nan=False)] = 0.0
+    keep: dict[str, Annotated[Number, Field(ge=0, allow_inf_nan=False)]] = {}
 
 
 class RunConfig(Section):
@@ -198,7 +226,7 @@ class RunConfig(Section):
         plugins: Python files beside the configuration that register extensions.
     """
 
-    seed: int = 0
+    seed: Annotated[Whole, Field(ge=0, lt=2**32)] = 0
     model: ModelSection
     data: DataSection
     reference: ReferenceSection = ReferenceSection()
@@ -206,9 +234,9 @@ class RunConfig(Section):
     loss: str | dict[str, dict[str, Any] | None] = {"dpo": {"beta": 0.1}}
     layout: Literal["auto", "shared", "plain"] = "auto"
     two_pass: bool = False
-    branches_per_row: Annotated[int, Field(ge=1)] | None = None
-    records_per_row: Annotated[int, Field(ge=1)] | Literal["fit"] = 1
-    rows_per_chunk: Annotated[int, Field(ge=1)] | None = None
+    branches_per_row: Count | None = None
+    records_per_row: Count | Literal["fit"] = 1
+    rows_per_chunk: Count | None = None
     batches: BatchesSection = BatchesSection()
     train: dict[str, Any] = {}
     eval: dict[str, EvalSection] = {}

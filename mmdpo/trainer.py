@@ -25,7 +25,7 @@ from mmdpo.training.guard import Guard
 from mmdpo.training.guarded_trainer import GuardedTrainer
 from mmdpo.training.meter import Meter
 from mmdpo.training.not_finite import Scored
-from mmdpo.training.sharding import plan_sharding, plan_zero
+from mmdpo.training.sharding import plan_sharding, plan_zero, require_shards
 from mmdpo.training.token_batches import Batches, StepCollator, micro_batches, whole_steps
 from mmdpo.training.two_pass import FirstPass, Generators, even_chunks, first_pass, first_rows, gather_tables, stacked
 from mmdpo.training.validation import blind_variant, held_out_views
@@ -130,6 +130,7 @@ class PreferenceTrainer(GuardedTrainer):
 
     def _shard(self) -> None:
         """Says what FSDP2 may shard, and puts a frozen reference where the policy will be."""
+        require_shards(self.accelerator.distributed_type)
         if self.is_fsdp_enabled:
             plan_sharding(self.accelerator.state.fsdp_plugin, self.loaded)
         if self.is_deepspeed_enabled:

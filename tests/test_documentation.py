@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pkgutil
 import re
 import shlex
 import subprocess
@@ -107,3 +108,23 @@ def test_readme_commands_run_in_their_order(tmp_path: Path, monkeypatch: pytest.
             path.write_text(
                 text.replace("train:\n", "train:\n  max_steps: 2\n  disable_tqdm: true\n"), encoding="utf-8"
             )
+
+
+CODE_NAME = re.compile(r"(?:mmdpo|data_builders)(?:\.\w+)+")
+
+
+def code_names() -> list[tuple[str, str]]:
+    """Dotted names of the library in backticks, with their page."""
+    pages = [page for page in PAGES if page.parent in (ROOT, ROOT / "docs")]
+    spans = ((page.name, span) for page in pages for span in re.findall(r"`([^`\n]+)`", page.read_text("utf-8")))
+    return sorted({(page, name) for page, span in spans for name in CODE_NAME.findall(span)})
+
+
+def test_names_of_the_library_exist() -> None:
+    names = code_names()
+    assert len(names) > 20
+    for page, name in names:
+        try:
+            pkgutil.resolve_name(name)
+        except (AttributeError, ImportError) as error:
+            pytest.fail(f"{page} names `{name}`: {error}")

@@ -7,8 +7,12 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
+
+from mmdpo import cli, pipeline
+from mmdpo.interrupts import Interrupted
 
 BEGINS = "import sys, typer, mmdpo.cli as cli\ncli.app.registered_commands.clear()\n@cli.app.command()\n"
 
@@ -32,6 +36,24 @@ def test_every_verb_ends_with_its_code(body: str, code: int) -> None:
     done = ends(body)
     assert done.returncode == code, done.stderr
     assert ("interrupted" in done.stderr) is (code == 130)
+
+
+@pytest.mark.parametrize(("where", "what"), [(cli, "run_config"), (pipeline, "train")])
+def test_training_that_is_stopped_at_its_start_says_how_to_begin_again(
+    where: Any, what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While the configuration is read, and after it, before there is a run folder."""
+
+    def stopped(*_: Any, **__: Any) -> None:
+        signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr(where, what, stopped)
+    (tmp_path / "run.yaml").write_text("model: {path: playground}\ndata: {path: pairs}\n", encoding="utf-8")
+    with pytest.raises(Interrupted, match="stopped while starting") as caught:
+        cli.app(["train", str(tmp_path / "run.yaml"), "--out", str(tmp_path / "run")], standalone_mode=False)
+    assert caught.value.exit_code == 130
+    assert caught.value.fix == "Give the same command again."
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.slow

@@ -18,7 +18,6 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from data_builders.asking.prompt_sources import Asked, media_key
 from data_builders.care.media_store import MediaStore
 from data_builders.running.journal import Journal
-from data_builders.running.work import Progress
 from mmdpo.answering.answer_file import model_fingerprint
 from mmdpo.answering.loading import encoder_of, load_any
 from mmdpo.corruptions import generator_for
@@ -27,6 +26,7 @@ from mmdpo.evals.judging.calls import JudgeError, PatientClient
 from mmdpo.evals.judging.endpoint import Endpoint
 from mmdpo.evals.judging.judge import picture_address
 from mmdpo.generate import Generated, GenerationSettings, generate
+from mmdpo.progress import Progress
 from mmdpo.records import Candidate, Record
 
 _PROMPTS_AT_A_TIME = 128  # at an endpoint; their pictures are in memory

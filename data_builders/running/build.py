@@ -16,7 +16,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pydantic import ValidationError
 
@@ -25,22 +25,20 @@ from data_builders.care.cleaning import Cleaning
 from data_builders.care.near_copies import join_near_copies
 from data_builders.quality import load_thresholds, measure_stream, scale_in, with_checks
 from data_builders.quality.verdicts import Threshold
-from data_builders.running.folder import BUILDING, QUALITY_FILE, SET_ASIDE_FILE, alone, begun, opened, stopped_well
+from data_builders.running.folder import BUILDING, QUALITY_FILE, SET_ASIDE_FILE, alone, begun, leaving_progress, opened
 from data_builders.running.ledger import read_entries
-from data_builders.running.work import Progress
 from data_builders.splits import MediaGroups
 from data_builders.tables.sources import state_of
 from mmdpo.config import describe_problem
 from mmdpo.errors import ConfigError, DataError
 from mmdpo.jsonfiles import plain, read_json, write_json
 from mmdpo.media import Media
+from mmdpo.progress import Progress
 from mmdpo.records import Record, Records, load_records
 from mmdpo.records.files import list_splits
 from mmdpo.records.staging import Staging
 from mmdpo.registry import builders, load_plugins
-
-if TYPE_CHECKING:
-    from mmdpo.answering.answer_file import Shard
+from mmdpo.shard import Shard
 
 KEPT = "kept"
 """Folder in a builder's scratch folder whose files stay beside the records."""
@@ -129,7 +127,7 @@ def build(
             return BuildResult(out, read_json(out / QUALITY_FILE))
         if shard is not None:
             shard.wait()  # the others may use the folder now
-        with stopped_well(out):
+        with leaving_progress(out):
             result = _run(builder, parsed, name, out, shard, bounds, strict=strict, embed=embed, progress=progress)
         _put_kept(building, out)
         shutil.rmtree(building)
@@ -145,8 +143,6 @@ def _shard() -> Shard | None:
     """Which of the processes of ``accelerate launch`` or ``torchrun`` this is; None where it is alone."""
     if int(os.environ.get("WORLD_SIZE", "1")) < 2:
         return None
-    from mmdpo.answering.answer_file import Shard  # imports torch
-
     return Shard.of_this_process()
 
 

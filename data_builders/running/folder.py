@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,6 +11,7 @@ from typing import Any
 import filelock
 
 from mmdpo.errors import ConfigError, DataError, MMDPOError
+from mmdpo.interrupts import is_full
 from mmdpo.jsonfiles import plain, read_json, write_json
 from mmdpo.records.staging import DATA_FOLDER
 
@@ -83,7 +83,7 @@ def alone(building: Path) -> Iterator[None]:
 
 
 @contextmanager
-def stopped_well(out: Path) -> Iterator[None]:
+def leaving_progress(out: Path) -> Iterator[None]:
     """What fails leaves what is worth going on with, and nothing else.
 
     Raises:
@@ -102,7 +102,7 @@ def stopped_well(out: Path) -> Iterator[None]:
         raise DataError(
             f"the build stopped: {error}",
             why=f"{str(out)!r} holds no records yet; what was done so far is in {str(building)!r}.",
-            fix=f"{'Make room' if error.errno == errno.ENOSPC else 'Mend that'}, and go on with --resume.",
+            fix=f"{'Make room' if is_full(error) else 'Mend that'}, and go on with --resume.",
         ) from error
 
 

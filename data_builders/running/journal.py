@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from mmdpo.answering.answer_file import Shard
 from mmdpo.errors import ConfigError
 from mmdpo.jsonfiles import append_json_line, end_last_line
+from mmdpo.shard import Shard
 
 
 class Journal:

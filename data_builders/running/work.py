@@ -8,20 +8,18 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from data_builders.care.media_store import MediaStore
 from data_builders.running.ledger import Ledger
 from mmdpo.jsonfiles import append_json_line, read_json_lines
 from mmdpo.media import MAX_PIXELS, Media, MediaError, frame_paths, open_image, read_bytes
 from mmdpo.modalities.base import modality_of
+from mmdpo.progress import Progress
 from mmdpo.records import media_field
 from mmdpo.records.staging import is_plainly_absent
+from mmdpo.shard import Shard
 
-if TYPE_CHECKING:
-    from mmdpo.answering.answer_file import Shard  # imports torch, which few builders need
-
-Progress = Callable[[Iterable[Any]], Iterable[Any]]
 THREADS = max(4, os.cpu_count() or 4)
 """Decoding and hashing leave Python's lock, reading waits for the disk."""
 _BLOCK = 4096  # items that wait for a thread at a time: each takes a kilobyte

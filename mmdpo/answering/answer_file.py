@@ -10,18 +10,17 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from mmdpo.errors import ConfigError, DataError, MMDPOError
+from mmdpo.errors import ConfigError, DataError
 from mmdpo.evals.base import Sample
 from mmdpo.jsonfiles import append_json_line, read_json, read_json_lines, write_json, write_json_lines
 from mmdpo.media import Media, frame_paths, resolve_path
 from mmdpo.records import Records
+from mmdpo.shard import Shard
 
 ANSWERS_FILE, GENERATION_FILE = "answers.jsonl", "generation.json"
 FREE = ("batch_size", "processes", "media_root", "data")
@@ -30,47 +29,6 @@ NUMBER = "sample"
 """Key of a row that says which of several answers to its question it is, from 0."""
 PROBES = 64
 """Weights of each tensor that enter a model's fingerprint."""
-
-
-@dataclass(frozen=True)
-class Shard:
-    """Which part of the work this process has.
-
-    Args:
-        index: Its number; 0 is the main process.
-        count: How many processes there are.
-    """
-
-    index: int = 0
-    count: int = 1
-
-    @classmethod
-    def of_this_process(cls) -> Shard:
-        """What ``accelerate launch``, ``torchrun`` or ``--processes`` says."""
-        from accelerate import PartialState
-
-        # on CPUs it looks for no others unless told; the slowest share may take hours longer than the first
-        state = PartialState(cpu=not torch.cuda.is_available(), timeout=timedelta(days=7))
-        return cls(state.process_index, state.num_processes)
-
-    @property
-    def is_main(self) -> bool:
-        """Whether this is the process that puts the answers together."""
-        return self.index == 0
-
-    def wait(self) -> None:
-        """Until all processes are here."""
-        if self.count > 1:
-            from accelerate import PartialState
-
-            try:
-                PartialState().wait_for_everyone()
-            except RuntimeError as error:
-                raise MMDPOError(
-                    f"another process of this evaluation has ended: {error}",
-                    why="Its share of the questions is not answered.",
-                    fix="Give the same command again: it goes on with the answers that are there.",
-                ) from error
 
 
 class AnswerFile:

@@ -17,11 +17,11 @@ from mmdpo.encoding.example import Encoder
 from mmdpo.evals.base import Benchmark, Item, Result, Sample
 from mmdpo.evals.shared.habits import NOT_WRITTEN, habits
 from mmdpo.generate import Generated, GenerationSettings, generate
+from mmdpo.progress import Progress
 from mmdpo.records import Media, Record, user_message
 
 AnswerBy = Literal["generation", "logits", "both"]
 """How yes/no questions are answered; all other questions are always answered by generation."""
-Progress = Callable[[Iterable[Any]], Iterable[Any]]
 LITTLE = 0.5
 """Probability of yes and no together below which a model would mostly say something else."""
 

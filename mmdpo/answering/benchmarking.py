@@ -6,9 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from mmdpo.answering.answer_file import Shard
-from mmdpo.answering.answers import Progress
-from mmdpo.answering.evaluation import answer_and_score, load_any
+from mmdpo.answering.evaluation import answer_and_score
+from mmdpo.answering.loading import load_any
 from mmdpo.config import EvalSection, FeaturesSection
 from mmdpo.errors import ConfigError
 from mmdpo.evals.base import Benchmark
@@ -18,6 +17,8 @@ from mmdpo.evals.result import METRICS_FILE, Result
 from mmdpo.evals.runner import make_benchmark
 from mmdpo.evals.shared.needs import require_data
 from mmdpo.feature_caching import answers_from, cache_for_answers
+from mmdpo.progress import Progress
+from mmdpo.shard import Shard
 
 
 def evaluate_model(

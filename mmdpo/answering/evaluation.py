@@ -12,14 +12,14 @@ import torch
 
 from mmdpo.answering.answer_file import (
     AnswerFile,
-    Shard,
     check_samples,
     data_fingerprint,
     media_hashes,
     model_fingerprint,
 )
-from mmdpo.answering.answers import AnswerBy, Answering, Progress, judged, sample_record
+from mmdpo.answering.answers import AnswerBy, Answering, judged
 from mmdpo.answering.loading import encoder_of, load_any, settings_of_run
+from mmdpo.answering.memory import telling_answer_memory
 from mmdpo.config import EvalSection, ModelSection, RunConfig
 from mmdpo.errors import ConfigError, DataError
 from mmdpo.evals.base import Benchmark, Result, Sample
@@ -30,16 +30,8 @@ from mmdpo.feature_caching import answers_from, cache_for_answers, folder_of
 from mmdpo.generate import GenerationSettings
 from mmdpo.jsonfiles import write_json
 from mmdpo.models.load import BASE_CHANGING
-
-__all__ = [
-    "answer_and_score",
-    "encoder_of",
-    "evaluate_run",
-    "limited",
-    "load_any",
-    "merge_run",
-    "sample_record",
-]
+from mmdpo.progress import Progress
+from mmdpo.shard import Shard
 
 
 def evaluate_run(run: Path, config: RunConfig, *, batch_size: int | None = None, progress: Progress = iter) -> None:
@@ -114,6 +106,7 @@ def answer_and_score(
     Raises:
         ConfigError: The folder's answers were made with other settings, data or another model.
         DataError: A sample has no question or media, or shares its id with another.
+        MemoryShortageError: So many questions at a time do not fit in memory.
     """
     data = Path(section.data)
     samples = limited(benchmark.samples(data), section.limit)
@@ -138,7 +131,8 @@ def answer_and_score(
         **answering.spelled(samples),
     }
     file = AnswerFile(folder, benchmark.id_keys[0], told, shard, benchmark.samples_each)
-    answering.run(samples, file, progress)
+    with telling_answer_memory(benchmark.name, batch_size):
+        answering.run(samples, file, progress)
     rows = file.finish(samples)
     result = judged(benchmark, samples, rows, answer_by) if file.shard.is_main else None
     if result is not None:

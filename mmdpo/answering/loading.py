@@ -14,14 +14,22 @@ from mmdpo.errors import DataError
 from mmdpo.jsonfiles import read_json
 from mmdpo.models.families import facts_of
 from mmdpo.models.load import load_pretrained
+from mmdpo.policy import encode_once, inner_of
 
 
 def encoder_of(model: Any, processor: Any, root: Path | None) -> Encoder:
     """The encoder of a loaded model, wrapped or not."""
-    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
+    inner = inner_of(model)
     stop = inner.generation_config.eos_token_id
     stop = [] if stop is None else [stop] if isinstance(stop, int) else list(stop)
     return Encoder(processor, facts_of(inner), stop, root)
+
+
+def load_to_score(path: str, settings: ModelSection | None = None) -> tuple[Any, Any]:
+    """As :func:`load_any`, ready to score too."""
+    model, processor = load_any(path, settings)
+    encode_once(inner_of(model), encoder_of(model, processor, None).facts)
+    return model, processor
 
 
 def load_any(path: str, settings: ModelSection | None = None) -> tuple[Any, Any]:

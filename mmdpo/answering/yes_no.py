@@ -28,7 +28,7 @@ from mmdpo.encoding.prepared_media import media_of
 from mmdpo.encoding.shared_prompts import GivenPrompts, batches_by_media, common_prefix, cut, reason_against_sharing
 from mmdpo.errors import MMDPOError, ModelError, ParityError
 from mmdpo.parity import FLOOR, own_logprobs, to_model
-from mmdpo.policy import encode_once
+from mmdpo.policy import encode_once, inner_of
 from mmdpo.records import Candidate, Record
 from mmdpo.scoring import score
 from mmdpo.views import CLEAN, EVERY, View
@@ -122,7 +122,7 @@ class YesNoReader:
 
     def __init__(self, model: Any, encoder: Encoder, *, share: bool = True) -> None:
         self.model = model
-        self.inner = model.get_base_model() if hasattr(model, "get_base_model") else model
+        self.inner = inner_of(model)
         if not hasattr(self.inner, "mmdpo_scoring"):
             encode_once(self.inner, encoder.facts)
         self.encoder = encoder

@@ -21,9 +21,12 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from mmdpo.errors import MMDPOError
+from mmdpo.errors import ConfigError, MMDPOError
 
 SIZES = (10_000, 100_000, 1_000_000)
+PROGRAM = ["-m", "mmdpo.bench.build"]
+EACH = 12
+"""Ratings of an image: of four captions by three raters."""
 WORDS = ("a", "the", "dog", "cat", "man", "child", "ball", "park", "red", "runs", "sits", "near", "with", "two")
 
 
@@ -35,25 +38,34 @@ def run(sizes: Sequence[int] = SIZES, progress: Callable[[Iterable[int]], Iterab
         (resident) and ``pairs``.
 
     Raises:
+        ConfigError: A size is less than one image's ratings.
         MMDPOError: A build failed.
     """
     from mmdpo.bench.machine import machine
 
+    if min(sizes, default=0) < EACH:
+        raise ConfigError(
+            f"--ratings {min(sizes, default=0)} is too small",
+            why=f"The made-up table has {EACH} ratings of each image; fewer make no pair.",
+            fix=f"Use {EACH} or more.",
+        )
     return {"kind": "build", "machine": machine("cpu"), "builds": [_in_own_process(size) for size in progress(sizes)]}
 
 
 def _in_own_process(ratings: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         write_table(Path(folder) / "ratings.csv", ratings)
-        command = [sys.executable, "-m", "mmdpo.bench.build", folder]
+        command = [sys.executable, *PROGRAM, folder]
         done = subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ})
     if done.returncode:
-        raise MMDPOError(
-            f"the build of {ratings:,} ratings ended with code {done.returncode}",
-            why=done.stderr[-2000:],
-            fix="Try fewer --ratings.",
-        )
+        from mmdpo.bench.processes import internal_failure
+
+        raise internal_failure(f"the build of {ratings:,} ratings", done.returncode, done.stderr)
     told: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    if "error" in told:
+        from mmdpo.training.workers import restored
+
+        raise restored(told["error"])
     return {"ratings": ratings, "microseconds_per_rating": 1e6 * told["seconds"] / ratings, **told}
 
 
@@ -65,7 +77,7 @@ def write_table(path: Path, rows: int) -> None:
         writer.writerow(["image", "caption", "rating", "rater"])
         written = 0
         while written < rows:
-            image = f"{written // 12:07d}.jpg"
+            image = f"{written // EACH:07d}.jpg"
             for number in range(4):
                 caption = f"{' '.join(draws.choices(WORDS, k=12))} {number}"
                 quality = draws.random() * 4
@@ -93,5 +105,17 @@ def measured(folder: Path) -> dict[str, float]:
     return {"seconds": seconds, "peak_mib": peak, "pairs": sum(result.quality["splits"].values())}
 
 
+def main(folder: Path) -> None:
+    """Builds, and writes one line of JSON: what :func:`measured` tells, or why there is no build."""
+    told: dict[str, Any]
+    try:
+        told = measured(folder)
+    except MMDPOError as error:
+        from mmdpo.training.workers import carried  # a build that goes well has no need of torch
+
+        told = {"error": carried(error)}
+    sys.stdout.write(json.dumps(told) + "\n")
+
+
 if __name__ == "__main__":
-    sys.stdout.write(json.dumps(measured(Path(sys.argv[1]))) + "\n")
+    main(Path(sys.argv[1]))

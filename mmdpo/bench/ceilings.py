@@ -7,6 +7,7 @@ from typing import Any
 
 from mmdpo.bench.data import Sizes
 from mmdpo.bench.flops import REFERENCES, Layout, Step, ceiling, needed_flops, shape_weights
+from mmdpo.bench.plans import check_sizes
 from mmdpo.bench.shapes import get_shape
 
 
@@ -27,8 +28,9 @@ def run(
         computed, and the ceiling with the reference ``fresh``, ``cached``, and looked up with the images' ``features``.
 
     Raises:
-        ConfigError: A shape is unknown.
+        ConfigError: A shape is unknown, or a length or number of answers is none that a step can have.
     """
+    check_sizes(shapes, answers, candidates)
     found = []
     for name in shapes:
         shape, weights = get_shape(name), shape_weights(name)

@@ -19,12 +19,12 @@ from typing import Any
 import torch
 from PIL import Image
 
-from mmdpo.answering.evaluation import encoder_of
+from mmdpo.answering.loading import encoder_of
 from mmdpo.answering.yes_no import YesNoReader, spellings
-from mmdpo.bench.machine import machine
-from mmdpo.bench.yes_no_data import PATCH, draw_photos, questions, speaking_model
+from mmdpo.bench.machine import checked_device, machine
+from mmdpo.bench.yes_no_data import HEAD, PATCH, QUESTION, ROOM, draw_photos, questions, speaking_model
 from mmdpo.encoding.example import Encoder
-from mmdpo.errors import DataError
+from mmdpo.errors import ConfigError
 from mmdpo.generate import GenerationSettings, generate
 from mmdpo.records import Record
 
@@ -110,68 +110,129 @@ class Alone:
             self.model.lm_head.weight[word] = sign * scale * direction
 
 
+class Ours:
+    """Questions answered as ``mmdpo eval`` does: every call begins with an encoder that has opened no photo yet.
+
+    What a run does once for a model, and not for a question, was done before: the comparison of the first answers with
+    the model's own.
+
+    Args:
+        model: Hugging Face model.
+        processor: Its processor.
+        folder: Of the photos.
+        tokens: Length of the answers.
+        asked: The questions, for the comparison.
+
+    Attributes:
+        check_seconds: What the comparison took before answers are read off the logits.
+    """
+
+    def __init__(self, model: Any, processor: Any, folder: Path, tokens: int, asked: Sequence[Record]) -> None:
+        self.model, self.processor, self.folder, self.tokens = model, processor, folder, tokens
+        self.reader = YesNoReader(model, self.encoder())
+        start = time.perf_counter()
+        self.reader.batches(asked, 16)
+        self.check_seconds = time.perf_counter() - start
+
+    def encoder(self) -> Encoder:
+        """One that has opened nothing yet."""
+        return encoder_of(self.model, self.processor, self.folder)
+
+    def written(self, asked: Sequence[Record], batch: int) -> list[str]:
+        """What is written, so many questions at a time."""
+        settings = GenerationSettings(max_new_tokens=self.tokens, batch_size=batch)
+        return [own[0].text for own in generate(self.model, self.encoder(), asked, settings)]
+
+    def read(self, asked: Sequence[Record]) -> list[str]:
+        """Yes and no off the logits."""
+        self.reader.encoder = self.encoder()
+        found: dict[int, str] = {}
+        for places in self.reader.batches(asked, 16):
+            choices = self.reader.read([asked[n] for n in places])
+            found |= {n: choice.text for n, choice in zip(places, choices, strict=True)}
+        return [found[n] for n in range(len(asked))]
+
+
 def run(plan: EvalPlan) -> dict[str, Any]:
     """Answers the questions in every way.
 
     Returns:
-        ``machine``, ``shape``, ``questions``, ``says_yes``, ``shared`` (why prefixes were not, or empty), ``seconds``
-        of every turn, and ``ways``: for each, ``ms_per_question``, ``times_one_at_a_time``, ``times_best_batch`` (of
-        transformers alone), and ``other_answers``, those that differ from one question at a time.
+        ``machine``, ``shape``, ``questions``, ``says_yes``, ``not_shared`` (why prefixes were not, or empty),
+        ``check_seconds`` (once for a model, in no turn's time), ``seconds`` of every turn, and ``ways``: for each,
+        ``ms_per_question``, ``times_one_at_a_time``, ``times_best_batch`` (of transformers alone), and
+        ``other_answers``, those that differ from one question at a time.
 
     Raises:
-        DataError: The folder of photos has no JPEG file.
+        ConfigError: A size is none that can be measured, or the folder of photos has no JPEG file.
     """
+    check(plan)
     with tempfile.TemporaryDirectory() as temporary:
         folder = plan.photos or Path(temporary)
         photos = draw_photos(folder, plan.images) if plan.photos is None else _photos(plan)
         asked = questions(photos)
         model, processor = speaking_model(plan.pixels, plan.width, plan.layers)
         alone = Alone(model.to(plan.device), processor, folder, plan.tokens)
-        encoder = encoder_of(model, processor, folder)
-        words = spellings(encoder, asked[0])
+        words = spellings(encoder_of(model, processor, folder), asked[0])
         alone.split(asked[:: max(1, len(asked) // 12)], (words.yes[0], words.no[0]))
-        reader = YesNoReader(model, encoder)
-        ways = ways_of(alone, encoder, reader, asked, plan.batches)
+        ours = Ours(model, processor, folder, plan.tokens, asked)
+        ways = ways_of(alone, ours, asked, plan.batches)
         measured(ways, 1)
         seconds, answers = measured(ways, plan.repeats)
     shape = {"image_tokens": (plan.pixels // PATCH) ** 2, "width": plan.width, "layers": plan.layers}
     threads = {"threads": torch.get_num_threads(), "repeats": plan.repeats, "photos": len(photos)}
     kind = {"kind": "eval", "machine": machine(plan.device), "shape": shape, "device": plan.device}
-    return {**kind, **threads, **summary(seconds, answers), "not_shared": reader.alone, "seconds": seconds}
+    once = {"not_shared": ours.reader.alone, "check_seconds": ours.check_seconds}
+    return {**kind, **threads, **summary(seconds, answers), **once, "seconds": seconds}
+
+
+def check(plan: EvalPlan) -> None:
+    """Refuses what cannot be measured, before anything is built.
+
+    Raises:
+        ConfigError: Naming the option.
+    """
+    least = {"images": 1, "pixels": 2 * PATCH, "width": HEAD, "layers": 1, "tokens": 1, "repeats": 1}
+    values = {name: getattr(plan, name) for name in least} | {"batches": min(plan.batches, default=0)}
+    for name, value in values.items():
+        if value < least.get(name, 1):
+            raise ConfigError(
+                f"--{name} {value} is too small",
+                why="There would be nothing to measure.",
+                fix=f"Use {least.get(name, 1)} or more.",
+            )
+    if plan.width % HEAD:
+        raise ConfigError(
+            f"--width {plan.width} is no multiple of {HEAD}",
+            why=f"Attention has heads of {HEAD}.",
+            fix=f"Use {HEAD * (plan.width // HEAD)} or {HEAD * (plan.width // HEAD + 1)}.",
+        )
+    if plan.tokens > ROOM - QUESTION:
+        raise ConfigError(
+            f"--tokens {plan.tokens} is too long",
+            why=f"The model has {ROOM} positions after an image, and a question takes up to {QUESTION}.",
+            fix=f"Use {ROOM - QUESTION} or less.",
+        )
+    checked_device(plan.device)
 
 
 def _photos(plan: EvalPlan) -> list[Path]:
     assert plan.photos is not None
     found = sorted(plan.photos.glob("*.jpg"))[: plan.images]
     if not found:
-        raise DataError(
-            f"{str(plan.photos)!r} holds no .jpg file",
+        raise ConfigError(
+            f"--photos {str(plan.photos)!r} holds no .jpg file",
             why="There is nothing to ask about.",
             fix="Give a folder of photos, or leave --photos out: some are drawn.",
         )
     return found
 
 
-def ways_of(
-    alone: Alone, encoder: Encoder, reader: YesNoReader, asked: Sequence[Record], batches: Sequence[int]
-) -> Ways:
+def ways_of(alone: Alone, ours: Ours, asked: Sequence[Record], batches: Sequence[int]) -> Ways:
     """Every way to answer the questions, by name."""
-
-    def written(batch: int) -> list[str]:
-        settings = GenerationSettings(max_new_tokens=alone.tokens, batch_size=batch)
-        return [own[0].text for own in generate(alone.model, encoder, asked, settings)]
-
-    def read() -> list[str]:
-        found: dict[int, str] = {}
-        for places in reader.batches(asked, 16):
-            choices = reader.read([asked[n] for n in places])
-            found |= {n: choice.text for n, choice in zip(places, choices, strict=True)}
-        return [found[n] for n in range(len(asked))]
-
     ways: Ways = {ONE: lambda: alone.answers(asked, 1)}
     ways |= {f"transformers, {size} at a time": partial(alone.answers, asked, size) for size in batches}
-    ways |= {f"mmdpo, written {size} at a time": partial(written, size) for size in batches[-2:]}
-    return ways | ({LOGITS: read} if alone.tokens == 1 else {})
+    ways |= {f"mmdpo, written {size} at a time": partial(ours.written, asked, size) for size in batches[-2:]}
+    return ways | ({LOGITS: lambda: ours.read(asked)} if ours.tokens == 1 else {})
 
 
 def measured(

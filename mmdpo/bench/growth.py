@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from mmdpo.bench.arms import Arm
 from mmdpo.bench.machine import machine
-from mmdpo.bench.plans import Plan, arms_of, check
-from mmdpo.bench.processes import workers
+from mmdpo.bench.plans import Plan, arms_of, check, check_length
+from mmdpo.bench.train import by_turns
+from mmdpo.progress import Progress
 
-Progress = Callable[[Iterable[Any]], Iterable[Any]]
 AXES: Mapping[str, tuple[str, tuple[int, ...]]] = {
     "pairs": ("batch", (1, 2, 4)),
     "image tokens": ("pixels", (112, 224, 336, 448)),
@@ -54,8 +54,12 @@ def run(plan: Plan, progress: Progress = iter) -> dict[str, Any]:
         ``machine``, ``at`` (the point where the axes meet) and ``points``: each a :class:`Point` as a dictionary.
 
     Raises:
-        ConfigError: As for `mmdpo.bench.train.run`.
+        ConfigError: As for `mmdpo.bench.train.run`, or the shape's images do not come in several sizes.
+        ParityError: The sides' first gradients differ.
     """
+    for field, values in AXES.values():
+        for arm in (arm for value in values for arm in sides_of(plan, field, value)):
+            check_length(arm.shape, arm.model, arm.answer)
     check(plan)
     points = [
         entry
@@ -68,14 +72,17 @@ def run(plan: Plan, progress: Progress = iter) -> dict[str, Any]:
 
 def _measure(plan: Plan, axis: str, field: str, value: int) -> list[Point]:
     arms = sides_of(plan, field, value)
-    with workers(arms) as running:
-        for worker in running:
-            worker.step()
-        turns = [{worker.arm.name: worker.step()["seconds"] for worker in running} for _ in range(plan.repeats)]
-        memory = {worker.arm.name: worker.memory_step()["peak_bytes"] for worker in running}
+    taken = by_turns(arms, plan.repeats)
     at = arms[0].model.image_tokens if field == "pixels" else value
     return [
-        Point(axis, at, arm.name, statistics.median(turn[arm.name] for turn in turns), memory[arm.name]) for arm in arms
+        Point(
+            axis,
+            at,
+            arm.name,
+            statistics.median(turn[arm.name] for turn in taken.turns),
+            taken.memory[arm.name]["peak_bytes"],
+        )
+        for arm in arms
     ]
 
 

@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 from mmdpo.bench.arms import Arm, require_trl
 from mmdpo.bench.flops import REFERENCES, Reference
 from mmdpo.bench.machine import checked_device
-from mmdpo.bench.shapes import get_shape
+from mmdpo.bench.models import build_model, build_processor
+from mmdpo.bench.shapes import SHAPES, Shape, get_shape
 from mmdpo.errors import ConfigError, did_you_mean
 
 
@@ -44,19 +45,82 @@ class Plan:
 
 
 def check(plan: Plan) -> None:
-    """Refuses what cannot be measured here, before anything is built."""
-    for name in plan.shapes:
-        get_shape(name)
-    checked_device(plan.device)
-    if min(plan.candidates, default=0) < 2 or min(plan.answers, default=0) < 2 or plan.repeats < 1 or plan.batch < 1:
+    """Refuses what cannot be measured here, before anything is built.
+
+    Raises:
+        ConfigError: Naming the option.
+    """
+    check_sizes(plan.shapes, plan.answers, plan.candidates)
+    for option, value in (("--batch", plan.batch), ("--repeats", plan.repeats)):
+        if value < 1:
+            raise ConfigError(
+                f"{option} {value} is too small",
+                why="A step needs a record, a median a repeat.",
+                fix="Use 1 or more.",
+            )
+    if not 0 <= plan.seed < 2**32:
         raise ConfigError(
-            f"K {list(plan.candidates)}, answers {list(plan.answers)}, batch {plan.batch} or repeats {plan.repeats} "
-            "is too small",
-            why="A preference needs two answers, an answer a token and its end, a median a repeat.",
-            fix="Use K and answers of 2 or more, batch and repeats of 1 or more.",
+            f"--seed {plan.seed} is no seed",
+            why="The generators of random numbers take 32 bits.",
+            fix="Use 0 or more, less than 4294967296.",
         )
+    checked_device(plan.device)
+    for name in plan.shapes:
+        _check_shape(name, plan)
     if plan.trl and 2 in plan.candidates:
         require_trl()
+
+
+def check_sizes(shapes: Sequence[str], answers: Sequence[int], candidates: Sequence[int]) -> None:
+    """Refuses shapes that there are not, and lengths and numbers of answers that no step can have.
+
+    Raises:
+        ConfigError: Naming the option.
+    """
+    for option, values in (("--k", candidates), ("--answers", answers)):
+        if min(values, default=0) < 2:
+            raise ConfigError(
+                f"{option} {min(values, default=0)} is too small",
+                why="A preference needs two answers, an answer a token and its end.",
+                fix="Use 2 or more.",
+            )
+    for name in shapes:
+        check_length(name, get_shape(name), max(answers))
+
+
+def check_length(name: str, shape: Shape, answer: int) -> None:
+    """Refuses answers that end beyond the model's last position.
+
+    Raises:
+        ConfigError: Naming the longest that there is room for.
+    """
+    positions = shape.text["max_position_embeddings"]
+    if shape.prefix + answer > positions:
+        raise ConfigError(
+            f"--answers {answer} is too long for {name}",
+            why=f"Its prompt has {shape.prefix} tokens, and the model {positions:,} positions.",
+            fix=f"Use {positions - shape.prefix:,} or less.",
+        )
+
+
+def _check_shape(name: str, plan: Plan) -> None:
+    """Refuses a model that is too large for a CPU, or does not have the attention kernel; allocates nothing."""
+    shape = get_shape(name)
+    if plan.device == "cpu" and shape.device != "cpu":
+        small = ", ".join(known for known, one in SHAPES.items() if one.device == "cpu")
+        raise ConfigError(
+            f"--shape {name} is for a GPU, and the device is cpu",
+            why="Each side has a copy of its own, of four bytes a weight, and a step takes hours.",
+            fix=f"Use a machine with a GPU, or one of {small}.",
+        )
+    try:
+        build_model(shape, build_processor(shape).tokenizer, device="meta", attention=plan.attention)
+    except (ImportError, ValueError) as error:
+        raise ConfigError(
+            f"--attention {plan.attention!r} does not go with {name} here",
+            why=str(error).strip().splitlines()[0],
+            fix="Use sdpa or eager.",
+        ) from error
 
 
 def arms_of(plan: Plan, shape: str, candidates: int, answer: int) -> list[Arm]:
@@ -94,4 +158,4 @@ def references(names: Sequence[str]) -> tuple[Reference, ...]:
                 fix=did_you_mean(name, REFERENCES),
             )
         found.append(REFERENCES[REFERENCES.index(name)])
-    return tuple(found)
+    return tuple(dict.fromkeys(found))

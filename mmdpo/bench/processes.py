@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from mmdpo.bench.arms import Arm
-from mmdpo.errors import ConfigError, MMDPOError, ModelError
+from mmdpo.errors import MMDPOError, ModelError
+from mmdpo.training.workers import restored
 
-_TAIL = 2000
-"""Characters of a failed process's messages that are shown."""
+COMMAND = [sys.executable, "-m", "mmdpo.bench.worker"]
 
 
 class OutOfMemory(ModelError):
@@ -34,7 +36,7 @@ class Worker:
         self.arm = arm
         self._messages = tempfile.TemporaryFile("w+")  # noqa: SIM115 (open as long as the process)
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "mmdpo.bench.worker"],
+            COMMAND,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._messages,
@@ -87,25 +89,43 @@ class Worker:
             self._fail()
         found: dict[str, Any] = json.loads(answer)
         if "error" in found:
-            what, why, fix = found["error"]
-            raise ConfigError(what, why=why, fix=fix)
-        if found.get("out_of_memory"):
-            raise OutOfMemory(
-                f"{self.arm.name} does not fit with {self.arm.batch} records at a time",
-                why="There is nothing to compare.",
-                fix="Use a smaller --batch, a smaller --shape, or --checkpointing.",
-            )
+            raise restored(found["error"])
+        if "out_of_memory" in found:
+            raise self._too_large(found["out_of_memory"])
         return found
 
     def _fail(self) -> None:
         code = self._process.wait()
+        if code == -signal.SIGKILL:
+            raise self._too_large("The system ended its process, as it does where memory runs out.")
         self._messages.seek(0)
-        said = self._messages.read()[-_TAIL:]
-        raise MMDPOError(
-            f"the process of {self.arm.name} ended with code {code}",
-            why=said or "It said nothing; the system may have ended it for the memory that it took.",
-            fix="Try a smaller --batch or --shape.",
+        raise internal_failure(f"the process of {self.arm.name}", code, self._messages.read())
+
+    def _too_large(self, said: str) -> OutOfMemory:
+        return OutOfMemory(
+            f"{self.arm.name} does not fit with {self.arm.batch} records at a time",
+            why=said,
+            fix="Use a smaller --batch, a smaller --shape, or --checkpointing.",
         )
+
+
+def internal_failure(name: str, code: int, messages: str) -> MMDPOError:
+    """What ended a process that neither a setting nor a lack of memory accounts for.
+
+    Args:
+        name: Of the process, for people.
+        code: Its exit code.
+        messages: All that it wrote; kept in a file, for a report.
+    """
+    handle, path = tempfile.mkstemp(prefix="mmdpo-bench-", suffix=".txt")
+    os.close(handle)
+    Path(path).write_text(messages, encoding="utf-8")
+    last = (messages.strip() or "It said nothing.").splitlines()[-1]
+    return MMDPOError(
+        f"{name} ended with code {code}: {last}",
+        why="This is a fault of the program, or of a library that it uses, and not of a setting.",
+        fix=f"Report it, with the messages in {path} and what mmdpo env prints.",
+    )
 
 
 @contextmanager

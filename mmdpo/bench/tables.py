@@ -68,7 +68,8 @@ def eval_table(found: Mapping[str, Any]) -> Table:
     title = (
         f"{found['questions']} questions about {found['photos']} photos of {found['shape']['image_tokens']} tokens, "
         f"{found['device']}, n = {found['repeats']} turns\n{found['says_yes']} answers are yes; "
-        f"{found['not_shared'] or 'prefixes were shared'}"
+        f"{found['not_shared'] or 'prefixes were shared'}; "
+        f"once for a model, and in no time below: {found['check_seconds']:.1f} s to compare logits with its own"
     )
     table = Table("", title=escape(title), box=None, header_style="bold", pad_edge=False)
     for name in ("times one at a time", "times the best batch", "ms a question", "other answers"):

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import statistics
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
@@ -14,11 +15,11 @@ from mmdpo.bench.flops import Step, Weights, ceiling, computed_flops, needed_flo
 from mmdpo.bench.machine import machine
 from mmdpo.bench.meters import matrix_rate
 from mmdpo.bench.plans import Plan, arms_of, check
-from mmdpo.bench.processes import Worker, workers
+from mmdpo.bench.processes import workers
 from mmdpo.bench.shapes import get_shape
 from mmdpo.errors import ParityError
+from mmdpo.progress import Progress
 
-Progress = Callable[[Iterable[Any]], Iterable[Any]]
 Say = Callable[[str], None]
 SAME_GRADIENT = {"cpu": 1e-3, "cuda": 5e-2}
 """Relative difference of the first gradient norms by which two sides still compute the same (bfloat16 on a GPU)."""
@@ -62,17 +63,10 @@ def compare(arms: Sequence[Arm], repeats: int, progress: Progress = iter) -> dic
     Raises:
         ParityError: The sides' first gradients differ.
     """
-    with workers(arms) as running:
-        for worker in running:
-            worker.step()  # what is compiled, tuned and allocated once is not a step's
-        dtype = torch.bfloat16 if arms[0].device == "cuda" else torch.float32
-        turns, rate = [], 0.0
-        for turn in progress(range(repeats)):
-            turns.append(_turn(running, turn))
-            rate = max(rate, matrix_rate(arms[0].device, dtype))
-        memory = {worker.arm.name: worker.memory_step() for worker in running}
-        ready = {worker.arm.name: worker.ready for worker in running}
-    check_same(arms, memory, ready)
+    dtype = torch.bfloat16 if arms[0].device == "cuda" else torch.float32
+    rates: list[float] = []
+    taken = by_turns(arms, repeats, progress, lambda: rates.append(matrix_rate(arms[0].device, dtype)))
+    turns, memory, ready, rate = taken.turns, taken.memory, taken.ready, max(rates)
     base = arms[-1]
     step = Step(get_shape(base.shape), base.sizes, base.checkpointing)
     weights = shape_weights(base.shape)
@@ -87,10 +81,46 @@ def compare(arms: Sequence[Arm], repeats: int, progress: Progress = iter) -> dic
     return {**common, **same, "repeats": repeats, "matrix_flops": rate, "against": base.name, "sides": sides}
 
 
-def _turn(running: Sequence[Worker], turn: int) -> dict[str, float]:
-    """One step of every side; another one begins in every turn."""
-    order = [running[(turn + n) % len(running)] for n in range(len(running))]
-    return {worker.arm.name: worker.step()["seconds"] for worker in order}
+@dataclass(frozen=True)
+class Taken:
+    """What steps by turns took, by the names of the sides.
+
+    Args:
+        turns: Seconds, turn by turn.
+        memory: What a step that measures memory said.
+        ready: What each side said when it was built.
+    """
+
+    turns: list[dict[str, float]]
+    memory: dict[str, dict[str, Any]]
+    ready: dict[str, dict[str, Any]]
+
+
+def by_turns(
+    arms: Sequence[Arm], repeats: int, progress: Progress = iter, after: Callable[[], Any] = lambda: None
+) -> Taken:
+    """Runs one step of every side in each turn; another side begins each time.
+
+    Args:
+        arms: The sides; the last is what the others are compared with.
+        repeats: Turns.
+        progress: Wraps them for a progress bar.
+        after: Called after each.
+
+    Raises:
+        ParityError: The sides' first gradients differ.
+    """
+    with workers(arms) as running:
+        first = {worker.arm.name: worker.step() for worker in running}  # compiled, tuned and allocated once
+        ready = {worker.arm.name: worker.ready for worker in running}
+        check_same(arms, first, ready)
+        turns = []
+        for turn in progress(range(repeats)):
+            order = [running[(turn + n) % len(running)] for n in range(len(running))]
+            turns.append({worker.arm.name: worker.step()["seconds"] for worker in order})
+            after()
+        memory = {worker.arm.name: worker.memory_step() for worker in running}
+    return Taken(turns, memory, ready)
 
 
 def _side(
@@ -138,17 +168,22 @@ def _gain(arm: Arm, base: Arm, step: Step, weights: Weights, against: Sequence[f
     }
 
 
-def check_same(arms: Sequence[Arm], memory: dict[str, Any], ready: dict[str, Any]) -> None:
+def check_same(arms: Sequence[Arm], first: dict[str, Any], ready: dict[str, Any]) -> None:
     """Refuses to compare sides that compute something else.
+
+    Args:
+        arms: The sides.
+        first: What their first steps said.
+        ready: What each side said when it was built.
 
     Raises:
         ParityError: Naming the sides and their gradient norms or numbers of tokens.
     """
     base = arms[-1].name
     for arm in arms[:-1]:
-        ours, theirs = memory[arm.name]["gradient_norm"], memory[base]["gradient_norm"]
+        ours, theirs = first[arm.name]["gradient_norm"], first[base]["gradient_norm"]
         tokens = (ready[arm.name]["answer_tokens"], ready[base]["answer_tokens"])
-        if abs(ours / theirs - 1) > SAME_GRADIENT[arm.device] or tokens[0] != tokens[1]:
+        if not math.isclose(ours, theirs, rel_tol=SAME_GRADIENT[arm.device]) or tokens[0] != tokens[1]:
             raise ParityError(
                 f"{arm.name} and {base} compute different things: gradient norms {ours:.6g} and {theirs:.6g} "
                 f"in the first step, {tokens[0]} and {tokens[1]} scored tokens",

@@ -22,6 +22,8 @@ from transformers import TrainerCallback
 from mmdpo.bench.arms import Arm, build_side
 from mmdpo.bench.meters import EncoderRows, GradientNorm, StepClock, StepMemory
 from mmdpo.errors import MMDPOError
+from mmdpo.training.out_of_memory import MemoryShortageError, is_shortage
+from mmdpo.training.workers import carried
 
 
 class Turns(TrainerCallback):
@@ -66,6 +68,13 @@ class Turns(TrainerCallback):
         self.clock.begin()
 
 
+def failure(error: Exception) -> dict[str, Any]:
+    """What the parent is told of an error: that memory ran out, or a foreseen failure; nothing of any other."""
+    if isinstance(error, MemoryShortageError) or is_shortage(error):
+        return {"out_of_memory": str(error).strip().split("\n")[0]}
+    return {"error": carried(error)} if isinstance(error, MMDPOError) else {}
+
+
 def main() -> None:
     """Runs one side until its input ends."""
     lines, answers = sys.stdin, os.fdopen(os.dup(1), "w", encoding="utf-8")
@@ -84,10 +93,11 @@ def main() -> None:
                 threads=torch.get_num_threads(),
             )
             side.trainer.train()
-        except MMDPOError as error:
-            turns.tell(error=[error.what, error.why, error.fix])
-        except torch.OutOfMemoryError:
-            turns.tell(out_of_memory=True)
+        except Exception as error:
+            told = failure(error)
+            if not told:
+                raise
+            turns.tell(**told)
 
 
 if __name__ == "__main__":

@@ -25,6 +25,12 @@ from mmdpo.records import Media, Record, user_message
 OBJECTS = ("star", "boat", "tree", "house", "sun", "lake")
 COLOURS = ("red", "yellow", "blue")
 PATCH = 14
+HEAD = 64
+"""Width of an attention head."""
+ROOM = 512
+"""Positions of the model beside those of an image."""
+QUESTION = 64
+"""More of them than template and question take."""
 
 
 def speaking_model(pixels: int, width: int, layers: int) -> tuple[LlavaForConditionalGeneration, LlavaProcessor]:
@@ -37,7 +43,7 @@ def speaking_model(pixels: int, width: int, layers: int) -> tuple[LlavaForCondit
     """
     tokens = (pixels // PATCH) ** 2
     tokenizer = build_tokenizer(LANGUAGE.vocabulary(), "image")
-    tokenizer.model_max_length = tokens + 512
+    tokenizer.model_max_length = tokens + ROOM
     size = {"size": {"shortest_edge": pixels}, "crop_size": {"height": pixels, "width": pixels}}
     processor = LlavaProcessor(
         image_processor=CLIPImageProcessor(**size),
@@ -47,14 +53,14 @@ def speaking_model(pixels: int, width: int, layers: int) -> tuple[LlavaForCondit
         num_additional_image_tokens=1,
         chat_template=CHAT_TEMPLATE,
     )
-    shape: dict[str, int] = {"hidden_size": width, "intermediate_size": 3 * width, "num_attention_heads": width // 64}
+    shape: dict[str, int] = {"hidden_size": width, "intermediate_size": 3 * width, "num_attention_heads": width // HEAD}
     scale = width**-0.5  # the usual 0.02 suits widths of thousands; here all answers would be alike
     config = LlavaConfig(
         text_config=LlamaConfig(
             **shape,
             vocab_size=len(tokenizer),
             num_hidden_layers=layers,
-            max_position_embeddings=tokens + 512,
+            max_position_embeddings=tokens + ROOM,
             initializer_range=scale,
         ),
         vision_config=CLIPVisionConfig(

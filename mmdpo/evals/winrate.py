@@ -20,10 +20,11 @@ from typing import Any
 import numpy as np
 
 from mmdpo.evals.judging.answer_pairs import AnswerPair
-from mmdpo.evals.judging.judge import JudgeError, Progress, Question
+from mmdpo.evals.judging.judge import JudgeError, Question
 from mmdpo.evals.judging.ranking import connected, length_controlled, strength_intervals
 from mmdpo.evals.judging.rubric import Rubric, Verdict
 from mmdpo.evals.stats import Interval, Metric, Table, interval, ratio
+from mmdpo.progress import Progress
 
 AskAll = Callable[[Iterable[Question], Progress], Mapping[Question, str | JudgeError]]
 """From questions to replies, or the errors of those that got none; `ChatJudge.ask_all`."""

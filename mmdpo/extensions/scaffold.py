@@ -15,11 +15,17 @@ from mmdpo.errors import ConfigError, did_you_mean
 
 KINDS: Final[Mapping[str, Mapping[str, str]]] = {
     "benchmark": {"benchmark.py.j2": "{name}.py", "test_benchmark.py.j2": "test_{name}.py"},
+    "builder": {"builder.py.j2": "{name}.py", "test_builder.py.j2": "test_{name}.py"},
     "loss": {"loss.py.j2": "{name}.py", "test_loss.py.j2": "test_{name}.py"},
     "modality": {"modality.py.j2": "{name}.py", "test_modality.py.j2": "test_{name}.py"},
 }
 """Templates of each kind and the files that they become; another kind is one more entry."""
-_REGISTRIES: Final = {"benchmark": registry.benchmarks, "loss": registry.terms, "modality": registry.modalities}
+_REGISTRIES: Final[Mapping[str, registry.Registry]] = {
+    "benchmark": registry.benchmarks,
+    "builder": registry.builders,
+    "loss": registry.terms,
+    "modality": registry.modalities,
+}
 LONGEST_NAME: Final = 30
 """Characters; the lines of the templates stay within 120."""
 
@@ -68,8 +74,6 @@ def _rendered(template: str, values: Mapping[str, str]) -> str:
 
 def _check_name(kind: str, name: str) -> None:
     """Refuses what cannot be a module, a registered name and the type of a content part at once."""
-    import mmdpo.objectives  # noqa: F401  (its losses are registered by now)
-
     problem = None
     if not name.isascii() or not name.isidentifier() or name != name.lower() or keyword.iskeyword(name):
         problem = "it has to be a Python identifier in lower case"

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import time
 from collections import OrderedDict
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -19,6 +20,8 @@ from mmdpo.features.files import FeatureFiles, Packed, UnknownPart, pack, unpack
 
 logger = logging.getLogger(__name__)
 GIB = 2**30
+TOUCH = 60.0
+"""Seconds after which an item that is read from memory is said to be in use on disk again."""
 Place = Literal["all", "tower"]
 """What is kept: projected features where encoder and projector are frozen, else what the frozen encoder gives."""
 
@@ -43,7 +46,8 @@ class FeatureCache:
         self.hits = self.misses = 0
         self.used = 0
         self._kept: OrderedDict[tuple[str, str], Packed] = OrderedDict()
-        self._refused = False
+        self._touched: dict[tuple[str, str], float] = {}  # of those in memory, when their file was last said to be used
+        self._told = False
 
     def __len__(self) -> int:
         return len(self._kept)
@@ -53,6 +57,7 @@ class FeatureCache:
         packed = self._kept.get((fingerprint, key))
         if packed is not None:
             self._kept.move_to_end((fingerprint, key))
+            self._touch(fingerprint, key)
         elif self.files is not None and (packed := self.files.read(fingerprint, key)) is not None:
             self._remember(fingerprint, key, packed)
         if packed is None:
@@ -70,9 +75,7 @@ class FeatureCache:
         try:
             packed = pack(tree, self.dtype)
         except UnknownPart as error:
-            if not self._refused:
-                logger.warning("features are not kept: the encoder's output holds %s", error)
-            self._refused = True
+            self._tell(f"features are not kept: the encoder's output holds {error}")
             return tree
         self._remember(fingerprint, key, packed)
         if self.files is not None:
@@ -87,11 +90,28 @@ class FeatureCache:
         before = self._kept.pop((fingerprint, key), None)
         self.used -= 0 if before is None else before.bytes
         if packed.bytes > self.memory:
+            if self.files is None:
+                needed = f"an item needs {packed.bytes} bytes, and features.memory_gb allows {self.memory} for all"
+                self._tell(f"features are not kept: {needed}")
             return
         self._kept[fingerprint, key] = packed
         self.used += packed.bytes
         while self.used > self.memory:
-            self.used -= self._kept.popitem(last=False)[1].bytes
+            item, unused = self._kept.popitem(last=False)
+            self._touched.pop(item, None)
+            self.used -= unused.bytes
+
+    def _touch(self, fingerprint: str, key: str) -> None:
+        """Says now and then that an item is in use: its file must not seem unused while memory gives it."""
+        now = time.monotonic()
+        if self.files is not None and now - self._touched.get((fingerprint, key), -TOUCH) >= TOUCH:
+            self._touched[fingerprint, key] = now
+            self.files.touch(fingerprint, key)
+
+    def _tell(self, what: str) -> None:
+        if not self._told:
+            logger.warning(what)
+        self._told = True
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@
 
 A file is complete from the moment when it has its name, so any number of processes may read and write one folder; two
 that make the same item write the same bytes. A file that cannot be read, or whose bytes are not those that were
-written, is removed with a warning, and its item is computed again.
+written (:mod:`mmdpo.checked_tensors`), is removed with a warning, and its item is computed again.
 """
 
 from __future__ import annotations
@@ -16,17 +16,16 @@ import json
 import logging
 import os
 import time
-import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from safetensors.torch import load, save
 from torch import Tensor
 from transformers.utils.generic import ModelOutput
 
+from mmdpo.checked_tensors import from_bytes, to_bytes
 from mmdpo.jsonfiles import write_json
 
 logger = logging.getLogger(__name__)
@@ -156,6 +155,7 @@ class FeatureFiles:
     def __init__(self, folder: Path, limit: int) -> None:
         self.folder, self.limit = folder, limit
         self._writes = True
+        self._told = False
         self._used: int | None = None  # bytes in the folder at the last look, plus what this process wrote since
         self._written = 0
 
@@ -178,23 +178,33 @@ class FeatureFiles:
             logger.warning("cached features in %s cannot be read (%s); they are computed again", path, error)
             return None
         try:
-            packed = _parsed(data)
-        except Exception as error:  # safetensors and JSON raise classes of their own for a damaged file
+            tensors, told = from_bytes(data)
+            packed = Packed(json.loads(told["structure"]), tensors)
+            unpack(packed, "meta")
+        except Exception as error:  # whatever makes it unreadable, it can be computed again
             logger.warning("cached features in %s are damaged (%s); they are computed again", path, error)
             with contextlib.suppress(OSError):
                 path.unlink()
             return None
-        with contextlib.suppress(OSError):
-            os.utime(path)
+        self.touch(fingerprint, key)
         return packed
+
+    def touch(self, fingerprint: str, key: str) -> None:
+        """Says that an item is in use, wherever its features are read from."""
+        with contextlib.suppress(OSError):  # the file is gone, or the folder can only be read
+            os.utime(self._path(fingerprint, key))
 
     def write(self, fingerprint: str, key: str, packed: Packed) -> None:
         """Keeps an item's features, unless they are there or the folder cannot be written."""
         path = self._path(fingerprint, key)
         if not self._writes or path.exists():
             return
-        data = _written(packed)
+        data = to_bytes(packed.tensors, {"structure": json.dumps(packed.structure)})
         if len(data) > self.limit:
+            if not self._told:
+                what = "features are not kept on disk: an item needs %d bytes, and features.disk_gb allows %d for all"
+                logger.warning(what, len(data), self.limit)
+            self._told = True
             return
         unfinished = path.with_name(f".{key}.{os.getpid()}.tmp")
         try:
@@ -241,23 +251,3 @@ class FeatureFiles:
                     yield _File(found.st_mtime, found.st_size, path)
                 elif path.suffix == ".tmp" and time.time() - found.st_mtime > STALE:
                     path.unlink()
-
-
-def _written(packed: Packed) -> bytes:
-    """A safetensors file with its structure, and the checksum of its values."""
-    told = {"structure": json.dumps(packed.structure)}
-    values = save(packed.tensors, told)
-    return save(packed.tensors, {**told, "crc32": str(zlib.crc32(values[_start(values) :]))})
-
-
-def _parsed(data: bytes) -> Packed:
-    start = _start(data)
-    told = json.loads(data[8:start])["__metadata__"]
-    if zlib.crc32(data[start:]) != int(told["crc32"]):
-        raise ValueError("the checksum is another one")
-    return Packed(json.loads(told["structure"]), load(data))
-
-
-def _start(data: bytes) -> int:
-    """Where the values begin in a safetensors file: behind the header, whose length its first 8 bytes are."""
-    return 8 + int.from_bytes(data[:8], "little")

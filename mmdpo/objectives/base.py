@@ -1,4 +1,6 @@
-"""What every loss term is: from a score table to a sum of losses. Needs nothing but views and torch.
+"""What every loss term is: from a score table to a sum of losses.
+
+Of the library it needs ``views``, ``errors`` and its neighbours ``links`` and ``schedules``: no model and no data.
 
 The pattern of every term is
 

@@ -12,7 +12,6 @@ from pydantic import BeforeValidator, ConfigDict, Field, TypeAdapter, Validation
 
 from mmdpo import registry
 from mmdpo.errors import ConfigError, did_you_mean
-from mmdpo.objectives import batch_pairs, feedback, listwise, media_pairs, pairs, regular  # noqa: F401  (they register their terms)
 from mmdpo.objectives.base import Term
 from mmdpo.objectives.explanations import Published, Terms
 from mmdpo.objectives.links import Link, Transform

@@ -14,7 +14,7 @@ import json
 import random
 import shutil
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,8 @@ from typing import Any
 import yaml
 
 from data_builders.running.build import build
-from mmdpo.answering.evaluation import encoder_of, evaluate_run
+from mmdpo.answering.evaluation import evaluate_run
+from mmdpo.answering.loading import encoder_of
 from mmdpo.config import RunConfig, parse_config, shipped_configs
 from mmdpo.errors import ConfigError
 from mmdpo.evals.comparing.folders import compare_stages
@@ -37,11 +38,11 @@ from mmdpo.playground.language import Scene
 from mmdpo.playground.questions import pope_questions
 from mmdpo.playground.raters import SCALE, Rating, rate_captions, rate_yes_no, raters
 from mmdpo.playground.worlds import PICTURES, World
+from mmdpo.progress import Progress
 from mmdpo.records import Media, Record
 from mmdpo.report import write_quality_page, write_run_pages
 from mmdpo.runs.training import train
 
-Progress = Callable[[Iterable[Any]], Iterable[Any]]
 RUN = PICTURES.run
 """Name of the run folder of the world of pictures, and so the title of its report."""
 

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from mmdpo.answering.evaluation import encoder_of
+from mmdpo.answering.loading import encoder_of
 from mmdpo.evals.pope import KINDS
 from mmdpo.generate import GenerationSettings, generate
 from mmdpo.models.load import load_pretrained

@@ -3,25 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
-
-import torch
 
 from data_builders.intervals import Sums, estimate
 from data_builders.quality import draw_folder, finding, preferred
 from data_builders.splits import media_groups
-from mmdpo.answering.evaluation import encoder_of, load_any
-from mmdpo.collate import Collator
+from mmdpo.answering.loading import encoder_of, load_any
+from mmdpo.answering.text_scores import scored_batches
 from mmdpo.evals.stats import ratio
-from mmdpo.parity import choose_layout, to_model
-from mmdpo.policy import encode_once
+from mmdpo.progress import Progress
 from mmdpo.records import Record, Records
-from mmdpo.scoring import scores
-from mmdpo.views import CLEAN, View
+from mmdpo.views import View
 
-Progress = Callable[[Iterable[Any]], Iterable[Any]]
 MOST = 500
 """Records that a model is asked about."""
 _GAP = ratio("gap", "gap", "answers", bounds=(-math.inf, math.inf))
@@ -44,7 +39,6 @@ class Surprise(NamedTuple):
         return self.nll - self.entropy
 
 
-@torch.no_grad()
 def surprises(
     model: Any, processor: Any, records: Records | Sequence[Record], *, batch_size: int = 8, progress: Progress = iter
 ) -> list[Surprise | None]:
@@ -59,25 +53,13 @@ def surprises(
         batch_size: Records at a time.
         progress: Wraps long loops for a progress bar.
     """
-    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
     encoder = encoder_of(model, processor, getattr(records, "media_root", None))
-    encode_once(inner, encoder.facts)
     found: list[Surprise | None] = [None] * len(records)
-    fitting = [n for n, record in enumerate(records) if not encoder.unfit(record, CLEAN)]
-    if not fitting:
-        return found
-    views = [View(0, CLEAN)]
-    by_media = sorted(fitting, key=lambda n: len(list(records[n].media_items())))
-    probes = [records[n] for n in dict.fromkeys((by_media[-1], by_media[0]))]
-    collate = Collator(encoder, views, layout=choose_layout(inner, encoder, probes, views).layout)
-    for start in progress(range(0, len(fitting), batch_size)):
-        part = fitting[start : start + batch_size]
-        batch = to_model(collate([(n, records[n]) for n in part]), inner)
-        values, lengths = scores(model, batch, ("entropy",)), batch["mask"].sum(-1)
-        inner.mmdpo_scoring.features.clear()
-        nll, entropy = (-values["logp"].sum(-1) / lengths).tolist(), (values["entropy"].sum(-1) / lengths).tolist()
-        for row, place in enumerate(batch["example"].tolist()):
-            found[part[place]] = Surprise(nll[row], entropy[row])
+    for batch in progress(scored_batches(model, encoder, records, (View(0),), batch_size, ("entropy",))):
+        if batch.places:
+            nll, entropy = (-batch.values["logp"].sum(-1)).tolist(), batch.values["entropy"].sum(-1).tolist()
+            for place, tokens, *sums in zip(batch.record, batch.tokens, nll, entropy, strict=True):
+                found[place] = Surprise(*(value / tokens for value in sums))
     return found
 
 

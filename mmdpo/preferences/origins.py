@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import gc
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, TypeVar
 
+import torch
 import yaml
 
+from mmdpo.answering.loading import load_to_score
 from mmdpo.config import ModelSection, RunConfig, parse_config
 from mmdpo.diagnostics import Reward, reward_of
 from mmdpo.errors import ConfigError, MMDPOError
@@ -15,6 +19,8 @@ from mmdpo.objectives import Objective
 from mmdpo.objectives.configuration import made_terms
 from mmdpo.records import Record
 from mmdpo.runs.data import read_sources
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -82,3 +88,21 @@ def origin_of(path: str, reference: str | None, beta: float | None) -> Origin:
         own.beta if beta is None else beta,
         config,
     )
+
+
+def of_stages(origin: Origin, measure: Callable[[Any, Any], T]) -> dict[str, T]:
+    """Measures a model, and the one that it started from where that is known; never more than one is in memory.
+
+    Args:
+        origin: The model and what it started from.
+        measure: From a model, ready to score, and its processor to anything.
+
+    Returns:
+        What was measured by stage: ``eval``, and ``base_eval``.
+    """
+    found = {"eval": measure(*load_to_score(origin.path))}
+    gc.collect()  # wrapped models hold reference cycles
+    torch.cuda.empty_cache()
+    if origin.reference is not None:
+        found["base_eval"] = measure(*load_to_score(origin.reference, origin.settings))
+    return found

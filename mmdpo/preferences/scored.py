@@ -12,7 +12,10 @@ from typing import Any
 
 from PIL import Image
 
-from mmdpo.answering.evaluation import encoder_of, limited, sample_record
+from mmdpo.answering.answers import sample_record
+from mmdpo.answering.evaluation import limited
+from mmdpo.answering.loading import encoder_of
+from mmdpo.answering.text_scores import CandidateScores, Likelihood, candidate_scores
 from mmdpo.answering.yes_no import Choice, YesNoReader
 from mmdpo.errors import ConfigError, DataError
 from mmdpo.evals.base import Result
@@ -24,14 +27,13 @@ from mmdpo.evals.shared.calibrated import CalibratedBenchmark
 from mmdpo.evals.yes_no import YesNo
 from mmdpo.jsonfiles import read_json, write_json, write_json_lines
 from mmdpo.media import open_image
-from mmdpo.preferences.candidate_scores import CandidateScores, Scored, candidate_scores, of_stages
-from mmdpo.preferences.origins import origin_of
+from mmdpo.preferences.origins import of_stages, origin_of
 from mmdpo.preferences.rated_lists import rated_lists
+from mmdpo.progress import Progress
 from mmdpo.records import Records
 from mmdpo.report.reliability import write_reliability
 
 SET_ASIDE_FILE = "set_aside.jsonl"
-Progress = Callable[[Iterable[Any]], Iterable[Any]]
 ImageScore = Callable[[Image.Image, Sequence[str]], Sequence[float]]
 """From an image and texts to one number for each text, more is better: `mmdpo.models.clip_score.ClipScore`, say."""
 
@@ -177,7 +179,7 @@ def _fitting(records: Records, found: Iterable[CandidateScores], listing: Path) 
     return [n for n in range(len(records)) if n not in unfit], [told]
 
 
-def _likelihoods(scores: Sequence[Sequence[Scored]]) -> dict[str, list[list[float]]]:
+def _likelihoods(scores: Sequence[Sequence[Likelihood]]) -> dict[str, list[list[float]]]:
     return {
         "likelihood": [[one.total for one in own] for own in scores],
         "likelihood_mean": [[one.mean for one in own] for own in scores],
@@ -185,7 +187,7 @@ def _likelihoods(scores: Sequence[Sequence[Scored]]) -> dict[str, list[list[floa
 
 
 def _rewards(
-    policy: Sequence[Sequence[Scored]], reference: Sequence[Sequence[Scored]], beta: float
+    policy: Sequence[Sequence[Likelihood]], reference: Sequence[Sequence[Likelihood]], beta: float
 ) -> dict[str, list[list[float]]]:
     ratios = [
         [(one.total - other.total, max(1, one.tokens)) for one, other in zip(own, base, strict=True)]

@@ -21,39 +21,71 @@ from mmdpo.records.staging import DATA_FOLDER, INFO_FILE, SCHEMA_VERSION, Stagin
 _PART = re.compile(r"-\d{5}-of-\d{5}$")
 
 
-def save(splits: Mapping[str, Records], out: Path, *, embed: bool, provenance: dict[str, Any]) -> Path:
-    """See `mmdpo.records.save_records`."""
+def save_records(
+    records: Records | Mapping[str, Records],
+    out: str | Path,
+    *,
+    embed: bool = False,
+    provenance: Mapping[str, Any] | None = None,
+) -> Path:
+    """Writes `OUT/data/SPLIT.parquet` and `OUT/info.json`.
+
+    Args:
+        records: The records of split `train`, or records by split.
+        out: Folder to make; it must not hold a data set already.
+        embed: Store the bytes of the media in the Parquet file in place of paths. Media that have no file are
+            always embedded.
+        provenance: Anything that JSON can hold: which builder, with what configuration.
+
+    Returns:
+        The folder.
+
+    Raises:
+        DataError: The folder already holds a data set, the splits mix forms, or media to embed cannot be read.
+    """
+    out = Path(out)
+    splits = {"train": records} if isinstance(records, Records) else dict(records)
     if (out / DATA_FOLDER).exists() or (out / INFO_FILE).exists():
         raise DataError(
             f"the folder {str(out)!r} already holds a data set",
             why="Nothing is overwritten: a run may depend on it.",
             fix="Choose another folder, or remove this one first.",
         )
-    if not any(len(records) for records in splits.values()):
+    if not any(map(len, splits.values())):
         raise DataError(
             "there are no records to save",
             why="An empty data set would only fail later.",
             fix="See quality.json and set_aside.jsonl for what happened to the rows.",
         )
     media_root = _common_root(splits)
-    for name, records in splits.items():
-        require_valid(records, f"split {name!r}")
+    for name, part in splits.items():
+        require_valid(part, f"split {name!r}")
     out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".saving-", dir=out) as scratch:
         staging = Staging(Path(scratch), media_root, embed=embed)
         names = []
-        for name, records in splits.items():
+        for name, part in splits.items():
             staging.start_split()
-            for record in records:
+            for record in part:
                 staging.add(record)
                 names.append(name)
-        staging.finish(out, names, provenance)
+        staging.finish(out, names, dict(provenance or {}))
     return out
 
 
-def load(path: Path, split: str, media_root: Path | None) -> Records:
-    """See `mmdpo.records.load_records`."""
-    files, root = open_split(path, split, media_root)
+def load_records(path: str | Path, *, split: str = "train", media_root: str | Path | None = None) -> Records:
+    """Reads one split of a data set that `save_records` or a builder wrote.
+
+    Args:
+        path: The data set's folder, or one Parquet file with the columns of docs/records.md.
+        split: Which split of the folder; a file has the split of its name alone, which `train` always means.
+        media_root: Folder of the media, when it is not where the data set says.
+
+    Raises:
+        DataError: There is no such data set or split, a row is not a record, or the data set names a media root that
+            it may not choose.
+    """
+    files, root = open_split(Path(path), split, None if media_root is None else Path(media_root))
     return Records(read_rows(files), root)
 
 

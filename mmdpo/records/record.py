@@ -24,10 +24,8 @@ __all__ = [
     "Part",
     "Record",
     "Records",
-    "load_records",
     "media_field",
     "prompt_text",
-    "save_records",
     "user_message",
 ]
 
@@ -209,48 +207,3 @@ def prompt_text(record: Record) -> str:
     turns = [message for message in record.prompt if message["role"] == "user"] or list(record.prompt)
     parts = turns[-1]["content"] if turns else []
     return "\n".join(part["text"] for part in parts if part["type"] == "text")
-
-
-def load_records(path: str | Path, *, split: str = "train", media_root: str | Path | None = None) -> Records:
-    """Reads one split of a data set that `save_records` or a builder wrote.
-
-    Args:
-        path: The data set's folder, or one Parquet file with the columns of docs/records.md.
-        split: Which split of the folder; a file has the split of its name alone, which `train` always means.
-        media_root: Folder of the media, when it is not where the data set says.
-
-    Raises:
-        DataError: There is no such data set or split, a row is not a record, or the data set names a media root that
-            it may not choose.
-    """
-    from mmdpo.records import files
-
-    return files.load(Path(path), split, None if media_root is None else Path(media_root))
-
-
-def save_records(
-    records: Records | Mapping[str, Records],
-    out: str | Path,
-    *,
-    embed: bool = False,
-    provenance: Mapping[str, Any] | None = None,
-) -> Path:
-    """Writes `OUT/data/SPLIT.parquet` and `OUT/info.json`.
-
-    Args:
-        records: The records of split `train`, or records by split.
-        out: Folder to make; it must not hold a data set already.
-        embed: Store the bytes of the media in the Parquet file in place of paths. Media that have no file are
-            always embedded.
-        provenance: Anything that JSON can hold: which builder, with what configuration.
-
-    Returns:
-        The folder.
-
-    Raises:
-        DataError: The folder already holds a data set, the splits mix forms, or media to embed cannot be read.
-    """
-    from mmdpo.records import files
-
-    splits = {"train": records} if isinstance(records, Records) else dict(records)
-    return files.save(splits, Path(out), embed=embed, provenance=dict(provenance or {}))

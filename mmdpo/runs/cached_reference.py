@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from mmdpo.collate import Collator
 from mmdpo.policy import LoadedModel
+from mmdpo.progress import Progress
 from mmdpo.records import Record
 from mmdpo.reference import Reference, make_reference
 from mmdpo.trainer import PreferenceTrainer
 from mmdpo.training.reference_cache import CachedReference, ingredients, open_cache, tolerance
 
 logger = logging.getLogger(__name__)
-Progress = Callable[[Iterable[Any]], Iterable[Any]]
 
 
 def live_source(loaded: LoadedModel) -> Reference:
@@ -42,6 +41,7 @@ def cache_reference(trainer: PreferenceTrainer, folder: Path, progress: Progress
 
     Raises:
         ConfigError: The folder is of other ingredients, or holds another prompt, answer or media of a record.
+        DataError: A file of the folder is damaged.
         ParityError: What is computed again is something else.
     """
     accelerator, model = trainer.accelerator, trainer.model

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, overload
+from typing import overload
 
 from data_builders.splits import media_groups, split_by_media
 from mmdpo.config import DataSection, RunConfig, together
@@ -15,13 +15,12 @@ from mmdpo.errors import DataError
 from mmdpo.media import frame_paths, read_bytes
 from mmdpo.objectives import Objective
 from mmdpo.policy import LoadedModel
+from mmdpo.progress import Progress
 from mmdpo.records import Record, Records, load_records
 from mmdpo.records.files import list_splits
 from mmdpo.records.marks import MARKINGS
 from mmdpo.training.objective_checks import objective_problems
 from mmdpo.training.screening import Screening, SetAsideRecord, screen
-
-Progress = Callable[[Iterable[Any]], Iterable[Any]]
 
 
 @dataclass(frozen=True)

@@ -16,13 +16,13 @@ from mmdpo.collate import Collator, Layout
 from mmdpo.config import FeaturesSection, RunConfig
 from mmdpo.encoding.companions import Companions
 from mmdpo.errors import ConfigError
-from mmdpo.feature_caching import cached_as, folder_of, inner_of, open_cache, stored_as
+from mmdpo.feature_caching import cached_as, folder_of, open_cache, stored_as
 from mmdpo.features.cache import GIB, CachedFeatures, FeatureCache, Place
 from mmdpo.features.encode_once import FeatureStore
 from mmdpo.forward.step_cost import StepCost, flops, language_passes
 from mmdpo.objectives import Objective
 from mmdpo.parity import to_model
-from mmdpo.policy import LoadedModel
+from mmdpo.policy import LoadedModel, inner_of
 from mmdpo.records import Record
 from mmdpo.runs.data import Data
 from mmdpo.scoring import score

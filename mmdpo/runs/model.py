@@ -1,7 +1,8 @@
-"""The model of a run: composed or loaded, with its adapters, on its device."""
+"""The model of a run: composed or loaded, with its adapters, on its device; and saved in the end."""
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from mmdpo.config import RunConfig
 from mmdpo.forward.attention import check_attention
 from mmdpo.models.load import Lora, load_pretrained
 from mmdpo.policy import LoadedModel, prepare
+from mmdpo.trainer import PreferenceTrainer
 from mmdpo.training.sharding import compile_layers
 
 
@@ -58,3 +60,19 @@ def load_policy(config: RunConfig, device: torch.device, run: Path | None = None
     if section.compile:
         compile_layers(loaded)
     return loaded
+
+
+def save_trained(trainer: PreferenceTrainer, loaded: LoadedModel, out: Path) -> Path:
+    """Saves the adapter (or the model) and its processor, safetensors only."""
+    adapter = hasattr(loaded.model, "peft_config")
+    folder = out / ("adapter" if adapter else "model")
+    unfinished = folder.with_suffix(".part")
+    trainer.save_model(str(unfinished))
+    trainer.accelerator.wait_for_everyone()
+    if trainer.args.should_save:
+        (unfinished / "training_args.bin").unlink(missing_ok=True)  # a pickle; the run folder has config.yaml
+        for stale in (unfinished / "reference", folder):
+            if stale.is_dir():
+                shutil.rmtree(stale)
+        unfinished.rename(folder)
+    return folder

@@ -13,10 +13,13 @@ from transformers import TrainingArguments
 from mmdpo import registry
 from mmdpo.config import RunConfig, together
 from mmdpo.errors import ConfigError, MMDPOError, did_you_mean
+from mmdpo.feature_caching import folder_of
 from mmdpo.objectives import Objective
 from mmdpo.objectives.configuration import made_terms
 from mmdpo.runs.data import Data
 from mmdpo.runs.eval_settings import BEST_OF_HELD_OUT, eval_problems
+from mmdpo.runs.places import check_place
+from mmdpo.runs.train_fields import value_problems
 from mmdpo.training.batch_search import check_batches
 from mmdpo.training.workers import local_processes, usual_workers
 from mmdpo.views import REJECTED
@@ -66,6 +69,7 @@ def check_config(config: RunConfig, folder: Path, out: Path) -> tuple[Objective,
         *loss_problems,
         *_train_problems(config, out),
         *eval_problems(config, _given(config)),
+        *_place_problems(config),
     ]
     if not loss_problems:
         problems += _reference_problems(config, objective)
@@ -108,6 +112,20 @@ def _reference_problems(config: RunConfig, objective: Objective) -> Iterator[Con
             why="Media variants that are drawn anew in every epoch have no number that could be looked up.",
             fix="Use data.variants: fixed, or reference: {kind: auto}.",
         )
+
+
+def _place_problems(config: RunConfig) -> Iterator[ConfigError]:
+    """Folders of caches that are asked for and could not be made."""
+    places = []
+    if config.reference.kind == "cached":
+        places.append(("reference.cache", config.reference.folder(config.data.path)))
+    if config.features.cache == "disk" or config.features.folder is not None:
+        places.append(("features.folder", folder_of(config)))
+    for setting, folder in places:
+        try:
+            check_place(folder, setting)
+        except ConfigError as error:
+            yield error
 
 
 def training_arguments(config: RunConfig, out: Path) -> TrainingArguments:
@@ -229,9 +247,12 @@ def _train_problems(config: RunConfig, out: Path) -> list[ConfigError]:
         for name in config.train
         if name not in known and name not in REFUSED
     ]
+    problems += value_problems(config.train)
     if not problems:
         try:
-            _made(config, out)
+            made = _made(config, out)
+            if made.dataloader_persistent_workers and made.dataloader_num_workers == 0:
+                raise ValueError("dataloader_persistent_workers is on, and dataloader_num_workers is 0")
         except (TypeError, ValueError, NotImplementedError) as error:
             problems = [
                 ConfigError(

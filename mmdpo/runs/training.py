@@ -3,43 +3,46 @@
 from __future__ import annotations
 
 import logging
-import shutil
 import signal
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from accelerate import PartialState
 from accelerate.utils import set_seed
 from transformers import TrainingArguments
 
 from mmdpo.config import RunConfig
-from mmdpo.interrupts import GO_ON, Interrupted, stopped_well
+from mmdpo.interrupts import GO_ON, Interrupted, telling_signals
 from mmdpo.jsonfiles import write_json_lines
 from mmdpo.objectives import Objective
 from mmdpo.parity import LayoutDecision, choose_layout
 from mmdpo.policy import LoadedModel
+from mmdpo.progress import Progress
 from mmdpo.reference import Reference, make_reference
-from mmdpo.run import RunFolder
+from mmdpo.run import RunFolder, RunLog
 from mmdpo.run_lock import alone, at_work
 from mmdpo.runs.cached_reference import cache_reference, live_source, start_tolerance
 from mmdpo.runs.data import Data, probe_records, read_sources, screened
 from mmdpo.runs.feature_choice import RunFeatures, keep_features
-from mmdpo.runs.model import load_policy, write_composed
+from mmdpo.runs.model import load_policy, save_trained, write_composed
 from mmdpo.runs.resuming import (
-    check_same_config,
+    SET_ASIDE,
+    Begun,
+    begun,
     check_same_data,
-    check_same_processes,
+    check_same_records,
     is_trained,
+    kept_of,
     last_checkpoint,
+    mend,
     records_per_step,
     rewrite_config,
     set_evaluations_aside,
-    step_of,
+    set_final_evaluation_aside,
 )
 from mmdpo.runs.settings import check_config, scheduled, what_trains
 from mmdpo.runs.training_evals import TrainingEvals
@@ -52,7 +55,6 @@ from mmdpo.training.sharding import load_whole
 from mmdpo.training.workers import workers_reason
 
 logger = logging.getLogger(__name__)
-Progress = Callable[[Iterable[Any]], Iterable[Any]]
 
 
 def train(
@@ -81,41 +83,52 @@ def train(
         MMDPOError: Something foreseen went wrong; the manifest says what.
     """
     objective, arguments = check_config(config, folder, out)
+    if resume:
+        mend(out)
     done = resume and is_trained(out, config)
-    checkpoint = last_checkpoint(out) if resume else None
+    found = begun(out, config, arguments) if resume and not done else None
     PartialState().wait_for_everyone()  # all have read the run folder before the main process changes it
     if done:
         logger.info("%s is trained already", out)
         return out
-    well = stopped_well("training or preparing it", f"What is done is kept in {out}: checkpoints and answers.")
-    with well, _run_folder(config, out, resume, checkpoint, command) as run:
+
+    def prepare() -> Ready:
         write_composed(config, out)
-        ready = prepare_run(config, objective, arguments, progress, out)
-        loaded, data = ready.loaded, ready.data
-        if checkpoint is not None:
-            check_same_data(run.manifest, data.fingerprint)
-            check_same_processes(run.manifest, records_per_step(ready.arguments))
-        callback = RunCallback(run)
-        trainer = _built(config, ready, run, callback, progress)
-        began_with = run.manifest.get("reference_start") if checkpoint is not None else None
-        with trainer.telling_memory(data.train):
-            start = trainer.check_start(began_with, start_tolerance(trainer))
-        if start is not None and checkpoint is None:
-            run.note(reference_start=start.reference, start_difference=start.difference)
-        if any(section.every is not None for section in config.eval.values()):
-            heard = (lambda: callback.stopping), progress, (lambda: callback.signal is not None)
-            trainer.add_callback(TrainingEvals(trainer, config, run, *heard))
-        with callback:
-            trainer.train(resume_from_checkpoint=checkpoint)
-        run.note(waiting=trainer.waiting())
-        if callback.signal is not None:
-            raise Interrupted(
-                f"stopped by {signal.Signals(callback.signal).name} at step {trainer.state.global_step}",
-                why=f"The checkpoint is in {run.checkpoints}.",
-                fix=GO_ON,
-            )
-        save_trained(trainer, loaded, run.path)
+        return prepare_run(config, objective, arguments, progress, out, found)
+
+    well = telling_signals("training or preparing it", f"What is done is kept in {out}: checkpoints and answers.")
+    with well, _run_folder(config, out, resume, found, command, prepare) as (run, ready):
+        _train(config, ready, run, found, progress)
     return out
+
+
+def _train(config: RunConfig, ready: Ready, run: RunLog, found: Begun | None, progress: Progress) -> None:
+    """From the first step, or from the checkpoint of a run that goes on, to the saved model."""
+    callback = RunCallback(run)
+    trainer = _built(config, ready, run, callback, progress)
+    began_with = run.manifest.get("reference_start") if found is not None else None
+    with trainer.telling_memory(ready.data.train):
+        start = trainer.check_start(began_with, start_tolerance(trainer))
+    if start is not None and found is None:
+        run.note(reference_start=start.reference, start_difference=start.difference)
+    if any(section.every is not None for section in config.eval.values()):
+        heard = (lambda: callback.stopping), progress, (lambda: callback.signal is not None)
+        trainer.add_callback(TrainingEvals(trainer, config, run, *heard))
+    with callback:
+        trainer.train(resume_from_checkpoint=found and found.checkpoint)
+    run.note(waiting=trainer.waiting())
+    step = trainer.state.global_step
+    if callback.signal is not None:
+        raise Interrupted(
+            f"stopped by {signal.Signals(callback.signal).name} at step {step}",
+            why=f"The checkpoint is in {run.checkpoints}.",
+            fix=GO_ON,
+        )
+    saved_before = run.manifest.get("saved_step") == step and found is not None and found.step == step
+    if PartialState().is_main_process and not saved_before:
+        set_final_evaluation_aside(run.path)
+    save_trained(trainer, ready.loaded, run.path)
+    run.note(saved_step=step)
 
 
 @dataclass(frozen=True)
@@ -143,18 +156,29 @@ def prepare_run(
     arguments: TrainingArguments,
     progress: Progress = iter,
     run: Path | None = None,
+    found: Begun | None = None,
 ) -> Ready:
-    """Loads the model, screens the records and tries the layout: what ``mmdpo check`` and ``mmdpo train`` share."""
+    """Loads the model, screens the records and tries the layout: what ``mmdpo check`` and ``mmdpo train`` share.
+
+    Raises:
+        DataError: A run that goes on (``found``, in the folder ``run``) began with other records.
+    """
     set_seed(config.seed)
     sources = read_sources(config, objective)  # before the model: what is wrong with the data is told at once
+    if found is not None:
+        check_same_data(found.manifest, sources.fingerprint)
     load_whole()
     loaded = load_policy(config, arguments.device, run)
     data = screened(sources, config, loaded, objective, progress)
+    if found is not None and run is not None:
+        check_same_records(found, run, data)
     layout = choose_layout(loaded.inner, data.encoder, probe_records(data), objective.views, config.layout)
     return Ready(objective, scheduled(arguments, config, objective, data), loaded, data, layout)
 
 
-def _built(config: RunConfig, ready: Ready, run: Any, callback: RunCallback, progress: Progress) -> PreferenceTrainer:
+def _built(
+    config: RunConfig, ready: Ready, run: RunLog, callback: RunCallback, progress: Progress
+) -> PreferenceTrainer:
     """The trainer with its caches, and what the run folder keeps of all that was decided."""
     data = ready.data
     features = RunFeatures(config, ready.objective, ready.arguments, ready.loaded, data, ready.layout.layout)
@@ -171,7 +195,7 @@ def _built(config: RunConfig, ready: Ready, run: Any, callback: RunCallback, pro
     return trainer
 
 
-def _trainer(config: RunConfig, ready: Ready, run: Any, callback: RunCallback) -> PreferenceTrainer:
+def _trainer(config: RunConfig, ready: Ready, run: RunLog, callback: RunCallback) -> PreferenceTrainer:
     """Decides the reference, keeps all decisions in the manifest, and builds the trainer."""
     objective, arguments, loaded, data = ready.objective, ready.arguments, ready.loaded, ready.data
     run.decide("layout", ready.layout.layout, ready.layout.reason)
@@ -212,7 +236,7 @@ def _reference(config: RunConfig, loaded: LoadedModel) -> Reference:
     return make_reference(loaded, config.reference.kind)
 
 
-def _note(run: Any, out: Path, ready: Ready) -> None:
+def _note(run: RunLog, out: Path, ready: Ready) -> None:
     """Keeps in the run folder what is trained on what."""
     data = ready.data
     run.note(
@@ -221,53 +245,46 @@ def _note(run: Any, out: Path, ready: Ready) -> None:
         objective=ready.objective.describe(),
         trained=ready.loaded.decisions,
         counts={"train": len(data.train), "validation": len(data.validation)},
+        kept=kept_of(data),
         terms=dict(data.screening.terms),
         set_aside=count_reasons(data.set_aside),
         tokenised=dict(data.screening.ways),
         lengths=dict(data.screening.measured),
     )
     if PartialState().is_main_process:
-        write_json_lines(out / "set_aside.jsonl", [asdict(entry) for entry in data.set_aside])
+        write_json_lines(out / SET_ASIDE, [asdict(entry) for entry in data.set_aside])
 
 
 @contextmanager
 def _run_folder(
-    config: RunConfig, out: Path, resume: bool, checkpoint: str | None, command: Sequence[str]
-) -> Iterator[Any]:
-    """The run folder; nothing in it changes before a resume is known to be of the same run, and alone with it."""
-    if checkpoint is not None:
-        check_same_config(out, config)
+    config: RunConfig,
+    out: Path,
+    resume: bool,
+    found: Begun | None,
+    command: Sequence[str],
+    prepare: Callable[[], Ready],
+) -> Iterator[tuple[RunLog, Ready]]:
+    """The run folder, and what is trained in it.
+
+    Nothing in it changes before a resume is known to be of the same run with the same records, and alone with it.
+    """
     if not PartialState().is_main_process:
-        yield SilentRun(out)
+        yield SilentRun(out), prepare()
         return
     created = None if resume else RunFolder.create(out, config=config.model_dump(mode="json"), command=command)
-    with alone(out), created or _opened(config, out, checkpoint, command) as run:
-        yield run
+    with alone(out):
+        if created is None and last_checkpoint(out) != (found and found.checkpoint):
+            raise at_work(out)  # of a process that was at work until this one had the folder alone
+        ready = None if found is None else prepare()
+        with created or _opened(config, out, found, command) as run:
+            yield run, ready or prepare()
 
 
-def _opened(config: RunConfig, out: Path, checkpoint: str | None, command: Sequence[str]) -> RunFolder:
+def _opened(config: RunConfig, out: Path, found: Begun | None, command: Sequence[str]) -> RunFolder:
     """An interrupted run's folder, without what comes after the checkpoint."""
-    if last_checkpoint(out) != checkpoint:  # of a process that was at work until this one had the folder alone
-        raise at_work(out)
-    if checkpoint is None:
+    if found is None:
         set_evaluations_aside(out, config)
-    run = RunFolder.open(out, command=command, step=step_of(checkpoint))
+    run = RunFolder.open(out, command=command, step=0 if found is None else found.step)
     remove_unfinished(out / "checkpoints")
     rewrite_config(out, config)
     return run
-
-
-def save_trained(trainer: PreferenceTrainer, loaded: LoadedModel, out: Path) -> Path:
-    """Saves the adapter (or the model) and its processor, safetensors only."""
-    adapter = hasattr(loaded.model, "peft_config")
-    folder = out / ("adapter" if adapter else "model")
-    unfinished = folder.with_suffix(".part")
-    trainer.save_model(str(unfinished))
-    trainer.accelerator.wait_for_everyone()
-    if trainer.args.should_save:
-        (unfinished / "training_args.bin").unlink(missing_ok=True)  # a pickle; the run folder has config.yaml
-        for stale in (unfinished / "reference", folder):
-            if stale.is_dir():
-                shutil.rmtree(stale)
-        unfinished.rename(folder)
-    return folder

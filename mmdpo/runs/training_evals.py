@@ -19,8 +19,7 @@ import numpy as np
 from transformers import TrainerCallback
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
-from mmdpo.answering.answer_file import GENERATION_FILE, Shard, model_fingerprint
-from mmdpo.answering.answers import Progress
+from mmdpo.answering.answer_file import GENERATION_FILE, model_fingerprint
 from mmdpo.answering.evaluation import answer_and_score
 from mmdpo.config import RunConfig
 from mmdpo.errors import DataError
@@ -28,9 +27,11 @@ from mmdpo.evals.base import Interval, Result
 from mmdpo.evals.result import METRICS_FILE
 from mmdpo.evals.runner import compare, make_benchmark
 from mmdpo.jsonfiles import read_json
+from mmdpo.progress import Progress
 from mmdpo.runs.eval_settings import never_reached, sharded
 from mmdpo.runs.resuming import EVALUATIONS
 from mmdpo.runs.stopping import Standing, StopRule, Which, directions, standing, stop_rule, told
+from mmdpo.shard import Shard
 from mmdpo.trainer import PreferenceTrainer
 from mmdpo.training.callbacks import Bar
 from mmdpo.training.two_pass import Generators

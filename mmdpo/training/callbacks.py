@@ -7,7 +7,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -18,8 +18,8 @@ from transformers import ProgressCallback, TrainerCallback, TrainingArguments
 
 from mmdpo.encoding.example import Encoder
 from mmdpo.errors import ConfigError
-from mmdpo.jsonfiles import read_json_lines
-from mmdpo.run import LOG_FILE
+from mmdpo.jsonfiles import read_json, read_json_lines
+from mmdpo.run import LOG_FILE, RunLog
 from mmdpo.training.advice import Adviser
 
 logger = logging.getLogger(__name__)
@@ -28,21 +28,26 @@ ECHO_SECONDS = 1.0
 
 
 class SilentRun:
-    """What the other processes of a run have in place of the run folder: they write nothing."""
+    """The run folder as all processes but the main one have it: they read it, and write nothing."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.checkpoints = path / "checkpoints"
-        self.manifest: dict[str, Any] = {}
+        manifest = path / "manifest.json"
+        self.manifest: dict[str, Any] = read_json(manifest) if manifest.is_file() else {}
 
-    def __enter__(self) -> SilentRun:
-        return self
+    @property
+    def checkpoints(self) -> Path:
+        """The folder of the trainer's checkpoints, which the main process makes."""
+        return self.path / "checkpoints"
 
-    def __exit__(self, *_: object) -> None:
-        return None
+    def log(self, event: Mapping[str, Any]) -> None:
+        """Writes nothing."""
 
-    def __getattr__(self, name: str) -> Callable[..., None]:
-        return lambda *_args, **_kwargs: None
+    def decide(self, name: str, value: Any, reason: str) -> None:
+        """Writes nothing."""
+
+    def note(self, **facts: Any) -> None:
+        """Writes nothing."""
 
 
 class Bar(ProgressCallback):
@@ -104,7 +109,7 @@ class RunCallback(TrainerCallback):
         stopping: Whether all processes are stopping because one of them has caught one.
     """
 
-    def __init__(self, run: Any) -> None:
+    def __init__(self, run: RunLog) -> None:
         self.run = run
         self._adviser = Adviser()
         self._advice: dict[str, dict[str, Any]] = {}

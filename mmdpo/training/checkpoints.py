@@ -5,10 +5,12 @@ from __future__ import annotations
 import logging
 import os
 import shutil
+import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import TrainerCallback
@@ -22,6 +24,8 @@ from mmdpo.objectives import Objective
 logger = logging.getLogger(__name__)
 UNFINISHED = "unfinished"
 """Folder beside the checkpoints in which the next one is written; a killed process leaves it behind."""
+REPLACED = "replaced"
+"""Folder in that one which holds the older checkpoint of the same step, until the new one has its name."""
 OBJECTIVE_FILE = "objective.json"
 
 
@@ -47,13 +51,27 @@ def put_in_place(made: Path, final: Path) -> None:
             with path.open("rb") as file:
                 os.fsync(file.fileno())
     if final.is_dir():  # of the same step: saved by a signal, and once more at the end of the epoch
-        final.rename(made.parent / "replaced")
+        final.rename(made.parent / REPLACED)
     made.rename(final)
     remove_unfinished(final.parent)
 
 
+def was_replacing(checkpoints: Path) -> bool:
+    """Whether a process was killed after the older checkpoint of a step had lost its name to a whole new one."""
+    unfinished = checkpoints / UNFINISHED
+    return (unfinished / REPLACED).is_dir() and any(unfinished.glob(f"{PREFIX_CHECKPOINT_DIR}-*"))
+
+
+def bring_back(checkpoints: Path) -> None:
+    """Gives the new checkpoint of a process that was killed in between its name."""
+    if was_replacing(checkpoints):
+        for made in (checkpoints / UNFINISHED).glob(f"{PREFIX_CHECKPOINT_DIR}-*"):
+            made.rename(checkpoints / made.name)
+
+
 def remove_unfinished(checkpoints: Path) -> None:
-    """Removes what a killed process left of a checkpoint."""
+    """Removes what a killed process left of a checkpoint, unless it was whole."""
+    bring_back(checkpoints)
     if (checkpoints / UNFINISHED).is_dir():
         shutil.rmtree(checkpoints / UNFINISHED)
 
@@ -68,6 +86,36 @@ def newest(checkpoints: Path) -> str | None:
             continue
         return path
     return None
+
+
+def progress_of(checkpoint: Path) -> float:
+    """Epochs that were done when a checkpoint was made."""
+    return float(read_json(checkpoint / TRAINER_STATE_NAME)["epoch"])
+
+
+def check_readable(checkpoint: Path) -> None:
+    """Opens every file of tensors, without reading them: one that was cut off, or overwritten, has no directory.
+
+    Raises:
+        DataError: One cannot be read.
+    """
+    for path in sorted(checkpoint.rglob("*")):
+        try:
+            if path.suffix == ".safetensors":
+                with safe_open(path, "pt"):
+                    pass
+            elif path.suffix in (".pt", ".pth"):
+                with zipfile.ZipFile(path) as archive:
+                    for name in archive.namelist():
+                        if name.endswith("/data.pkl"):
+                            archive.read(name)  # compares its checksum
+        except (OSError, SafetensorError, zipfile.BadZipFile) as error:
+            raise DataError(
+                f"{str(path)!r} cannot be read: {error}",
+                why="The checkpoint is not whole: the run would go on from another state, or not at all.",
+                fix=f"Restore the file, or remove {str(checkpoint)!r}: --resume then goes on from the checkpoint "
+                "before it, or from the beginning where there is none.",
+            ) from error
 
 
 def best_of(checkpoints: str, step: int | None) -> str | None:

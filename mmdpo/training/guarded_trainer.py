@@ -118,6 +118,10 @@ class GuardedTrainer(ScoringTrainer):
             return
         if self.state.best_model_checkpoint is None:  # the run folder was moved, or is called otherwise from here
             self.state.best_model_checkpoint = checkpoints.best_of(self.args.output_dir, self.state.best_global_step)
+        chosen = self.state.eval_steps, self.state.save_steps
+        self.state.compute_steps(self.args, self.state.max_steps)  # Trainer would go on with those of the checkpoint
+        if self.args.eval_strategy != "no":  # what is scored and saved decides which checkpoint is the best
+            self.state.eval_steps, self.state.save_steps = chosen
         found = checkpoints.read_running(Path(self._resumed_from), self.args.process_index)
         if not found:
             return

@@ -116,8 +116,11 @@ def told(found: Culprits, ids: Sequence[str]) -> tuple[str, str]:
         return f"{words}, which is all of the step", GENERAL
     if found.by == "scores":
         fix = f"Look at {'it' if len(ids) == 1 else 'them'} (mmdpo show DATA), its media above all. If all is as it "
-        return words, fix + "should be, use a wider precision (model.dtype), or remove it from the data."
+        return words, fix + "should be, start a new run with a wider precision (model.dtype), or without it."
     return words, f"Look at its scores, and at how far its answers are from the reference. {GENERAL}"
 
 
-GENERAL = "Lower train.learning_rate, avoid float16, and look at that term and the records that it reads."
+GENERAL = (
+    "Start a new run with a lower train.learning_rate, or without float16, and look at the loss and the records that "
+    "it reads; --resume refuses other settings."
+)

@@ -104,7 +104,11 @@ def suggestions(load: Load, settings: Settings) -> Iterator[str]:
         yield "rows_per_chunk=1 (one row at a time, in two passes)"
     if settings.wide:
         yield "model.dtype=bfloat16 (rounds; needs a new run)"
-    yield f"data.max_length={max(1, load.tokens - 1)} or less (sets such records aside; needs a new run)"
+    yield _shorter(load)
+
+
+def _shorter(load: Load) -> str:
+    return f"data.max_length={max(1, load.tokens - 1)} or less (sets such records aside; needs a new run)"
 
 
 def _fewer_records(load: Load, settings: Settings) -> Iterator[str]:
@@ -148,13 +152,13 @@ def shortage(
         )
     load = load_of(batch)
     where = "records were scored without gradient" if held_out else "a micro-batch was trained on"
-    if held_out:
-        ways = ["train.per_device_eval_batch_size=1" if load.records > 1 else "a smaller data.max_length"]
-    else:
+    if not held_out:
         ways = list(suggestions(load, settings))
+    else:
+        ways = ["train.per_device_eval_batch_size=1"] if load.records > 1 else [_shorter(load)]
     return MemoryShortageError(
         f"out of memory while {where}: {load.records} records, {load.padded} tokens with padding; "
         f"the largest is {described(records[load.largest], load)}",
         why=f"{said} Checkpoints are kept.",
-        fix="What helps, the most first, with --resume: " + "; ".join(ways) + ".",
+        fix=f"What helps, the most first, with --resume where no new run is needed: {'; '.join(ways)}.",
     )

@@ -8,7 +8,7 @@ was computed from (`mmdpo.training.reference_store`), and some rows are computed
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,19 +18,23 @@ from torch import nn
 from mmdpo.collate import Batch, Collator
 from mmdpo.errors import ConfigError, ParityError
 from mmdpo.fingerprints import digest_of, digest_of_tensors, library_versions, processor_settings
+from mmdpo.policy import inner_of
+from mmdpo.progress import Progress
 from mmdpo.records import Record
 from mmdpo.reference import Reference, ReferenceScores
 from mmdpo.training.reference_store import ReferenceStore
 
 Prepare = Callable[[Batch], Batch]
-Progress = Callable[[Iterable[Any]], Iterable[Any]]
 
-FORMAT = 1
+FORMAT = 2
 """Raised when what is stored, or how it is computed, changes its meaning."""
 PROVEN = 4
 """Records that are scored again at every start."""
 TOLERANCE = {torch.float64: 1e-6, torch.float32: 2e-3, torch.bfloat16: 0.25, torch.float16: 0.03}
-"""Nats by which a token may differ when it is computed again in other company (padding, other kernels)."""
+"""Nats by which a token may differ when it is computed again in other company (padding, other kernels).
+
+A logit and an entropy are in nats too, and differ as much; a sum of squared probabilities differs less.
+"""
 
 
 class CachedReference(Reference):
@@ -104,36 +108,41 @@ class CachedReference(Reference):
         return computed
 
     def _forget_features(self) -> None:
-        inner = self.policy.get_base_model() if hasattr(self.policy, "get_base_model") else self.policy
+        inner = inner_of(self.policy)
         inner.mmdpo_scoring.features.clear()
 
     def prove(
         self, wrapped: nn.Module, collator: Collator, records: Sequence[Record], prepare: Prepare, seed: int = 0
     ) -> float:
-        """Computes a few records again, drawn by seed, and compares.
+        """Computes a few records again, drawn by seed, and compares every statistic of their tokens.
 
         Returns:
             The largest difference of a token's log-probability, in nats.
 
         Raises:
-            ParityError: It is larger than another batch would explain.
+            ParityError: A difference is larger than another batch would explain, or a number is none.
         """
-        worst = 0.0
+        worst, also = 0.0, set(self.store.statistics) - {"logp"}
         for n in random.Random(seed).sample(range(len(records)), min(PROVEN, len(records))):
             batch = prepare(collator([(n, records[n])]))
-            fresh = self.source.scores(wrapped, batch).values["logp"]
+            fresh = self.source.scores(wrapped, batch, also).values
             self._forget_features()
-            stored = self.store.rows(batch["identity"], batch["mask"])["logp"]
-            worst = max(worst, float((fresh.float() - stored).abs().max()))
-        if not worst <= tolerance(self.policy):
+            stored = self.store.rows(batch["identity"], batch["mask"])
+            differences = {name: float((fresh[name].float() - stored[name]).abs().max()) for name in stored}
+            for name, difference in differences.items():
+                self._require_close(name, difference)
+            worst = max(worst, differences["logp"])
+        return worst
+
+    def _require_close(self, name: str, difference: float) -> None:
+        if not difference <= tolerance(self.policy):  # NaN is not
             raise ParityError(
-                f"the cached reference in {str(self.store.folder)!r} differs by {worst:.3g} nats a token from what the "
-                "reference gives now",
+                f"the cached reference in {str(self.store.folder)!r} differs by {difference:.3g} in {name} of a token "
+                "from what the reference gives now",
                 why="Something that its fingerprints do not know has changed; the margins would be measured from "
                 "another model.",
                 fix="Remove the folder and let it be made again.",
             )
-        return worst
 
 
 def tolerance(model: nn.Module) -> float:
@@ -149,6 +158,7 @@ def open_cache(
 
     Raises:
         ConfigError: A term needs more than a cache can hold, or the folder is of other ingredients.
+        DataError: A file of the folder is damaged.
     """
     if "token_kl" in statistics:
         raise ConfigError(
@@ -160,21 +170,23 @@ def open_cache(
 
 
 def ingredients(model: Any, processor: Any, collator: Collator, source: Reference) -> dict[str, str]:
-    """What a reference's log-probabilities depend on beside the records, each with a fingerprint.
+    """What a reference's log-probabilities depend on beside what is told of every row, each with a fingerprint.
+
+    What a seed draws (a media variant, another record's answer) is in its row's digests.
 
     Args:
         model: The policy before its first step, not wrapped.
         processor: Its processor.
-        collator: Says the layout and the seed of media variants.
+        collator: Says the layout.
         source: The live reference, whose adapter counts.
 
     Returns:
         ``weights`` (of the base), ``adapter`` (of the reference), ``processor`` (pixel settings and the like),
-        ``tokenizer``, ``template``, ``numerics`` (precision, attention, quantization, layout), ``variants`` (their
-        seed) and ``versions`` (of the libraries that change numbers), and ``format``.
+        ``tokenizer``, ``template``, ``numerics`` (precision, attention, quantization, layout), ``versions`` (of the
+        libraries that change numbers), and ``format``.
     """
     encoder = collator.encoder
-    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
+    inner = inner_of(model)
     tokenizer = encoder.tokenizer
     dtypes = sorted({str(p.dtype).removeprefix("torch.") for p in inner.parameters()})
     device = next(inner.parameters()).device.type
@@ -186,7 +198,6 @@ def ingredients(model: Any, processor: Any, collator: Collator, source: Referenc
         "tokenizer": digest_of([tokenizer.get_vocab(), str(tokenizer.special_tokens_map), list(encoder.eos_ids)]),
         "template": digest_of([getattr(processor, "chat_template", None), getattr(tokenizer, "chat_template", None)]),
         "numerics": " ".join(numerics),
-        "variants": f"seed {encoder.seed}",
         "versions": library_versions(),
         "format": str(FORMAT),
     }

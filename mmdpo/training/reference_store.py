@@ -1,25 +1,28 @@
 """Per-token reference log-probabilities on disk: what they depend on beside them, sharded, written once.
 
-    FOLDER/ingredients.json            what the numbers depend on, each with its own fingerprint
-    FOLDER/part-PROCESS-NUMBER.safetensors   rows: whose they are [n, 4], lengths [n], values of all their tokens
+    FOLDER/ingredients.json                what the numbers depend on, each with its own fingerprint
+    FOLDER/part-PROCESS-NAME.safetensors   rows: whose they are [n, 4], lengths [n], values of all their tokens
 
 A row is one answer under one media variant. Of the row itself the store keeps four short digests: its place (record,
 candidate, variant), its prompt's tokens, its answer's tokens, and its encoder inputs. So it is known not only that a
-row is another one now, but what of it is.
+row is another one now, but what of it is. Files have a checksum and names of their own, so that any number of runs and
+processes may fill one folder.
 """
 
 from __future__ import annotations
 
-import os
+import uuid
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
+import filelock
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from mmdpo.checked_tensors import Damaged, from_bytes, to_bytes
 from mmdpo.errors import ConfigError, DataError
+from mmdpo.fingerprints import digest_of
 from mmdpo.jsonfiles import read_json, write_json
 
 INGREDIENTS_FILE = "ingredients.json"
@@ -30,8 +33,10 @@ PLACE, PROMPT, ANSWER, MEDIA = range(4)
 _PARTS = {PROMPT: "prompt", ANSWER: "answer", MEDIA: "media"}
 _MEANING = {
     "prompt": "its prompt's tokens are others: the prompt, the chat template or the tokenizer has changed",
-    "answer": "its answer's tokens are others: the answer, or how its end is written, has changed",
-    "media": "its encoder inputs are others: the file behind it, or how the processor prepares it, has changed",
+    "answer": "its answer's tokens are others: the answer, how its end is written, or the seed that draws it has "
+    "changed",
+    "media": "its encoder inputs are others: the file behind it, how the processor prepares it, or the seed that draws "
+    "its variant has changed",
 }
 
 
@@ -41,24 +46,23 @@ class ReferenceStore:
     Args:
         folder: Where they are, or will be.
         ingredients: What the numbers depend on: name -> fingerprint.
-        statistics: What is kept of each token, ``logp`` among them.
-        process: Number of this process; each writes files of its own.
+        statistics: What is read of each token, ``logp`` among them.
+        process: Number of this process, for the names of its files.
+
+    Attributes:
+        statistics: What is kept of each token: what was asked for when the folder was made.
 
     Raises:
-        ConfigError: The folder's numbers were made of other ingredients; each that differs is named.
+        ConfigError: The folder's numbers were made of other ingredients (each is named), or without a statistic.
+        DataError: A file is damaged.
     """
 
     def __init__(
         self, folder: Path, ingredients: Mapping[str, str], statistics: Collection[str] = ("logp",), process: int = 0
     ) -> None:
         self.folder, self.process = folder, process
-        self.statistics = tuple(sorted(statistics))
-        told = {"ingredients": dict(ingredients), "statistics": list(self.statistics)}
-        if (folder / INGREDIENTS_FILE).is_file():
-            _require_same(folder, told)
-        else:
-            folder.mkdir(parents=True, exist_ok=True)
-            write_json(folder / INGREDIENTS_FILE, told)
+        self.statistics = _agreed(folder, dict(ingredients), sorted(statistics))
+        self._made_of = digest_of([dict(ingredients), self.statistics])
         self._identities = np.zeros((0, 4), np.int64)
         self._starts = np.zeros(1, np.int64)
         self._values: dict[str, Tensor] = {}
@@ -74,16 +78,18 @@ class ReferenceStore:
         """Reads what all processes have written so far.
 
         Raises:
-            DataError: A file is damaged.
+            DataError: A file is damaged, or of other ingredients than the folder says.
         """
         identities, lengths, values = [], [], []
         for path in sorted(self.folder.glob("part-*.safetensors")):
             try:
-                part = load_file(path)
-            except Exception as error:  # safetensors raises a class of its own for a damaged header
+                part, told = from_bytes(path.read_bytes())
+                if told.get("made_of") != self._made_of:
+                    raise Damaged("it was made with other ingredients")
+            except (OSError, Damaged) as error:
                 raise DataError(
                     f"the cached reference {str(path)!r} cannot be read: {error}",
-                    why="Its rows would be missing.",
+                    why="Its numbers are not those of this run's reference, or not what was written.",
                     fix="Remove this file: its rows are computed again.",
                 ) from error
             identities.append(part.pop("identity").numpy())
@@ -140,11 +146,9 @@ class ReferenceStore:
             "length": torch.tensor(lengths),
             **{name: torch.cat([values[name] for _, values in self._new]) for name in self.statistics},
         }
-        own = self.folder.glob(f"part-{self.process:03d}-*.safetensors")
-        number = 1 + max((int(path.stem.rpartition("-")[2]) for path in own), default=-1)  # one may have been removed
-        path = self.folder / f"part-{self.process:03d}-{number:05d}.safetensors"
-        unfinished = path.with_suffix(f".{os.getpid()}.tmp")
-        save_file(tensors, unfinished)
+        path = self.folder / f"part-{self.process:03d}-{uuid.uuid4().hex}.safetensors"
+        unfinished = path.with_suffix(".tmp")
+        unfinished.write_bytes(to_bytes(tensors, {"made_of": self._made_of}))
         unfinished.replace(path)
         self._new, self._new_tokens = [], 0
 
@@ -181,22 +185,36 @@ class ReferenceStore:
             )
 
 
-def _require_same(folder: Path, told: Mapping[str, object]) -> None:
-    before = read_json(folder / INGREDIENTS_FILE)
-    theirs, ours = before.get("ingredients", {}), told["ingredients"]
-    assert isinstance(ours, dict)
-    other = sorted(name for name in theirs.keys() | ours.keys() if theirs.get(name) != ours.get(name))
+def _agreed(folder: Path, ingredients: dict[str, str], statistics: Sequence[str]) -> tuple[str, ...]:
+    """The statistics of a folder, after it was made where it is not there.
+
+    Raises:
+        ConfigError: It is of other ingredients, or lacks a statistic.
+    """
+    path = folder / INGREDIENTS_FILE
+    if not path.is_file():
+        folder.mkdir(parents=True, exist_ok=True)
+        with filelock.FileLock(folder / ".lock"):
+            if not path.is_file():  # another run may have made it meanwhile
+                write_json(path, {"ingredients": ingredients, "statistics": statistics})
+    before = read_json(path)
+    theirs = before.get("ingredients", {})
+    other = sorted(name for name in theirs.keys() | ingredients.keys() if theirs.get(name) != ingredients.get(name))
     if other:
-        named = ", ".join(f"{name} ({theirs.get(name, 'none')} then, {ours.get(name, 'none')} now)" for name in other)
+        named = ", ".join(
+            f"{name} ({theirs.get(name, 'none')} then, {ingredients.get(name, 'none')} now)" for name in other
+        )
         raise ConfigError(
             f"the cached reference in {str(folder)!r} was made with other ingredients: {named}",
             why="Its log-probabilities would not be those of this run's reference.",
             fix="Restore what changed, or name another folder in reference.cache.",
         )
-    lacking = sorted(set(told["statistics"]) - set(before.get("statistics", ())))  # type: ignore[call-overload]
+    kept = before.get("statistics", ())
+    lacking = sorted(set(statistics) - set(kept))
     if lacking:
         raise ConfigError(
             f"the cached reference in {str(folder)!r} has no {', '.join(lacking)}",
             why="A term of this loss reads it of the reference.",
             fix="Name another folder in reference.cache: it is made with what this loss reads.",
         )
+    return tuple(kept)

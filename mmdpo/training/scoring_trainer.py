@@ -22,7 +22,7 @@ from mmdpo.reference import Reference
 from mmdpo.scoring import ReferenceHidden, scores
 from mmdpo.training.guard import Guard
 from mmdpo.training.meter import Meter
-from mmdpo.training.token_batches import Batches, Epochs, LengthGroups, micro_batches
+from mmdpo.training.token_batches import MICRO, Batches, Epochs, LengthGroups, micro_batches
 from mmdpo.training.two_pass import gather_tables, join
 from mmdpo.training.validation import BLIND, Blind, first_time, validation_columns, validation_metrics
 from mmdpo.training.workers import InWorker, prepare_for_workers, unpacked
@@ -126,9 +126,9 @@ class ScoringTrainer(Trainer):
 
     def training_step(self, model: nn.Module, inputs: Batch, num_items_in_batch: Any = None) -> Tensor:
         """Forward and backward of a batch, or of the micro-batches of a whole optimizer step one after the other."""
-        parts = micro_batches(inputs)
-        if parts == [inputs]:
+        if MICRO not in inputs:
             return super().training_step(model, inputs, num_items_in_batch)
+        parts = micro_batches(inputs)
         self.current_gradient_accumulation_steps = len(parts)
         with self.accelerator.no_sync(model=model):
             for _ in range(self._passes_too_few(parts)):

@@ -6,6 +6,7 @@ would become a control token is left out whole, with the reason.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -34,9 +35,9 @@ class SetAsideRecord:
         id: Its id.
         reason: Short stable name: ``too_long``, ``control_token``, ``placeholder_mismatch``, ``equal_answers``,
             ``empty_answer``, ``missing_candidates`` or ``no_term`` (no loss term can use it), ``wrong_order``,
-            ``missing_direction``, ``not_ranked``, ``wrong_partner`` (``meta.partner`` names none that it can have),
-            ``refused`` (by the model's processor or template), the kind of a :class:`~mmdpo.media.MediaError`, or
-            ``unreadable``.
+            ``missing_direction``, ``bad_score`` (no finite number), ``not_ranked``, ``wrong_partner`` (``meta.partner``
+            names none that it can have), ``refused`` (by the model's processor or template), the kind of a
+            :class:`~mmdpo.media.MediaError`, or ``unreadable``.
         message: The same for people.
         split: ``train`` or ``validation``.
     """
@@ -196,6 +197,8 @@ class _Examiner:
         own, others = ([row for k, row in rows.items() if (k >= 0) is mine] for mine in (True, False))
         if any(map(reads_partner, views)) and (wrong := companions.partner_problem(record)):
             return "wrong_partner", wrong
+        if bad := _bad_score(record):
+            return bad
         if not used:
             return _unused(record, self.objective)
         try:
@@ -227,6 +230,13 @@ class _Examiner:
         if self.limit is None or one.length <= self.limit:
             return one
         return "too_long", f"{one.length} tokens, the limit is {self.limit}"
+
+
+def _bad_score(record: Record) -> Refusal | None:
+    for place, candidate in enumerate(record.candidates):
+        if candidate.score is not None and not math.isfinite(candidate.score):
+            return "bad_score", f"candidate {place} has the score {candidate.score}"
+    return None
 
 
 def _unused(record: Record, objective: Objective) -> Refusal:

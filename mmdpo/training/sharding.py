@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+from accelerate.utils import DistributedType, parse_flag_from_env
 from transformers import TrainerCallback
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
@@ -42,6 +43,23 @@ def plan_sharding(plugin: Any, loaded: LoadedModel) -> None:
         # fractions, and all that comes out: the log-probabilities.
         plugin.mixed_precision_policy = dataclasses.replace(
             plugin.mixed_precision_policy, output_dtype=None, cast_forward_inputs=False
+        )
+
+
+def require_shards(distributed: DistributedType) -> None:
+    """Refuses processes that were told to shard and would each hold everything.
+
+    Args:
+        distributed: How ``accelerate`` lets the processes work together.
+
+    Raises:
+        ConfigError: FSDP is asked for on CPUs.
+    """
+    if distributed is DistributedType.MULTI_CPU and parse_flag_from_env("ACCELERATE_USE_FSDP"):
+        raise ConfigError(
+            "FSDP is asked for, and the processes train on CPUs",
+            why="accelerate shards on accelerators alone: it would train with DDP, and each process hold everything.",
+            fix="Use DDP: mmdpo train CONFIG --processes N, or configs/accelerate/ddp.yaml, and no train.fsdp.",
         )
 
 

@@ -6,6 +6,7 @@ micro-batches of records of similar length have less padding, and no more than t
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -102,7 +103,8 @@ class LengthGroups(Sampler[int]):
         self.epoch = epoch
 
     def __iter__(self) -> Iterator[int]:
-        generator = torch.Generator().manual_seed(self.seed + self.epoch)
+        both = hashlib.blake2b(f"{self.seed} {self.epoch}".encode(), digest_size=8).digest()  # a sum is not of one pair
+        generator = torch.Generator().manual_seed(int.from_bytes(both, "little", signed=True))
         order = torch.randperm(len(self.lengths), generator=generator).tolist()
         size = self.batch * self.processes
         whole = len(order) - len(order) % size

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
+from mmdpo import errors
 from mmdpo.collate import Batch
-from mmdpo.errors import DataError, MMDPOError
+from mmdpo.errors import MMDPOError
 
 MOST = 8
 """Workers of one process beyond which decoding is seldom what is waited for."""
@@ -41,6 +42,19 @@ def workers_reason(workers: int, given: bool) -> str:
     return "by the cores of this machine" if workers else "on a CPU they would take the cores of the training"
 
 
+def carried(error: MMDPOError) -> list[str]:
+    """An error as texts for another process: its kind among :mod:`mmdpo.errors`, then its three parts."""
+    kind = next(base for base in type(error).__mro__ if base.__module__ == errors.__name__)
+    return [kind.__name__, error.what, error.why, error.fix]
+
+
+def restored(parts: Sequence[str]) -> MMDPOError:
+    """The error that :func:`carried` took apart."""
+    kind, what, why, fix = parts
+    found: MMDPOError = getattr(errors, kind)(what, why=why, fix=fix)
+    return found
+
+
 class InWorker:
     """A collator in a worker process: what it raises is carried to the process that trains, in its own words.
 
@@ -58,18 +72,17 @@ class InWorker:
         try:
             return self.collator(examples)
         except MMDPOError as error:
-            return {REFUSED: (error.what, error.why, error.fix)}
+            return {REFUSED: carried(error)}
 
 
 def unpacked(batch: Batch) -> Batch:
     """The batch that a worker has made.
 
     Raises:
-        DataError: What the worker could not make a batch of.
+        MMDPOError: Why the worker could make none.
     """
     if REFUSED in batch:
-        what, why, fix = batch[REFUSED]
-        raise DataError(what, why=why, fix=fix)
+        raise restored(batch[REFUSED])
     return batch
 
 

@@ -123,15 +123,15 @@ def evaluation(
     photos: Annotated[
         Path | None, typer.Option(help="Folder of JPEG files; default: some are drawn.", show_default=False)
     ] = None,
-    images: Annotated[int, typer.Option(help="How many photos.", min=1)] = 4,
-    pixels: Annotated[int, typer.Option(help="A side of the model's images.", min=28)] = 336,
-    width: Annotated[int, typer.Option(help="Of tower and language model.", min=64)] = 256,
-    layers: Annotated[int, typer.Option(help="Of tower and language model.", min=1)] = 6,
-    tokens: Annotated[int, typer.Option(help="Length of the written answers.", min=1)] = 1,
+    images: Annotated[int, typer.Option(help="How many photos.")] = 4,
+    pixels: Annotated[int, typer.Option(help="A side of the model's images.")] = 336,
+    width: Annotated[int, typer.Option(help="Of tower and language model; a multiple of 64.")] = 256,
+    layers: Annotated[int, typer.Option(help="Of tower and language model.")] = 6,
+    tokens: Annotated[int, typer.Option(help="Length of the written answers.")] = 1,
     batches: Annotated[
         list[int] | None, typer.Option("--batches", help="Of transformers alone; default 4, 8, 16 and 32.")
     ] = None,
-    repeats: Annotated[int, typer.Option(help="By turns; the median counts.", min=1)] = 3,
+    repeats: Annotated[int, typer.Option(help="By turns; the median counts.")] = 3,
     device: Device = "auto",
     out: Out = None,
     as_json: AsJson = False,
@@ -153,7 +153,8 @@ def evaluation(
 @bench.command()
 def build(
     ratings: Annotated[
-        list[int] | None, typer.Option("--ratings", help="Rows of the table; default 10,000, 100,000 and 1,000,000.")
+        list[int] | None,
+        typer.Option("--ratings", help="Rows of the table, 12 or more; default 10,000, 100,000 and 1,000,000."),
     ] = None,
     out: Out = None,
     as_json: AsJson = False,
@@ -192,7 +193,7 @@ def growth(
     from mmdpo.bench.plans import Plan
     from mmdpo.bench.tables import growth_table
 
-    _free(out)
+    _free(out, figure)
     found = run(
         Plan(
             shapes=(shape,),
@@ -227,9 +228,18 @@ def _device(wanted: str) -> str:
     )
 
 
-def _free(out: Path | None) -> None:
+def _free(out: Path | None, figure: Path | None = None) -> None:
+    """Makes sure that what is measured can be kept.
+
+    Raises:
+        ConfigError: The file exists, or a folder cannot be written to.
+    """
+    from mmdpo.runs.places import check_place
+
     if out is not None:
-        free_to_write(out)
+        check_place(free_to_write(out).parent, "the folder of --out")
+    if figure is not None:
+        check_place(figure.parent, "the folder of --figure")
 
 
 def _tell(found: dict[str, Any], blocks: list[RenderableType], out: Path | None, as_json: bool) -> None:

@@ -66,8 +66,8 @@ def evaluate(
         relaunch(processes)
     from accelerate import PartialState
 
-    from mmdpo.answering.answer_file import Shard
     from mmdpo.answering.benchmarking import evaluate_model
+    from mmdpo.shard import Shard
 
     shard = Shard.of_this_process()
     metrics = evaluate_model(model, sections, out, progress=progress, judge=endpoint, shard=shard)

@@ -234,13 +234,13 @@ def copy_config(
 
 
 def new(
-    kind: Annotated[str, typer.Argument(help="What to start: benchmark, loss or modality")],
+    kind: Annotated[str, typer.Argument(help="What to start: benchmark, builder, loss or modality")],
     name: Annotated[str, typer.Argument(help="Its name: lower case, letters, digits and _.")],
     out: Annotated[Path, typer.Option("--out", help="Folder to write to; no file is overwritten.")] = Path(),
 ) -> None:
     """Write the file of a new extension, and its test; both work as they are.
 
-    Example: `mmdpo new loss steady`, `mmdpo new benchmark colours`, `mmdpo new modality sensor`
+    Example: `mmdpo new loss steady`, `mmdpo new builder stars`, `mmdpo new modality sensor`
     """
     from mmdpo.extensions.scaffold import write_new
 

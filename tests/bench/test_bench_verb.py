@@ -1,21 +1,26 @@
 """The verb: what it prints, what it writes, and how it fails."""
 
 import json
+import tempfile
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from typer.testing import CliRunner
 
 from mmdpo.bench import build, train
+from mmdpo.bench import eval as bench_eval
 from mmdpo.bench.build import write_table
-from mmdpo.bench.eval import LOGITS, ONE, summary
+from mmdpo.bench.eval import LOGITS, ONE, Alone, Ours, summary, ways_of
 from mmdpo.bench.growth import AXES, draw
+from mmdpo.bench.yes_no_data import draw_photos, questions, speaking_model
 from mmdpo.cli import app
-from mmdpo.errors import ConfigError, MMDPOError
+from mmdpo.errors import ConfigError, DataError, MMDPOError
 
 RUN = CliRunner()
+OPEN = Image.open
 
 
 def test_the_kinds_are_listed() -> None:
@@ -33,13 +38,27 @@ def test_the_kinds_are_listed() -> None:
         (["eval", "--device", "cuda"], "no GPU is visible"),
         (["train", "--largest-batch", "--device", "cpu", "--no-trl"], "largest batch that fits"),
         (["growth", "--shape", "qwen9"], "no shape 'qwen9'"),
+        (["growth", "--shape", "qwen2.5-vl-7b", "--no-trl"], "do not go with this shape"),
+        (["train", "--answers", "100000", "--no-trl"], "--answers 100000 is too long"),
+        (["ceilings", "--shape", "tiny", "--k", "2", "--k", "1"], "--k 1 is too small"),
+        (["ceilings", "--shape", "tiny", "--answers", "-40"], "--answers -40 is too small"),
+        (["eval", "--batches", "8", "--batches", "-3"], "--batches -3 is too small"),
+        (["eval", "--images", "0"], "--images 0 is too small"),
+        (["eval", "--width", "100"], "--width 100 is no multiple of 64"),
+        (["eval", "--tokens", "449"], "--tokens 449 is too long"),
+        (["eval", "--photos", "no-such-folder"], "holds no .jpg file"),
+        (["build", "--ratings", "11"], "--ratings 11 is too small"),
+        (["build", "--out", "/dev/null/numbers.json"], "--out is '/dev/null'"),
+        (["growth", "--figure", "/dev/null/growth.png"], "--figure is '/dev/null'"),
     ],
 )
 def test_what_is_refused(words: list[str], message: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(bench_eval, "speaking_model", lambda *given: pytest.fail("a model was built"))
     result = RUN.invoke(app, ["bench", *words], standalone_mode=False)
     assert isinstance(result.exception, ConfigError)
     assert message in result.exception.what
+    assert result.exception.why and result.exception.fix and result.exception.exit_code == 2
 
 
 def test_numbers_are_not_overwritten(tmp_path: Path) -> None:
@@ -62,9 +81,15 @@ def test_build_is_measured_in_a_process_of_its_own(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_build_that_fails_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_build_that_fails_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A foreseen failure in its own words; any other by its last line."""
     monkeypatch.setattr(build, "write_table", lambda path, rows: path.write_text("no table", encoding="utf-8"))
-    with pytest.raises(MMDPOError, match="480 ratings ended with code"):
+    with pytest.raises(DataError) as caught:
+        build.run([480])
+    assert caught.value.fix and "Traceback" not in str(caught.value)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(build, "PROGRAM", ["-c", "raise ValueError('none of ours')"])
+    with pytest.raises(MMDPOError, match="480 ratings ended with code 1: ValueError: none of ours"):
         build.run([480])
 
 
@@ -84,6 +109,29 @@ def test_medians_of_ways_and_answers_that_differ() -> None:
     assert (read["times_one_at_a_time"], read["times_best_batch"], read["other_answers"]) == (6.0, 3.0, 0)
     assert found["ways"]["transformers, 4 at a time"]["other_answers"] == 1
     assert read["ms_per_question"] == 250.0
+
+
+@pytest.mark.parametrize("tokens", [1, 2])
+def test_every_turn_opens_its_photos_anew(tokens: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Each photo once for all questions about it with mmdpo, once for every question with transformers alone."""
+    asked = questions(draw_photos(tmp_path, 2))
+    model, processor = speaking_model(56, 64, 1)
+    alone, ours = Alone(model, processor, tmp_path, tokens), Ours(model, processor, tmp_path, tokens, asked)
+    opened: list[str] = []
+    monkeypatch.setattr(Image, "open", lambda *given, **how: opened.append("") or OPEN(*given, **how))
+    ways = ways_of(alone, ours, asked, (32,))
+    found: dict[str, list[int]] = {name: [] for name in ways}
+    for _ in range(2):
+        for name, way in ways.items():
+            opened.clear()
+            assert len(way()) == 36
+            found[name].append(len(opened))
+    assert {name: counts for name, counts in found.items() if name.startswith("transformers")} == {
+        ONE: [36, 36],
+        "transformers, 32 at a time": [36, 36],
+    }
+    assert found["mmdpo, written 32 at a time"] == [2, 2]
+    assert found.get(LOGITS, [2, 2]) == [2, 2] and (LOGITS in found) == (tokens == 1)
 
 
 def test_growth_is_drawn(tmp_path: Path) -> None:
@@ -120,13 +168,13 @@ def test_train_is_measured_beside_trl(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_side_that_cannot_be_built_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The error crosses from the side's process with its three parts."""
+def test_a_side_that_cannot_be_built_says_why(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """An error that nobody foresaw is told by its last line."""
     monkeypatch.setattr(train, "check", lambda plan: None)
     plan = train.Plan(shapes=("tiny",), answers=(12,), candidates=(2,), references=("fresh",), attention="none_such")
-    with pytest.raises(MMDPOError, match="process of mmdpo ended") as caught:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    with pytest.raises(MMDPOError, match=r"process of mmdpo ended with code 1: ValueError.*none_such"):
         train.run(plan)
-    assert "none_such" in caught.value.why
 
 
 @pytest.mark.slow
@@ -138,7 +186,7 @@ def test_the_speed_of_answers_is_measured_and_they_agree(tokens: int, tmp_path: 
     assert RUN.invoke(app, command, standalone_mode=False).exception is None
     found: dict[str, Any] = json.loads(out.read_text(encoding="utf-8"))
     assert found["questions"] == 36
-    assert not found["not_shared"]
+    assert not found["not_shared"] and found["check_seconds"] > 0
     assert [row["other_answers"] for row in found["ways"].values()] == [0] * (4 if tokens == 1 else 3)
     if tokens == 1:
         assert 0 < found["says_yes"] < 36  # or agreement would say nothing

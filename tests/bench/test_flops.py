@@ -1,17 +1,21 @@
-"""The formulas: against numbers worked by hand, and against the published ceilings by token counts."""
+"""The formulas: against numbers worked by hand, and the ceilings that the page prints."""
+
+import re
+from pathlib import Path
 
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from mmdpo.bench import ceilings
 from mmdpo.bench.data import Sizes
 from mmdpo.bench.flops import (
+    REFERENCES,
     Step,
     Weights,
     ceiling,
     computed_flops,
     needed_flops,
-    shape_weights,
     token_cost,
     weights_of,
 )
@@ -19,29 +23,8 @@ from mmdpo.bench.models import build_model, build_processor
 from mmdpo.bench.shapes import SHAPES, Shape, get_shape, with_pixels
 from mmdpo.errors import ConfigError
 
-TABLE = {
-    "llava-1.5-7b": {
-        40: (1.94, 2.58, 2.61),
-        90: (1.82, 2.43, 2.45),
-        150: (1.72, 2.28, 2.31),
-        400: (1.47, 1.95, 1.96),
-    },
-    "qwen2.5-vl-7b": {
-        40: (2.40, 3.12, 3.47),
-        90: (2.30, 2.99, 3.30),
-        150: (2.19, 2.86, 3.13),
-        400: (1.88, 2.47, 2.64),
-    },
-    "qwen2.5-vl-3b": {
-        40: (2.90, 3.68, 4.61),
-        90: (2.77, 3.52, 4.35),
-        150: (2.64, 3.36, 4.08),
-        400: (2.24, 2.89, 3.34),
-    },
-}
-"""Against TRL with LoRA and checkpointing: reference computed, looked up, and with the images' features looked up."""
-PLAIN_ROWS = {40: 5.6, 90: 4.2, 150: 3.4, 400: 2.1}
-"""LLaVA-1.5-7B, eight answers, against eight rows."""
+PAGE = (Path(__file__).resolve().parents[2] / "docs" / "performance.md").read_text(encoding="utf-8")
+LENGTHS = (40, 90, 150, 400)
 PARAMETERS = {
     "llava-1.5-7b": 7_063_427_072,
     "llava-onevision-7b": 8_029_890_080,
@@ -52,21 +35,22 @@ TOY = Shape("llava", {}, {}, (56, 56), image_tokens=10, tower_tokens=20, prefix=
 WEIGHTS = Weights(layers=900, head=100, tower=500, adapter=0, attention=0)
 
 
-@pytest.mark.parametrize("name", TABLE)
-def test_the_ceilings_are_those_of_the_table(name: str) -> None:
-    """To two decimals; the table's prompts beside its 1000 image tokens are not given, ours have 50 tokens."""
-    weights = shape_weights(name)
-    for answer, expected in TABLE[name].items():
-        step = Step(get_shape(name), Sizes(1, 2, answer), checkpointing=True)
-        found = [ceiling(weights, step, "shared", reference) for reference in ("fresh", "cached", "features")]
-        assert found == pytest.approx(expected, abs=0.006)
+def test_the_page_has_the_ceilings_that_the_command_prints() -> None:
+    rows = re.findall(r"^\| (\S+?),? [^|]*((?:\| [\d.]+ / [\d.]+ / [\d.]+ )+)\|$", PAGE, re.MULTILINE)
+    told = {name.lower(): [cell.strip() for cell in cells.split("|")[1:]] for name, cells in rows}
+    found = ceilings.run(list(told), LENGTHS, (2,))["ceilings"]
+    assert len(told) == 5
+    for name, cells in told.items():
+        own = [row for row in found if row["shape"] == name]
+        assert [" / ".join(f"{row[kind]:.2f}" for kind in REFERENCES) for row in own] == cells, name
 
 
-def test_the_ceilings_of_eight_answers() -> None:
-    weights = shape_weights("llava-1.5-7b")
-    for answer, expected in PLAIN_ROWS.items():
-        step = Step(get_shape("llava-1.5-7b"), Sizes(1, 8, answer), checkpointing=True)
-        assert ceiling(weights, step, "shared", "fresh", "plain") == pytest.approx(expected, abs=0.05)
+def test_the_page_has_the_ceilings_of_eight_answers() -> None:
+    told = re.search(r"reference computed on both sides: ([\d.]+) \(answers of 40\), ([\d.,() \n]+)\.\n", PAGE)
+    assert told is not None
+    numbers = re.findall(r"(\d+\.\d)", told[0])
+    found = ceilings.run(["llava-1.5-7b"], LENGTHS, (8,))["ceilings"]
+    assert [f"{row['fresh']:.1f}" for row in found] == numbers
 
 
 def test_the_rule_of_tokens_by_hand() -> None:

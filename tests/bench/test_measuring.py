@@ -1,5 +1,6 @@
 """Instruments, the search for the largest batch, the sides of a comparison, and what is refused."""
 
+import itertools
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -10,7 +11,7 @@ import pytest
 import torch
 from transformers import TrainerCallback
 
-from mmdpo.bench import train
+from mmdpo.bench import growth, train
 from mmdpo.bench.arms import Arm, SameBatch, build_side
 from mmdpo.bench.batches import largest, largest_batches
 from mmdpo.bench.growth import exponent, sides_of
@@ -85,9 +86,14 @@ def test_the_sides_of_pairs_and_lists() -> None:
     ("plan", "message"),
     [
         (replace(TINY, shapes=("huge",)), "no shape 'huge'"),
-        (replace(TINY, candidates=(1,)), r"K \[1\]"),
-        (replace(TINY, answers=(1,)), "is too small"),
-        (replace(TINY, repeats=0), "is too small"),
+        (replace(TINY, candidates=(2, 1)), "--k 1 is too small"),
+        (replace(TINY, answers=(1,)), "--answers 1 is too small"),
+        (replace(TINY, repeats=0), "--repeats 0 is too small"),
+        (replace(TINY, batch=-1), "--batch -1 is too small"),
+        (replace(TINY, answers=(90, 2017)), "--answers 2017 is too long for tiny"),
+        (replace(TINY, seed=-1), "--seed -1 is no seed"),
+        (replace(TINY, attention="foo"), "--attention 'foo' does not go with tiny"),
+        (replace(TINY, shapes=("tiny", "llava-1.5-7b")), "llava-1.5-7b is for a GPU"),
         (replace(TINY, device="cuda"), "no GPU is visible"),
     ],
 )
@@ -95,6 +101,22 @@ def test_what_cannot_be_measured_is_refused(plan: Plan, message: str, monkeypatc
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(ConfigError, match=message):
         check(plan)
+
+
+def test_the_longest_answer_ends_at_the_last_position() -> None:
+    check(replace(TINY, answers=(2016,), trl=False))
+
+
+def test_growth_is_refused_before_anything_is_built(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second thing that grows is the images, which only some shapes have in several sizes."""
+    monkeypatch.setattr(growth, "by_turns", lambda *given: pytest.fail("a side was built"))
+    for plan, message in (
+        (replace(TINY, shapes=("qwen2.5-vl-7b",)), "do not go with this shape"),
+        (replace(TINY, answers=(1020,), trl=False), "--answers 1020 is too long for tiny"),  # beside 1024 image tokens
+        (replace(TINY, repeats=0), "--repeats 0"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            growth.run(plan)
 
 
 def test_trl_must_be_there_only_where_it_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -107,7 +129,7 @@ def test_trl_must_be_there_only_where_it_is_measured(monkeypatch: pytest.MonkeyP
 
 
 def test_references_by_name() -> None:
-    assert references(["cached", "fresh"]) == ("cached", "fresh")
+    assert references(["cached", "fresh", "cached"]) == ("cached", "fresh")
     with pytest.raises(ConfigError, match="no way to get a reference"):
         references(["cached", "stale"])
 
@@ -126,16 +148,22 @@ class Said:
     def __init__(self, arm: Arm, seconds: Sequence[float], peak: int, norm: float) -> None:
         self.arm, self.ready = arm, {"answer_tokens": 24, "collate_seconds": 0.1, "settings": {"x": 1}, "threads": 1}
         self.seconds, self.peak, self.norm = iter([9.0, *seconds]), peak, norm
+        self.when: list[int] = []
 
     def step(self) -> dict[str, Any]:
-        return {"seconds": next(self.seconds)}
+        self.when.append(next(CLOCK))
+        return {"seconds": next(self.seconds), "gradient_norm": self.norm}
 
     def memory_step(self) -> dict[str, Any]:
         rows = get_shape("tiny").tower_tokens * (4 if self.arm.kind == "trl" else 1)
-        return {"peak_bytes": self.peak, "encoder_rows": rows, "gradient_norm": self.norm}
+        return {"peak_bytes": self.peak, "encoder_rows": rows}
 
 
-def compared(monkeypatch: pytest.MonkeyPatch, norm: float = 1.0) -> dict[str, Any]:
+CLOCK = itertools.count()
+
+
+def two_sides(monkeypatch: pytest.MonkeyPatch, norm: float = 1.0) -> tuple[list[Arm], list[Said]]:
+    """Two sides whose three turns are given; the first one's gradient norm too."""
     arms = [Arm("shared", "tiny", answer=12), Arm("trl", "tiny", answer=12)]
     said = [Said(arms[0], (2.0, 1.0, 4.0), 30 * MIB, norm), Said(arms[1], (5.0, 3.0, 8.0), 60 * MIB, 1.0)]
 
@@ -148,7 +176,11 @@ def compared(monkeypatch: pytest.MonkeyPatch, norm: float = 1.0) -> dict[str, An
 
     monkeypatch.setattr(train, "workers", lambda given: Running())
     monkeypatch.setattr(train, "matrix_rate", lambda device, dtype: 1e8)
-    return train.compare(arms, repeats=3)
+    return arms, said
+
+
+def compared(monkeypatch: pytest.MonkeyPatch, norm: float = 1.0) -> dict[str, Any]:
+    return train.compare(two_sides(monkeypatch, norm)[0], repeats=3)
 
 
 def test_a_comparison_is_of_turns(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -168,9 +200,23 @@ def test_a_comparison_is_of_turns(monkeypatch: pytest.MonkeyPatch) -> None:
     assert settings_lines({"comparisons": [found]}) == ["TRL's settings: x 1"]
 
 
-def test_sides_that_compute_something_else_are_not_compared(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(ParityError, match=r"gradient norms 1\.01 and 1 "):
-        compared(monkeypatch, norm=1.01)
+@pytest.mark.parametrize("norm", [1.01, float("nan")])
+def test_sides_that_compute_something_else_are_not_compared(norm: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither by ``train`` nor by ``growth``; found out after the first step, before any is timed."""
+    with pytest.raises(ParityError, match=rf"gradient norms {norm:g} and 1 "):
+        compared(monkeypatch, norm)
+    _, said = two_sides(monkeypatch, norm)
+    with pytest.raises(ParityError, match="compute different things"):
+        growth.run(replace(TINY, references=("fresh",)))
+    assert [len(side.when) for side in said] == [1, 1]
+
+
+def test_another_side_begins_in_every_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    arms, said = two_sides(monkeypatch)
+    taken = train.by_turns(arms, 3)
+    ours, theirs = (side.when for side in said)
+    assert [one < two for one, two in zip(ours, theirs, strict=True)] == [True, True, False, True]  # warm-up first
+    assert [turn["trl"] for turn in taken.turns] == [5.0, 3.0, 8.0]
 
 
 def test_growth_is_measured_against_what_there_is() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from collections.abc import Callable
@@ -14,8 +15,9 @@ from torch import Tensor
 from transformers.modeling_outputs import BaseModelOutput, BaseModelOutputWithPooling
 
 from mmdpo import feature_caching, fingerprints
+from mmdpo.checked_tensors import to_bytes
 from mmdpo.feature_caching import ingredients
-from mmdpo.features.cache import CachedFeatures, FeatureCache
+from mmdpo.features.cache import TOUCH, CachedFeatures, FeatureCache
 from mmdpo.features.files import FeatureFiles, Packed, UnknownPart, pack, unpack
 from mmdpo.models.load import Lora
 from mmdpo.policy import LoadedModel, prepare
@@ -120,6 +122,43 @@ def test_a_damaged_file_is_removed_and_its_item_computed_again(
     assert files.read("model", f"{0:032x}") is not None
 
 
+def test_a_change_of_any_byte_is_a_miss(tmp_path: Path) -> None:
+    """In a value, the structure, a tensor's number, precision or shape, and the rest of the header."""
+    small = {"groups": [torch.tensor([1.5, -2.0]), torch.arange(3)], "layers": (1, "two")}
+    files = FeatureFiles(tmp_path, MB)
+    files.write("model", "ab" * 16, pack(small))
+    (path,) = paths(tmp_path)
+    data, found = path.read_bytes(), []
+    for place in range(len(data)):
+        damaged = bytearray(data)
+        damaged[place] ^= 1
+        path.write_bytes(damaged)
+        if (packed := files.read("model", "ab" * 16)) is not None:
+            found.append(unpack(packed, "cpu"))
+    assert len(found) < 3
+    for same in found:
+        assert same["layers"] == small["layers"] and all(map(torch.equal, same["groups"], small["groups"]))
+
+
+@pytest.mark.parametrize(("precision", "other"), [(b"float32", b"floaX32"), (b"float32", b"float16"), (b"F32", b"I32")])
+def test_another_precision_in_the_header_is_a_miss(precision: bytes, other: bytes, tmp_path: Path) -> None:
+    cache = FeatureCache(MB, filled(tmp_path, 1))
+    (path,) = paths(tmp_path)
+    assert precision in path.read_bytes()
+    path.write_bytes(path.read_bytes().replace(precision, other))
+    assert cache.get("model", f"{0:032x}", CPU) is None
+    assert cache.misses == 1 and not path.exists()
+
+
+def test_a_whole_file_of_something_unknown_is_a_miss(tmp_path: Path) -> None:
+    """A class that is not there any more, or that no file of ours would name."""
+    files = filled(tmp_path, 1)
+    (path,) = paths(tmp_path)
+    for structure in ({"class": "os:system"}, {"tensor": "7", "dtype": "float32"}, {"tensor": "0", "dtype": "floaX32"}):
+        path.write_bytes(to_bytes({"0": torch.ones(2)}, {"structure": json.dumps(structure)}))
+        assert FeatureCache(MB, files).get("model", f"{0:032x}", CPU) is None
+
+
 def test_files_longest_unused_make_room(tmp_path: Path) -> None:
     """Twenty items of 32 KiB and a limit of twelve: what was read is kept, what is older goes."""
     limit = 12 * 33 * 1024
@@ -132,6 +171,40 @@ def test_files_longest_unused_make_room(tmp_path: Path) -> None:
     left = {int(path.stem, 16) for path in paths(tmp_path)}
     assert sum(path.stat().st_size for path in paths(tmp_path)) <= limit
     assert {0, 13, 14, 15} <= left and not {1, 2, 3} & left
+
+
+def test_what_memory_gives_is_in_use_on_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of ten items two are read all the time, from memory: they are the last to make room."""
+    clock = [1000.0]
+    monkeypatch.setattr("mmdpo.features.cache.time.monotonic", lambda: clock[0])
+    cache = FeatureCache(MB, FeatureFiles(tmp_path, 10 * 33 * 1024))
+    for n in range(10):
+        cache.put("model", f"{n:032x}", tree(n), CPU)
+    for n, path in enumerate(paths(tmp_path)):
+        os.utime(path, (1000 + n, 1000 + n))
+    for n in (0, 1):
+        assert cache.get("model", f"{n:032x}", CPU) is not None
+    for n in range(10, 15):
+        cache.put("model", f"{n:032x}", tree(n), CPU)
+    left = {int(path.stem, 16) for path in paths(tmp_path)}
+    assert {0, 1, 14} <= left and not {2, 3, 4} & left
+
+    touched: list[str] = []
+    monkeypatch.setattr(FeatureFiles, "touch", lambda files, fingerprint, key: touched.append(key))
+    for later in (1, 1, TOUCH, 1):
+        clock[0] += later
+        cache.get("model", f"{0:032x}", CPU)
+    assert len(touched) == 1, "a file's time is set at every use"
+
+
+def test_a_limit_below_one_item_is_told_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for cache, name in ((FeatureCache(MB, FeatureFiles(tmp_path, 1000)), "disk_gb"), (FeatureCache(1000), "memory_gb")):
+        caplog.clear()
+        for n in range(3):
+            cache.put("model", f"{n:032x}", tree(n), CPU)
+        assert not paths(tmp_path)
+        (told,) = [record.getMessage() for record in caplog.records]
+        assert f"features.{name} allows {1000}" in told and "not kept" in told
 
 
 def test_another_models_features_count_too_and_other_files_do_not(tmp_path: Path) -> None:

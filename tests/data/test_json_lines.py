@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from data_builders.running.journal import Journal
-from mmdpo.answering.answer_file import AnswerFile, Shard
+from mmdpo.answering.answer_file import AnswerFile
 from mmdpo.jsonfiles import append_json_line, cut_json_lines, end_last_line, read_json_lines
+from mmdpo.shard import Shard
 
 HALVES = [b'{"key": "b", "te', '{"key": "b", "text": "\u00e9'.encode()[:-1]]
 

@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 
 from data_builders.quality import with_checks
-from mmdpo.answering.evaluation import load_any
+from mmdpo.answering.loading import load_any
 from mmdpo.preferences.off_policy import off_policy_finding, surprises
 from mmdpo.records import Candidate, Media, Record, Records, save_records, user_message
 

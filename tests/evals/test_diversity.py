@@ -11,7 +11,8 @@ import pytest
 
 from core.oracle import picture, record
 from mmdpo.answering.answer_file import AnswerFile
-from mmdpo.answering.evaluation import answer_and_score, load_any
+from mmdpo.answering.evaluation import answer_and_score
+from mmdpo.answering.loading import load_any
 from mmdpo.config import EvalSection
 from mmdpo.errors import ConfigError
 from mmdpo.evals.base import Result

@@ -17,15 +17,17 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from mmdpo.answering import answer_file
-from mmdpo.answering.answer_file import AnswerFile, Shard, check_samples, model_fingerprint
+from mmdpo.answering.answer_file import AnswerFile, check_samples, model_fingerprint
 from mmdpo.answering.answers import judged
 from mmdpo.answering.benchmarking import evaluate_model
-from mmdpo.answering.evaluation import answer_and_score, load_any
+from mmdpo.answering.evaluation import answer_and_score
+from mmdpo.answering.loading import load_any
 from mmdpo.cli import app
 from mmdpo.config import EvalSection
 from mmdpo.errors import ConfigError, DataError, MMDPOError
 from mmdpo.evals.base import Sample
 from mmdpo.evals.runner import make_benchmark
+from mmdpo.shard import Shard
 from mmdpo.verbs.terminal import progress
 from training.common import loaded_model
 

@@ -1,5 +1,6 @@
 """What is evaluated: on which base, with which settings, in which order, and again after an interruption."""
 
+import io
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -7,10 +8,12 @@ from typing import Any
 
 import pytest
 import torch
+from matplotlib.figure import Figure
 from PIL import Image
 
 import mmdpo
 from mmdpo.answering import evaluation, loading
+from mmdpo.answering.answers import sample_record
 from mmdpo.cli import app
 from mmdpo.config import RunConfig, parse_config
 from mmdpo.errors import ConfigError, MMDPOError, ModelError
@@ -18,6 +21,7 @@ from mmdpo.evals.base import Sample
 from mmdpo.evals.chair import Chair
 from mmdpo.evals.comparing.folders import require
 from mmdpo.models.load import load_pretrained
+from mmdpo.runs.training import train
 from mmdpo.verbs.commandline import eval_sections
 
 TRAIN = {"max_steps": 2, "learning_rate": 0.01, "use_cpu": True, "disable_tqdm": True, "save_strategy": "no"}
@@ -56,7 +60,7 @@ def config_of(data: Path, **model: Any) -> RunConfig:
 
 def trained(data: Path, out: Path, **model: Any) -> RunConfig:
     config = config_of(data, **model)
-    mmdpo.train(config.model_dump(exclude_unset=True), str(out))
+    train(config, out)
     return config
 
 
@@ -94,6 +98,24 @@ def test_a_run_is_evaluated_on_the_base_it_was_trained_on(
     evaluation.answer_and_score(model, processor, chair, section, tmp_path / "base" / "chair")
     assert answers(run / "base_eval") == answers(tmp_path / "base")
     assert (run / "comparison.json").is_file()
+
+
+def test_training_from_python_evaluates_and_reports_as_the_command_does(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def undrawn(self: Figure, file: Any, **_: Any) -> None:
+        if isinstance(file, io.StringIO):
+            file.write("<svg></svg>")
+
+    monkeypatch.setattr(Figure, "savefig", undrawn)  # drawing takes longer than all the rest
+    run = mmdpo.train(config_of(data).model_dump(exclude_unset=True), str(tmp_path / "run"))
+    assert run == tmp_path / "run"
+    for stage in ("base_eval", "eval"):
+        assert len(answers(run / stage)) == 3
+        assert (run / stage / "chair" / "metrics.json").is_file()
+    compared = json.loads((run / "comparison.json").read_text(encoding="utf-8"))
+    assert compared["metrics"].keys() >= {"chair_i", "chair_s"}
+    assert "CHAIR_i" in (run / "report.html").read_text(encoding="utf-8")
 
 
 def test_a_run_that_goes_on_is_compared_with_the_adapter_it_came_from(data: Path, tmp_path: Path) -> None:
@@ -177,6 +199,6 @@ def test_a_limit_is_a_ceiling_where_lower_is_better() -> None:
 def test_a_sample_of_any_media_has_a_place_for_each_item() -> None:
     media = {"audios": (Path("a.wav"), Path("b.wav")), "images": (Path("c.png"),)}
     sample = Sample(id="1", prompt="What is heard?", media=media, target=None, group="a")
-    record = evaluation.sample_record(sample)
+    record = sample_record(sample)
     assert [part["type"] for part in record.prompt[0]["content"]] == ["audio", "audio", "image", "text"]
     assert [media.path for media in record.media["audios"]] == ["a.wav", "b.wav"]

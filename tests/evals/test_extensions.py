@@ -126,6 +126,18 @@ def test_a_plugin_that_fails_says_why_and_can_be_mended(tmp_path: Path) -> None:
         build("ratings", {"plugins": "one.py"}, tmp_path / "out")
 
 
+@pytest.mark.slow
+def test_losses_are_registered_when_they_are_asked_for() -> None:
+    """In a fresh process, which has imported the registry alone."""
+    code = (
+        "import sys; from mmdpo import registry; assert 'torch' not in sys.modules\n"
+        "assert 'dpo' in registry.terms and 'pair' in list(registry.terms)\n"
+        "assert registry.terms.get('pair').__name__ == 'Pair'"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+
+
 class _EntryPoint:
     name, value = "extra", "extra_package"
 

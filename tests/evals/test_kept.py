@@ -277,7 +277,7 @@ def commands() -> list[str]:
 
 def world(folder: Path) -> None:
     """What `mmdpo demo` leaves, as far as the page reads it; the trained model is the base with a louder head."""
-    from mmdpo.answering.evaluation import load_any
+    from mmdpo.answering.loading import load_any
 
     seen = scenes(3, 0, "heldout")
     heldout = folder / "runs" / "demo" / "heldout"

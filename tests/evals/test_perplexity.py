@@ -12,7 +12,8 @@ import torch
 
 from core.oracle import picture, record, row_logprobs
 from mmdpo.answering.answer_file import AnswerFile
-from mmdpo.answering.evaluation import answer_and_score, encoder_of
+from mmdpo.answering.evaluation import answer_and_score
+from mmdpo.answering.loading import encoder_of
 from mmdpo.config import EvalSection
 from mmdpo.errors import ConfigError, DataError
 from mmdpo.evals.base import Result

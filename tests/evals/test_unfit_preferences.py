@@ -10,11 +10,11 @@ import torch
 from PIL import Image
 
 from core.oracle import picture, record
+from mmdpo.answering.text_scores import candidate_scores
 from mmdpo.encoding.example import Encoder
 from mmdpo.errors import DataError
 from mmdpo.models.families import facts_of
 from mmdpo.policy import encode_once
-from mmdpo.preferences.candidate_scores import candidate_scores
 from mmdpo.preferences.scored import evaluate_preferences
 from mmdpo.records import Candidate, Media, Record, Records, user_message
 from tiny import FAMILIES

@@ -13,7 +13,8 @@ from transformers import TrainingArguments
 from core.oracle import row_logprobs
 from families.matrix import Item, Measured, check, difference, item, layout_of, record, taken
 from families.specs import SPECS
-from mmdpo.answering.evaluation import encoder_of, load_any, merge_run
+from mmdpo.answering.evaluation import merge_run
+from mmdpo.answering.loading import encoder_of, load_any
 from mmdpo.config import parse_config
 from mmdpo.generate import GenerationSettings, generate
 from mmdpo.objectives import make_objective

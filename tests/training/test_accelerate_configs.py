@@ -7,8 +7,8 @@ import importlib.util
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -81,15 +81,17 @@ def test_the_deepspeed_configurations_are_complete(name: str) -> None:
         assert launched(name).use_deepspeed
 
 
-def launch_two(folder: Path, name: str, fields: dict[str, Any], **sections: Any) -> Path:
-    """A run of two processes, as typed; FSDP is allowed on the CPU."""
-    settings = settings_of(folder, fields, **sections) | {"plugins": [str(PLUGIN)]}
-    (folder / f"launched-{name}.yaml").write_text(yaml.safe_dump(settings), encoding="utf-8")
+def launch_two(
+    folder: Path, name: str, out: str, plugins: Sequence[Path] = (PLUGIN,)
+) -> subprocess.CompletedProcess[str]:
+    """A run of two processes, as typed; the plugin allows FSDP on the CPU."""
+    settings = settings_of(folder, HALVES) | {"plugins": list(map(str, plugins))}
+    (folder / f"{out}.yaml").write_text(yaml.safe_dump(settings), encoding="utf-8")
     accelerate = [sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch"]
     options = ["--config_file", str(FOLDER / f"{name}.yaml"), "--num_processes", "2"]
     port = ["--main_process_port", str(_free_port())]
-    words = ["-m", "mmdpo", "train", f"launched-{name}.yaml", "--out", f"launched-{name}"]
-    done = subprocess.run(
+    words = ["-m", "mmdpo", "train", f"{out}.yaml", "--out", out]
+    return subprocess.run(
         [*accelerate, *options, *port, *words],
         cwd=folder,
         env=os.environ | {"OMP_NUM_THREADS": "1"},
@@ -98,16 +100,23 @@ def launch_two(folder: Path, name: str, fields: dict[str, Any], **sections: Any)
         timeout=400,
         check=False,
     )
-    assert done.returncode == 0, done.stderr
-    return folder / f"launched-{name}"
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["ddp", "fsdp2"])
 def test_two_launched_processes_train_as_one(name: str, inputs: Path) -> None:  # noqa: F811
-    run = launch_two(inputs, name, HALVES)
+    run = inputs / f"launched-{name}"
+    done = launch_two(inputs, name, run.name)
+    assert done.returncode == 0, done.stderr
     alone = train(parse_config(settings_of(inputs, WHOLE)), inputs / f"launched-{name}-alone")
     assert_equal_runs(run, alone, tolerance=1e-6)
     first, second = (load_file(run / f"rank{rank}.safetensors") for rank in range(2))
     assert bool(first["sharded"]) is (name == "fsdp2")
     assert all(torch.equal(weight, second[key]) for key, weight in first.items())
+
+
+@pytest.mark.slow
+def test_nothing_is_sharded_on_cpus_and_that_is_said(inputs: Path) -> None:  # noqa: F811
+    done = launch_two(inputs, "fsdp2", "unsharded", plugins=())
+    assert done.returncode != 0
+    assert "FSDP is asked for, and the processes train on CPUs" in done.stderr

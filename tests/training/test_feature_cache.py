@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,12 +16,14 @@ from rich.console import Console
 from safetensors.torch import load_file
 from transformers.models.clip.modeling_clip import CLIPEncoderLayer
 
+from core.oracle import picture
+from mmdpo.answering.evaluation import evaluate_run
 from mmdpo.checking import check_run
 from mmdpo.collate import Collator
 from mmdpo.config import FeaturesSection, parse_config
 from mmdpo.errors import ConfigError
 from mmdpo.forward.step_cost import StepCost, language_passes
-from mmdpo.jsonfiles import read_json
+from mmdpo.jsonfiles import read_json, write_json, write_json_lines
 from mmdpo.objectives import make_objective
 from mmdpo.runs.feature_choice import Choice, Measured, choose, measure
 from mmdpo.runs.training import train
@@ -99,6 +102,43 @@ def test_training_evaluations_validation_and_the_cached_reference_read_it(
     layers, images = 3, 3
     assert counts["first"] - counts["second"] == layers * images  # what is left is the start-up check's own
     assert counts["off"] - counts["second"] > 3 * layers * images
+
+
+@pytest.mark.slow
+def test_training_and_the_benchmarks_of_a_run_share_one_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both benchmarks ask about the photos of the pairs and a new one, before and after training: that one is encoded
+    once, and a second run's benchmarks encode nothing.
+    """
+    folder = saved_inputs(tmp_path, RECORDS)
+    media = [*{item.identity: item for record in RECORDS for _, item in record.media_items()}.values(), picture(9)]
+    for n, item in enumerate(media):
+        assert item.data is not None
+        (folder / f"{n}.png").write_bytes(item.data)
+    asked = [{"question_id": n, "image": f"{n}.png", "text": "A cat?", "label": "yes"} for n in range(len(media))]
+    write_json_lines(folder / "pope.json", asked)
+    write_json(folder / "chair.json", {str(n): ["cat"] for n in range(len(media))})
+    (folder / "names.txt").write_text("cat\n", encoding="utf-8")
+    shared: dict[str, Any] = {"images": str(folder), "max_new_tokens": 2}
+    chair = {"synonyms": str(folder / "names.txt"), "image_name": "{id}.png"}
+    benchmarks = {
+        "pope": {"data": str(folder / "pope.json"), **shared},
+        "chair": {"data": str(folder / "chair.json"), "options": chair, **shared},
+    }
+    calls = {}
+    for name, cache in (("off", "off"), ("first", "disk"), ("second", "disk")):
+        settings = run_settings(folder, features={"cache": cache}, eval=benchmarks)
+        config = parse_config(settings)
+        train(config, tmp_path / name)
+        files = len(list((folder / "data.features").glob("*/*/*.safetensors")))
+        assert files == {"off": 0, "first": len(media) - 1, "second": len(media)}[name]
+        with tower_calls(monkeypatch) as seen:
+            evaluate_run(tmp_path / name, config)
+        calls[name] = sum(seen)
+    layers = 3
+    assert calls == {"off": 4 * layers * len(media), "first": layers, "second": 0}
+    for stage, benchmark in itertools.product(("base_eval", "eval"), benchmarks):
+        texts = [(tmp_path / name / stage / benchmark / "answers.jsonl").read_text("utf-8") for name in calls]
+        assert texts[0] == texts[1] == texts[2]
 
 
 def test_narrow_storage_is_told(tmp_path: Path) -> None:

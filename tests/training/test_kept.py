@@ -10,7 +10,8 @@ import torch
 from safetensors.torch import load_file
 
 import mmdpo
-from mmdpo.features.files import SUFFIX, _parsed
+from mmdpo.checked_tensors import from_bytes
+from mmdpo.features.files import SUFFIX
 from mmdpo.jsonfiles import read_json, read_json_lines, write_json
 from mmdpo.records import Records, save_records
 from training import kept
@@ -121,14 +122,14 @@ def test_losses_on_caches_of_two_are_those_of_one_process(made: Made, alone: Pat
 def test_files_of_features_are_whole_and_no_process_encodes_twice(made: Made, alone: Path) -> None:
     """Two processes may meet an item at the same time; then both encode it, and either file is right."""
     ours, theirs = (
-        {path.stem: _parsed(path.read_bytes()) for path in folder.glob(f"*/*/*{SUFFIX}")}
+        {path.stem: from_bytes(path.read_bytes())[0] for path in folder.glob(f"*/*/*{SUFFIX}")}
         for folder in (made.folder / "two.features", alone / "one.features")
     )
     assert len(ours) == 5
     assert ours.keys() == theirs.keys()
-    for key, packed in ours.items():
-        for name, values in packed.tensors.items():
-            torch.testing.assert_close(values, theirs[key].tensors[name], rtol=0, atol=1e-6)
+    for key, tensors in ours.items():
+        for name, values in tensors.items():
+            torch.testing.assert_close(values, theirs[key][name], rtol=0, atol=1e-6)
     assert not list((made.folder / "two.features").rglob("*.tmp"))
     encoded = [counted["encoded"] for counted in made.counted["first"]]
     assert set(encoded[0]) | set(encoded[1]) == ours.keys()

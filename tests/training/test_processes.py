@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 
 from mmdpo import launch
 from mmdpo.config import parse_config
+from mmdpo.interrupts import Interrupted
 from mmdpo.records import Records, save_records
 from mmdpo.runs.training import train
 from training.common import pairs, run_settings, saved_inputs
@@ -163,22 +164,45 @@ def test_the_exit_code_is_that_of_the_process_that_failed_first(monkeypatch: pyt
     monkeypatch.setattr(launch, "GRACE_SECONDS", 0.2)
     running = [python("import time; time.sleep(60)"), python("raise SystemExit(2)")]
     try:
-        assert launch._wait(running) == 2
+        assert launch._first_failure(running) == (1, 2)
     finally:
         for process in running:
             process.kill()
             process.wait()
 
 
-@pytest.mark.parametrize(("programs", "code"), [(["", ""], 0), (["", "import os; os.kill(os.getpid(), 9)"], 137)])
-def test_exit_codes_are_as_in_a_shell(programs: list[str], code: int) -> None:
-    assert launch._wait([python(program) for program in programs]) == code
+def launch_programs(monkeypatch: pytest.MonkeyPatch, *programs: str) -> int:
+    """What `launch` makes of programs in place of the command, one for each process."""
+    plain, left = subprocess.Popen, list(programs)
+    monkeypatch.setattr(subprocess, "Popen", lambda _, **how: plain([sys.executable, "-c", left.pop(0)], **how))
+    return launch.launch(["train"], len(programs))
+
+
+def test_nothing_failed(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert launch_programs(monkeypatch, "", "") == 0
+
+
+def test_of_a_killed_process_the_signal_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(launch.ProcessKilledError) as caught:
+        launch_programs(monkeypatch, "", "import os; os.kill(os.getpid(), 9)")
+    assert caught.value.what == "process 1 (of 0 to 1) was killed by SIGKILL"
+    assert caught.value.exit_code == 137, "as in a shell"
+    assert "--resume" in caught.value.fix
+
+
+def test_a_process_that_lost_the_killed_one_is_not_the_cause() -> None:
+    """Both are found ended at the same look."""
+    running = [python("raise SystemExit(1)"), python("import os; os.kill(os.getpid(), 9)")]
+    for process in running:
+        process.wait()
+    assert launch._first_failure(running) == (1, -9)
 
 
 PATIENT = """
 import os, pathlib, signal, sys, time
 signal.signal(signal.SIGTERM, lambda *_: sys.exit(130))
-assert os.environ["WORLD_SIZE"] == "2" and os.environ["RANK"] == os.environ["LOCAL_RANK"]
+assert os.environ["WORLD_SIZE"] == os.environ["LOCAL_WORLD_SIZE"] == "2"
+assert os.environ["RANK"] == os.environ["LOCAL_RANK"]
 ready = pathlib.Path(os.environ["READY"])
 if os.environ["RANK"] == "1": ready.touch()
 while not ready.exists(): time.sleep(0.01)
@@ -195,3 +219,26 @@ def test_a_signal_is_passed_on(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
     monkeypatch.setenv("READY", str(tmp_path / "ready"))
     assert launch.launch(["train"], 2) == 130
     assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == handlers
+
+
+def test_a_signal_while_the_processes_start_leaves_none_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It comes when the first process is there, and not yet among those that signals are passed on to."""
+    plain, started = subprocess.Popen, []
+
+    def start(_: Any, **options: Any) -> subprocess.Popen[bytes]:
+        started.append(plain([sys.executable, "-c", "import time; time.sleep(60)"], **options))
+        os.kill(os.getpid(), signal.SIGTERM)
+        return started[-1]
+
+    monkeypatch.setattr(subprocess, "Popen", start)
+    with pytest.raises(Interrupted, match="while starting 2 processes"):
+        launch.launch(["train"], 2)
+    assert [process.poll() for process in started] in ([-signal.SIGKILL], [-signal.SIGTERM])
+
+
+def test_a_signal_that_a_process_could_not_handle_yet(monkeypatch: pytest.MonkeyPatch) -> None:
+    send = "import os, signal, time; time.sleep(0.3); os.kill(os.getppid(), signal.SIGTERM); time.sleep(60)"
+    with pytest.raises(Interrupted, match="SIGTERM ended process 0 before") as caught:
+        launch_programs(monkeypatch, send, "import time; time.sleep(60)")
+    assert caught.value.exit_code == 130
+    assert "Give the same command again" in caught.value.fix

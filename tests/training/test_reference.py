@@ -19,7 +19,8 @@ from mmdpo.models.load import Lora, silence_dropout
 from mmdpo.objectives import make_objective
 from mmdpo.policy import LoadedModel
 from mmdpo.reference import Kind, make_reference
-from mmdpo.runs.training import save_trained, train
+from mmdpo.runs.model import save_trained
+from mmdpo.runs.training import train
 from mmdpo.scoring import score
 from tiny import FAMILIES
 from training.common import (

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
+from torch import Tensor
 
+from mmdpo.checked_tensors import from_bytes, to_bytes
 from mmdpo.collate import Collator
 from mmdpo.config import parse_config
 from mmdpo.errors import ConfigError, DataError, ParityError
@@ -24,6 +27,7 @@ from mmdpo.runs.training import train
 from mmdpo.training import reference_store
 from mmdpo.training.reference_cache import CachedReference, ingredients, open_cache
 from mmdpo.training.reference_store import ReferenceStore
+from mmdpo.views import View
 from training.common import encoder_of, loaded_model, make_trainer, pairs, run_settings, saved_inputs, trained
 
 RECORDS = pairs(6)
@@ -181,7 +185,7 @@ def test_a_changed_adapter_is_refused(tmp_path: Path) -> None:
         cache(loaded_model(lora=None, adapter=tmp_path / "adapter1"), tmp_path / "cache")
 
 
-@pytest.mark.parametrize("name", ["versions", "variants", "format"])
+@pytest.mark.parametrize("name", ["versions", "format"])
 def test_a_changed_circumstance_is_refused(name: str, tmp_path: Path) -> None:
     loaded = loaded_model()
     told = ingredients(loaded.model, loaded.processor, collator(loaded), make_reference(loaded))
@@ -198,13 +202,26 @@ def test_an_adapter_that_trains_is_no_ingredient(tmp_path: Path) -> None:
     assert count == 0
 
 
-def test_the_seed_of_variants_and_the_views_count(tmp_path: Path) -> None:
+def test_the_seed_counts_where_a_view_is_drawn_by_it(tmp_path: Path) -> None:
+    loaded, drawn = loaded_model(), make_objective({"mdpo": {}}).views
+    source = make_reference(loaded)
+
+    def fill(seed: int, views: Sequence[View]) -> int:
+        by = encoder_of(loaded)
+        by.seed = seed
+        batches = Collator(by, views)
+        reference = open_cache(source, tmp_path, ingredients(loaded.model, loaded.processor, batches, source), ())
+        return reference.fill(loaded.model, batches, RECORDS, lambda b: to_model(b, loaded.inner), batch_size=2)
+
+    plain = make_objective({"dpo": {}}).views
+    assert [fill(seed, plain) for seed in (0, 1)] == [12, 0]
+    assert fill(1, drawn) == 5  # one more view of each record that has an image
+    with pytest.raises(ConfigError, match=r"does not fit a record: media\n.*the seed that draws its variant"):
+        fill(0, drawn)
+
+
+def test_views_that_are_not_there_are_told(tmp_path: Path) -> None:
     loaded = loaded_model()
-    source, batches = make_reference(loaded), collator(loaded)
-    other = Collator(encoder_of(loaded), batches.views)
-    other.encoder.seed = 5
-    told, others = (ingredients(loaded.model, loaded.processor, one, source) for one in (batches, other))
-    assert {name for name in told if told[name] != others[name]} == {"variants"}
     reference, _ = cache(loaded, tmp_path)
     with pytest.raises(DataError, match="lacks a row"):
         batch = collator(loaded, "mdpo")(list(enumerate(RECORDS)))
@@ -232,23 +249,45 @@ def test_a_changed_record_is_refused_by_what_changed(part: str, tmp_path: Path) 
             look()
 
 
-def test_what_no_fingerprint_knows_is_found_by_computing_again(tmp_path: Path) -> None:
+def rewritten(folder: Path, name: str, value: Callable[[Tensor], Tensor], rows: slice = slice(None)) -> None:
+    """Gives a statistic other values in whole, readable files: what a mistake of ours would leave there."""
+    for path in folder.glob("part-*"):
+        part, told = from_bytes(path.read_bytes())
+        part[name][rows] = value(part[name][rows])
+        path.write_bytes(to_bytes(part, told))
+
+
+@pytest.mark.parametrize("name", ["logp", "entropy"])
+@pytest.mark.parametrize("value", [lambda found: found - 0.05, lambda found: found * math.nan], ids=["shifted", "nan"])
+def test_what_no_fingerprint_knows_is_found_by_computing_again(
+    name: str, value: Callable[[Tensor], Tensor], tmp_path: Path
+) -> None:
     loaded = loaded_model()
     cache(loaded, tmp_path)
-    for path in tmp_path.glob("part-*"):
-        part = load_file(path)
-        save_file({**part, "logp": part["logp"] - 0.05}, path)
+    rewritten(tmp_path, name, value)
     reference, _ = cache(loaded, tmp_path)
-    with pytest.raises(ParityError, match=r"differs by 0\.05"):
+    with pytest.raises(ParityError, match=rf"differs by (0\.05|nan) in {name}"):
         reference.prove(loaded.model, collator(loaded), RECORDS, lambda b: b)
 
 
-def test_a_damaged_file_is_told(tmp_path: Path) -> None:
+def test_one_number_that_is_none_is_found_among_others(tmp_path: Path) -> None:
+    loaded = loaded_model()
+    cache(loaded, tmp_path, records=RECORDS[:1])
+    rewritten(tmp_path, "logp", lambda found: found * math.nan, slice(1, 2))
+    reference, _ = cache(loaded, tmp_path, records=RECORDS[:1])
+    with pytest.raises(ParityError, match="differs by nan"):
+        reference.prove(loaded.model, collator(loaded), RECORDS[:1], lambda b: b)
+
+
+def test_damage_is_told_before_a_run_reads_it(tmp_path: Path) -> None:
+    """Of one record that is not computed again: a value in the middle of the file."""
     loaded = loaded_model()
     cache(loaded, tmp_path)
     (path,) = tmp_path.glob("part-*")
-    path.write_bytes(path.read_bytes()[:100])
-    with pytest.raises(DataError, match="cannot be read"):
+    data = bytearray(path.read_bytes())
+    data[-6] ^= 0x40
+    path.write_bytes(data)
+    with pytest.raises(DataError, match="cannot be read: its checksum"):
         cache(loaded, tmp_path)
 
 

@@ -147,6 +147,79 @@ def test_every_section_tells_its_problems_at_once(tmp_path: Path) -> None:
         assert told in line
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "rule"),
+    [
+        ("dataloader_num_workers", -1, "a whole number, 0 or more"),
+        ("dataloader_num_workers", True, "a whole number, 0 or more"),
+        ("dataloader_prefetch_factor", 0, "a whole number, 1 or more"),
+        ("per_device_train_batch_size", 0, "a whole number, 1 or more"),
+        ("gradient_accumulation_steps", 1.5, "a whole number, 1 or more"),
+        ("max_steps", 0, "1 or more"),
+        ("num_train_epochs", -1, "above 0"),
+        ("learning_rate", "fast", "a number, 0 or more"),
+        ("learning_rate", float("nan"), "a number, 0 or more"),
+        ("bf16", "no", "true or false"),
+    ],
+)
+def test_values_that_training_would_fail_on_are_refused_before(name: str, value: Any, rule: str) -> None:
+    with pytest.raises(ConfigError, match=rf"train\.{name} is {value!r}\nIt is .*{rule}"):
+        finished({name: value})
+
+
+def test_values_that_training_takes() -> None:
+    workers = {"dataloader_num_workers": 2, "dataloader_prefetch_factor": 1, "dataloader_persistent_workers": True}
+    assert finished(workers).dataloader_prefetch_factor == 1
+    assert finished({"max_steps": -1, "num_train_epochs": 0.5, "dataloader_prefetch_factor": None}).max_steps == -1
+    with pytest.raises(ConfigError, match="persistent_workers is on"):
+        finished({"dataloader_persistent_workers": True})
+
+
+@pytest.mark.parametrize(
+    "section",
+    [
+        {"batches": {"max_tokens": True}},
+        {"records_per_row": True},
+        {"seed": True},
+        {"seed": -1},
+        {"features": {"memory_gb": True}},
+        {"stop": {"metric": "pope.f1", "keep": {"chair.recall": True}}},
+    ],
+)
+def test_true_is_no_number(section: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match="a number, and not true or false|greater than or equal to 0"):
+        parse_config({**LEAST, **section})
+
+
+@pytest.mark.parametrize(
+    ("section", "setting"),
+    [
+        ({"reference": {"kind": "cached", "cache": "FILE"}}, "reference.cache"),
+        ({"reference": {"kind": "cached", "cache": "FILE/below/it"}}, "reference.cache"),
+        ({"reference": {"kind": "cached", "cache": "/proc/xx"}}, "reference.cache"),
+        ({"reference": {"kind": "cached"}, "data": {"path": "FILE/records"}}, "reference.cache"),
+        ({"features": {"cache": "disk", "folder": "/proc/abc"}}, "features.folder"),
+        ({"features": {"cache": "auto", "folder": "FILE"}}, "features.folder"),
+        ({"features": {"cache": "disk"}, "data": {"path": "FILE/records"}}, "features.folder"),
+    ],
+)
+def test_a_cache_that_cannot_be_made_is_refused(section: dict[str, Any], setting: str, tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.touch()
+    section = json.loads(json.dumps(section).replace("FILE", str(file)))
+    with pytest.raises(ConfigError, match=f"{setting} is ") as caught:
+        check_config(parse_config({**LEAST, **section}), tmp_path, tmp_path)
+    assert caught.value.fix
+
+
+def test_a_cache_that_can_be_made_is_not_made_by_the_check(tmp_path: Path) -> None:
+    folders = {"reference": {"kind": "cached", "cache": str(tmp_path / "a" / "b")}}
+    folders |= {"features": {"cache": "disk", "folder": str(tmp_path / "c")}}
+    config = parse_config({**LEAST, **folders, "train": {"use_cpu": True}})
+    check_config(config, tmp_path, tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
 def test_train_and_check_find_a_wrong_benchmark_before_they_load_anything(tmp_path: Path) -> None:
     config = parse_config(LEAST | {"eval": {"pope": {"data": "x", "options": {"parsr": "first"}}}})
     with pytest.raises(ConfigError, match="parsr"):

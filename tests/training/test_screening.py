@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -36,6 +37,13 @@ def with_prompt(prompt: Any) -> Record:
 
 
 TEXT = {"type": "text", "text": QUESTION}
+
+
+def rated_by(*scores: float) -> Record:
+    candidates = tuple(Candidate(text, score=score) for text, score in zip(ANSWERS, scores, strict=True))
+    return replace(record("a", QUESTION, ANSWERS, PHOTO), candidates=candidates, higher_is_better=True)
+
+
 BAD: dict[str, tuple[str, Record]] = {
     "a prompt longer than the positions": ("too_long", record("a", "cat " * 600, ANSWERS, PHOTO)),
     "an answer longer than the positions": ("too_long", record("a", QUESTION, ["cat " * 600, "No."], PHOTO)),
@@ -61,6 +69,8 @@ BAD: dict[str, tuple[str, Record]] = {
     ),
     "an empty answer": ("empty_answer", record("a", QUESTION, ["A cat.", ""], PHOTO)),
     "white space as an answer": ("empty_answer", record("a", QUESTION, [" \n ", "A cat."], PHOTO)),
+    "an infinite score": ("bad_score", rated_by(math.inf, 1.0)),
+    "a score that is no number": ("bad_score", rated_by(1.0, math.nan)),
     "one candidate": ("missing_candidates", record("a", QUESTION, ["A cat."], PHOTO)),
 }
 

@@ -9,18 +9,20 @@ from typing import Any
 import pytest
 import torch
 from accelerate import FullyShardedDataParallelPlugin
+from accelerate.utils import DistributedType
 from torch import Tensor
 
 from composed.languages import composed
 from composed.test_training import events, npy, record, wav  # noqa: F401
 from mmdpo.collate import Collator
 from mmdpo.encoding.example import Encoder
+from mmdpo.errors import ConfigError
 from mmdpo.forward import backbone
 from mmdpo.models.load import part_of
 from mmdpo.policy import prepare
 from mmdpo.records import Record
 from mmdpo.scoring import score
-from mmdpo.training.sharding import plan_sharding
+from mmdpo.training.sharding import plan_sharding, require_shards
 from mmdpo.views import View
 from training.common import loaded_model
 
@@ -43,6 +45,15 @@ def test_fsdp2_without_mixed_precision_keeps_none() -> None:
     plugin = FullyShardedDataParallelPlugin(fsdp_version=2)
     plan_sharding(plugin, loaded_model())
     assert plugin.mixed_precision_policy is None
+
+
+def test_processes_on_cpus_that_are_told_to_shard_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """accelerate would let them train with DDP, and say nothing."""
+    require_shards(DistributedType.MULTI_CPU)
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    require_shards(DistributedType.FSDP)
+    with pytest.raises(ConfigError, match="CPUs"):
+        require_shards(DistributedType.MULTI_CPU)
 
 
 SENSES: dict[str, Record] = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -19,7 +20,15 @@ from mmdpo.records import Record
 from mmdpo.runs.training import train
 from mmdpo.training import guarded_trainer
 from mmdpo.training.not_finite import Culprits, Scored, culprits, told
-from mmdpo.training.out_of_memory import Load, MemoryShortageError, Settings, is_shortage, load_of, suggestions
+from mmdpo.training.out_of_memory import (
+    Load,
+    MemoryShortageError,
+    Settings,
+    is_shortage,
+    load_of,
+    shortage,
+    suggestions,
+)
 from mmdpo.views import ScoreTable
 from training.common import loaded_model, make_trainer, pairs, run_settings, saved_inputs, trained
 from training.test_resume import adapter_of, log_of
@@ -183,6 +192,9 @@ def test_a_held_out_record_that_does_not_fit_is_named(tmp_path: Path, monkeypatc
     with pytest.raises(MemoryShortageError, match=r"scored without gradient: 2 records.* largest is 'long'") as said:
         trainer.train()
     assert "train.per_device_eval_batch_size=1" in said.value.fix
+    alone = trainer.collator([(0, sizes()[1])])
+    fix = shortage(ALLOCATORS[2], alone, sizes()[1:], PLAIN, held_out=True).fix
+    assert re.search(r"data\.max_length=\d+ or less \(sets such records aside; needs a new run\)", fix)
 
 
 PLAIN = Settings(4, 2, None, None, None, checkpointing=False, wide=False)

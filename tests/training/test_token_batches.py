@@ -141,6 +141,16 @@ def test_every_record_comes_once_and_the_longest_at_once(processes: int) -> None
     assert list(sampler) != order
 
 
+def test_no_epoch_of_one_seed_is_an_epoch_of_another() -> None:
+    orders = set()
+    for seed in range(4):
+        sampler = LengthGroups(LENGTHS, 4, seed=seed)
+        for epoch in range(4):
+            sampler.set_epoch(epoch)
+            orders.add(tuple(sampler))
+    assert len(orders) == 16
+
+
 def test_batches_have_similar_lengths_and_processes_similar_loads() -> None:
     def spread(order: list[int]) -> float:
         cut = [[LENGTHS[n] for n in order[start : start + 8]] for start in range(0, 200, 8)]

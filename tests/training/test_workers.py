@@ -14,13 +14,13 @@ import torch
 
 from mmdpo.config import parse_config
 from mmdpo.encoding.example import Encoder
-from mmdpo.errors import DataError, MMDPOError
+from mmdpo.errors import ConfigError, DataError, MMDPOError, ModelError
 from mmdpo.media import MediaError
 from mmdpo.records import Media
 from mmdpo.runs.training import train
 from mmdpo.training import workers
 from mmdpo.training.token_batches import Batches
-from mmdpo.training.workers import InWorker, unpacked, usual_workers
+from mmdpo.training.workers import InWorker, carried, restored, unpacked, usual_workers
 from training.common import loaded_model, make_trainer, pairs, run_settings, saved_inputs, trained
 
 EIGHT = pairs(8)
@@ -87,6 +87,8 @@ def test_what_a_collator_raises_is_carried() -> None:
     with pytest.raises(DataError) as found:
         unpacked(InWorker(collate)([]))
     assert (found.value.what, found.value.why, found.value.fix) == ("no file", "It is needed.", "Copy it.")
+    for kind in (DataError, ModelError, ConfigError, MMDPOError):  # it ends the run with its own exit code
+        assert type(restored(carried(kind("what", why="why", fix="fix")))) is kind
     with pytest.raises(ZeroDivisionError):  # an error of the code is no error of the data
         InWorker(lambda _: 1 // 0)([])
 
@@ -123,4 +125,6 @@ def test_usual_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [usual_workers("cpu"), usual_workers("cuda"), usual_workers("cuda", 4)] == [0, 8, 3]
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0})
     assert usual_workers("cuda") == 0
-    assert issubclass(DataError, MMDPOError) and workers.MOST == 8
+    monkeypatch.setattr(workers, "MOST", 3)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(16)))
+    assert [usual_workers("cuda"), usual_workers("cuda", 8)] == [3, 1]

@@ -15,18 +15,18 @@ import time
 from collections.abc import Callable, Hashable, Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar
 
 from mmdpo.errors import ConfigError, MMDPOError
 from mmdpo.evals.judging.endpoint import CallFailed, Endpoint, Response
 from mmdpo.evals.judging.replies import reply_text
 from mmdpo.jsonfiles import end_last_line
+from mmdpo.progress import Progress
 
 _PASSING = {408, 409, 425, 429}
 _OF_THIS_QUESTION = {400, 413, 422}
 _FAILED_IN_A_ROW = 5
 
-Progress = Callable[[Iterable[Any]], Iterable[Any]]
 Asked = TypeVar("Asked", bound=Hashable)
 Reply = TypeVar("Reply")
 

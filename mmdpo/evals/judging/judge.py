@@ -18,13 +18,13 @@ from mmdpo.evals.judging.calls import (
     JudgeError,
     JudgeUnavailableError,
     PatientClient,
-    Progress,
     require_writable,
     writable,
 )
 from mmdpo.evals.judging.endpoint import Endpoint
 from mmdpo.jsonfiles import append_json_line, read_json_lines
 from mmdpo.media import Media, open_image
+from mmdpo.progress import Progress
 
 __all__ = ["ChatJudge", "JudgeError", "JudgeUnavailableError", "Progress", "Question", "picture_address"]
 

@@ -17,9 +17,10 @@ from mmdpo.errors import ConfigError, DataError
 from mmdpo.evals.base import Benchmark
 from mmdpo.evals.judging.claims import claim_functions
 from mmdpo.evals.judging.endpoint import Endpoint
-from mmdpo.evals.judging.judge import ChatJudge, JudgeError, Progress, Question
+from mmdpo.evals.judging.judge import ChatJudge, JudgeError, Question
 from mmdpo.evals.judging.replies import Unjudged
 from mmdpo.evals.result import Answer, Result, Sample
+from mmdpo.progress import Progress
 
 REPLIES_FILE = "replies.jsonl"
 """Every reply of a judge, beside the result that was made of them."""

@@ -18,7 +18,7 @@ from mmdpo.errors import ConfigError, DataError
 from mmdpo.evals.chair import Chair
 from mmdpo.evals.result import Sample
 from mmdpo.evals.shared.files import read_rows, read_text
-from mmdpo.records import Candidate, Media, Record, Records, load_records, prompt_text, user_message
+from mmdpo.records import Candidate, Media, Record, Records, prompt_text, user_message
 from mmdpo.records.checks import ratings_of
 
 
@@ -158,7 +158,7 @@ def load(data: Path, split: str | None) -> Records:
         ConfigError: It has several splits, and none is named.
         DataError: There is no such split.
     """
-    from mmdpo.records.files import list_splits  # pulls in datasets, which other forms do not need
+    from mmdpo.records.files import list_splits, load_records  # pulls in datasets, which other forms do not need
 
     splits = [] if data.suffix == ".parquet" else list_splits(data)
     if split is None and len(splits) > 1:

@@ -1,4 +1,4 @@
-"""Inputs that a careful reader found to be trained on wrongly, each set right."""
+"""Edge cases between a record and its scores: sampled ids, precision, rewards, missing views and media, layouts."""
 
 from __future__ import annotations
 
