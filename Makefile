@@ -27,7 +27,7 @@ dev: $(VENV)/installed-dev
 demo: $(VENV)/installed
 	$(BIN)/mmdpo demo --out $(or $(OUT),runs/demo)
 
-test: $(VENV)/installed-dev lint
+test: $(VENV)/installed-dev
 	$(TEST)
 
 # the default suite, then what takes minutes

@@ -16,7 +16,7 @@ from rich.logging import RichHandler
 from mmdpo.errors import MMDPOError
 from mmdpo.interrupts import sigterm_is_ctrl_c, telling_full_disk, telling_signals_at_start
 from mmdpo.verbs import bench, data, evaluate, export, helpers, preferences, score, winrate
-from mmdpo.verbs.commandline import merged, relaunch, run_config, use_plugins
+from mmdpo.verbs.commandline import AsJson, Out, Plugins, merged, relaunch, run_config, use_plugins
 from mmdpo.verbs.terminal import (
     closing,
     difference_table,
@@ -51,9 +51,6 @@ Overrides = Annotated[
         show_default=False,
     ),
 ]
-Out = Annotated[Path, typer.Option("--out", help="Folder to make; nothing is overwritten.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-Plugins = helpers.Plugins
 
 
 @app.callback()

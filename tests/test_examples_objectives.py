@@ -125,6 +125,7 @@ def test_the_forms_are_made_of_the_same_ratings(example: SimpleNamespace, out: P
     }
 
 
+@pytest.mark.slow
 def test_an_arm_trains_and_is_measured_once(example: SimpleNamespace, size: Any, out: Path) -> None:
     job = example.experiment.Job(out, size, 0, "kto", 1e-3)
     assert "CPU seconds" in example.experiment.run_job(job)

@@ -76,6 +76,7 @@ def test_the_loss_is_that_of_the_model_itself(encoder: TextEncoder) -> None:
     assert recipe.scene_loss(tiny, encoder, batch).item() == pytest.approx(total / count, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_the_recipe_learns_from_nothing_and_saves_a_model_that_loads(tmp_path: Path) -> None:
     trained, losses = recipe.train(steps=8, seed=1)
     assert losses[0] == pytest.approx(math.log(len(model.build_processor().tokenizer)), abs=1.0), "starts near chance"

@@ -112,6 +112,7 @@ def test_the_command_counts_what_became_of_flickr8k_expert(
     assert (tmp_path / "pairs" / "quality.html").is_file()
 
 
+@pytest.mark.slow
 @real
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")  # peft asks for it
 def test_three_steps_on_real_photos_move_the_rewards(example: ModuleType, tmp_path: Path) -> None:

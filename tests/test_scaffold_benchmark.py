@@ -76,6 +76,7 @@ def outcome(test: Path) -> str:
     return done.stdout.splitlines()[-1]
 
 
+@pytest.mark.slow
 def test_the_written_test_passes(written: Path) -> None:
     assert outcome(written / "test_colours.py").startswith("12 passed")
 

@@ -188,7 +188,7 @@ def _built(
         run.decide("blind", *trainer.blind)
     _note(run, run.path, ready)
     if config.reference.kind == "cached" and trainer.reference is not None:
-        folder = Path(config.reference.cache or f"{config.data.path.rstrip('/')}.reference")
+        folder = config.reference.folder(config.data.path)
         with trainer.telling_memory(data.train):
             worst = cache_reference(trainer, folder, progress)
         run.decide("reference", "cached", f"in {folder}; computed again, {worst:.2g} nats a token off")

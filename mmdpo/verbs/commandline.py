@@ -4,9 +4,18 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+import typer
 
 from mmdpo.errors import ConfigError
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Plugins = Annotated[
+    list[Path] | None,
+    typer.Option("--plugin", help="Python file that registers an extension; may be repeated.", show_default=False),
+]
+Out = Annotated[Path, typer.Option("--out", help="Folder to make; nothing is overwritten.")]
 
 
 def run_config(config: Path, overrides: list[str] | None) -> Any:

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from mmdpo.verbs.commandline import eval_sections, relaunch, use_plugins
+from mmdpo.verbs.commandline import Plugins, eval_sections, relaunch, use_plugins
 from mmdpo.verbs.terminal import closing, metric_table, progress, results, say
 
 OWN_OPTIONS = {"allow_extra_args": True, "ignore_unknown_options": True}
@@ -45,10 +45,7 @@ def evaluate(
     ] = "generation",
     judge: JudgeFile = None,
     processes: Annotated[int, typer.Option("--processes", help="Processes on this machine.", min=1)] = 1,
-    plugin: Annotated[
-        list[Path] | None,
-        typer.Option("--plugin", help="Python file that registers an extension; may be repeated.", show_default=False),
-    ] = None,
+    plugin: Plugins = None,
 ) -> None:
     """Let a model answer benchmarks, keep the answers, and score them.
 

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mmdpo.verbs.commandline import use_plugins
-from mmdpo.verbs.helpers import Out, Plugins
+from mmdpo.verbs.commandline import Out, Plugins, use_plugins
 from mmdpo.verbs.terminal import closing, metric_table, progress, results, say
 
 if TYPE_CHECKING:

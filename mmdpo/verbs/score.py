@@ -10,9 +10,8 @@ from typing import Annotated
 import typer
 
 from mmdpo.errors import ConfigError
-from mmdpo.verbs.commandline import free_to_write, options, use_plugins
+from mmdpo.verbs.commandline import Plugins, free_to_write, options, use_plugins
 from mmdpo.verbs.evaluate import OWN_OPTIONS, JudgeFile
-from mmdpo.verbs.helpers import Plugins
 from mmdpo.verbs.terminal import progress
 
 

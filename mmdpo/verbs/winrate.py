@@ -10,7 +10,7 @@ import typer
 from rich.table import Table
 
 from mmdpo.errors import ConfigError
-from mmdpo.verbs.commandline import free_to_write
+from mmdpo.verbs.commandline import AsJson, free_to_write
 from mmdpo.verbs.terminal import closing, percent, progress, results, say
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ def winrate(
     ] = None,
     limit: Annotated[int | None, typer.Option(help="Use the first N questions.", min=1)] = None,
     seed: Annotated[int, typer.Option(help="Seed of the table's order.")] = 0,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Which model's answers are better: a blind table for people, or win rates from their votes or from a judge.
 

@@ -17,7 +17,7 @@ from mmdpo.bench.eval import LOGITS, ONE, Alone, Ours, summary, ways_of
 from mmdpo.bench.growth import AXES, draw
 from mmdpo.bench.yes_no_data import draw_photos, questions, speaking_model
 from mmdpo.cli import app
-from mmdpo.errors import ConfigError, DataError, MMDPOError
+from mmdpo.errors import ConfigError, MMDPOError
 
 RUN = CliRunner()
 OPEN = Image.open
@@ -84,7 +84,7 @@ def test_build_is_measured_in_a_process_of_its_own(tmp_path: Path) -> None:
 def test_a_build_that_fails_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """A foreseen failure in its own words; any other by its last line."""
     monkeypatch.setattr(build, "write_table", lambda path, rows: path.write_text("no table", encoding="utf-8"))
-    with pytest.raises(DataError) as caught:
+    with pytest.raises(ConfigError, match="has no column") as caught:
         build.run([480])
     assert caught.value.fix and "Traceback" not in str(caught.value)
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
@@ -117,8 +117,13 @@ def test_every_turn_opens_its_photos_anew(tokens: int, monkeypatch: pytest.Monke
     asked = questions(draw_photos(tmp_path, 2))
     model, processor = speaking_model(56, 64, 1)
     alone, ours = Alone(model, processor, tmp_path, tokens), Ours(model, processor, tmp_path, tokens, asked)
-    opened: list[str] = []
-    monkeypatch.setattr(Image, "open", lambda *given, **how: opened.append("") or OPEN(*given, **how))
+    opened: list[Any] = []
+
+    def heard(file: Any, *given: Any, **how: Any) -> Image.Image:
+        opened.append(file)
+        return OPEN(file, *given, **how)
+
+    monkeypatch.setattr(Image, "open", heard)
     ways = ways_of(alone, ours, asked, (32,))
     found: dict[str, list[int]] = {name: [] for name in ways}
     for _ in range(2):

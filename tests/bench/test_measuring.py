@@ -51,6 +51,7 @@ def test_rows_through_the_encoder_are_counted() -> None:
     assert rows.read() == 0
 
 
+@pytest.mark.slow
 def test_the_rate_of_matrix_products_is_a_rate() -> None:
     assert 1e8 < matrix_rate("cpu", torch.float32, seconds=0.01) < 1e14
 

@@ -58,6 +58,7 @@ def test_block_masks_are_the_rule(name: str, records_per_row: Any) -> None:
         assert not bool((dense & skipped).any())
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("not_compiled")
 @pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
 @pytest.mark.parametrize(("name", "records_per_row"), [("llava", 1), ("llava", "fit"), ("gemma3", 1)])

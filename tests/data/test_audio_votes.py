@@ -452,7 +452,7 @@ def test_every_row_is_accounted_for(clips: Path, tmp_path_factory: Any, rows: An
 
 def test_every_reason_and_setting_is_documented():
     named = set(re.findall(r"`([a-z_.]+)`", (ROOT / "docs/data.md").read_text(encoding="utf-8")))
-    files = ("vote_rows", "audio_votes", "votes")
+    files = ("voting/rows", "audio_votes", "voting/tallies")
     source = "".join((ROOT / f"data_builders/{name}.py").read_text(encoding="utf-8") for name in files)
     found = set(re.findall(r'(?:set_aside\(|reason = |else |UnusableError\(|return )"([a-z_]+)"', source))
     assert {"tie", "no_audio", "duplicate_vote", "conflicting_vote"} <= found <= named, sorted(found - named)

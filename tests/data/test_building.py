@@ -152,6 +152,7 @@ def test_ctrl_c_at_every_row_and_twice(table: Path, tmp_path: Path):
         whole(table, out, expected)
 
 
+@pytest.mark.slow
 def test_a_killed_build_goes_on(table: Path, tmp_path: Path):
     code = (
         "import os, signal, sys\n"

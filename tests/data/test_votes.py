@@ -322,6 +322,7 @@ def test_every_setting_and_reason_is_documented() -> None:
     assert set(Votes.sound_reasons) <= set(re.findall(r"`([a-z_]+)` \*", page))
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not (DATA / "fense").is_dir(), reason=f"real votes are not at {DATA}")
 def test_real_votes_on_several_captions_of_a_clip(tmp_path: Path) -> None:
     """420 pairs of Clotho-Eval as a plain table: a contest of two captions alone is won by the one with more votes."""

@@ -155,6 +155,7 @@ def test_the_official_numbers_to_the_last_digit(
     assert result.rule == "official; similarity.json; given noun extractor"
 
 
+@pytest.mark.slow
 def test_the_real_files_are_read_completely(real_data: Callable[[str], Path]) -> None:
     data = real_data("amber")
     assert len(AmberWords.load(data).vocabulary) == 418

@@ -82,6 +82,7 @@ def answers(folder: Path) -> list[str]:
     return [json.loads(line)["image_id"] + json.loads(line)["caption"] for line in lines]
 
 
+@pytest.mark.slow
 def test_a_run_is_evaluated_on_the_base_it_was_trained_on(
     data: Path, tmp_path: Path, loads: list[Mapping[str, Any]]
 ) -> None:
@@ -118,6 +119,7 @@ def test_training_from_python_evaluates_and_reports_as_the_command_does(
     assert "CHAIR_i" in (run / "report.html").read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_a_run_that_goes_on_is_compared_with_the_adapter_it_came_from(data: Path, tmp_path: Path) -> None:
     trained(data, tmp_path / "first")
     config = trained(data, tmp_path / "second", adapter=str(tmp_path / "first" / "adapter"))

@@ -90,6 +90,7 @@ def test_a_builder_in_one_file_is_named_beside_its_configuration(tmp_path: Path)
     assert "one_pair" in names
 
 
+@pytest.mark.slow
 def test_a_benchmark_in_one_file_scores_and_compares(tmp_path: Path) -> None:
     """In fresh processes, where nothing but ``--plugin`` can have made the name known."""
     (tmp_path / "shout.py").write_text(BENCHMARK, encoding="utf-8")

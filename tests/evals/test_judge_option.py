@@ -109,6 +109,7 @@ def test_a_score_with_a_judge_and_the_same_again(
     assert len(server.asked) == 6
 
 
+@pytest.mark.slow
 def test_an_endpoint_in_trouble_changes_nothing(data: Path, server: JudgeServer, judge: Path, tmp_path: Path) -> None:
     server.script = [
         server_that.drops,

@@ -310,6 +310,7 @@ def world(folder: Path) -> None:
     (folder / "shop.yaml").write_text(own[1], encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_the_commands_of_the_page_run_in_their_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """On three pictures; the demo, which the tests of the playground run, left them."""
     world(tmp_path)

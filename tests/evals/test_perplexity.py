@@ -317,6 +317,7 @@ def test_the_probability_of_another_text_is_refused(lines: Path) -> None:
         Perplexity(unit="token")
 
 
+@pytest.mark.slow
 def test_captions_of_the_real_coco_are_read(real_data: Callable[[str], Path]) -> None:
     samples = Perplexity().samples(real_data("coco_captions_val2017/captions_val2017.json"))
     assert len(samples) == 25_014 and len({sample.group for sample in samples}) == 5_000

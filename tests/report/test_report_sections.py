@@ -103,6 +103,7 @@ def test_markup_of_models_and_data_is_text_everywhere(make_full_run: MakeRun) ->
     assert "&lt;b&gt;0&lt;/b&gt;" in html
 
 
+@pytest.mark.slow
 def test_the_same_run_gives_the_same_bytes_and_every_figure_as_png_and_svg(
     make_full_run: MakeRun, tmp_path: Path
 ) -> None:

@@ -227,6 +227,7 @@ def said(run: Path) -> dict[str, dict[str, Any]]:
     return {entry["rule"]: entry for entry in manifest["advice"]}
 
 
+@pytest.mark.slow
 def test_pairs_that_need_their_image_raise_no_alarm_about_it(tmp_path: Path) -> None:
     run = run_of(tmp_path, seen, 16, 16, rate=1e-3, trainable="all", lora=None)
     held_out = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines() if "eval_loss" in line][-1]

@@ -71,7 +71,13 @@ def one_step(
     return Step(gradients.steps[0], trained(loaded), logged)
 
 
-@pytest.mark.parametrize("loss", LOSSES.values(), ids=list(LOSSES))
+@pytest.mark.parametrize(
+    "loss",
+    [
+        pytest.param(loss, id=name, marks=() if name in ("dpo", "nll per token") else pytest.mark.slow)
+        for name, loss in LOSSES.items()
+    ],
+)
 def test_a_step_does_not_depend_on_how_it_is_cut(tmp_path: Path, loss: dict[str, Any]) -> None:
     whole = one_step(tmp_path / "whole", loss, 8, 1)
     others = {
@@ -94,6 +100,7 @@ def test_a_step_does_not_depend_on_how_it_is_cut(tmp_path: Path, loss: dict[str,
         assert other.logged == pytest.approx(whole.logged, rel=1e-5, abs=1e-7), how
 
 
+@pytest.mark.slow
 def test_the_step_is_the_mean_over_its_records(tmp_path: Path) -> None:
     """Four records in one step have the mean of the gradients that each has alone."""
     loss, records = LOSSES["nll per sequence"], pairs(4)

@@ -70,7 +70,8 @@ def searched(
     return trainer, card, told, gradients
 
 
-@pytest.mark.parametrize("two_pass", [False, pytest.param(True, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("two_pass", [False, True])
 def test_a_run_uses_what_fits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, two_pass: bool) -> None:
     longest = 71
     trainer, card, told, gradients = searched(tmp_path, monkeypatch, 3.5 * longest, two_pass=two_pass)

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pytest
 from rich.console import Console
 
 from core.oracle import picture, record
@@ -69,6 +70,7 @@ def test_what_a_rated_term_leaves_out(tmp_path: Path) -> None:
     assert "mm_dpo leaves out 4 of the records: it needs a score for each candidate, higher for the better one" in said
 
 
+@pytest.mark.slow
 def test_the_share_of_marked_words(tmp_path: Path) -> None:
     """One of the six words of each answer differs."""
     said = checked(tmp_path, pairs(), "ddpo", marks="difference")

@@ -21,6 +21,7 @@ def losses(folder: Path, *, compiled: bool) -> list[float]:
     return [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
 
 
+@pytest.mark.slow
 def test_only_the_layers_of_the_language_model_are_compiled() -> None:
     loaded = loaded_model()
     compile_layers(loaded)

@@ -53,7 +53,8 @@ MECHANISMS = {
     "no media and swapped media": "svco",
     "a list of media": "lpoi",
 }
-"""One loss for each way in which records of a step can come together; all others are slow tests."""
+"""One loss for each way in which records of a step can come together; `QUICK` ones are in the default suite."""
+QUICK = ("pair", "tokens of the step", "mismatched answers", "a beta for the step", "lists", "corrupted media")
 SEED = 6
 """Of a model whose policy makes answers to other prompts likelier than its reference does."""
 WAYS: dict[str, Loss] = {
@@ -102,7 +103,10 @@ def assert_is_one_number(folder: Path, name: str, ways: dict[str, Loss]) -> None
     assert_equal_steps(turned, whole, "in another order")
 
 
-@pytest.mark.parametrize("name", MECHANISMS.values(), ids=list(MECHANISMS))
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(loss, id=name, marks=() if name in QUICK else pytest.mark.slow) for name, loss in MECHANISMS.items()],
+)
 def test_a_step_is_one_number(tmp_path: Path, name: str) -> None:
     assert_is_one_number(tmp_path, name, {"4 x 2 row by row": WAYS["4 x 2 row by row"]})
 

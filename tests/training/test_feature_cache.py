@@ -57,6 +57,7 @@ def run(folder: Path, out: Path, features: dict[str, Any], **sections: Any) -> t
     return load_file(done / "adapter" / "adapter_model.safetensors"), decision
 
 
+@pytest.mark.slow
 def test_a_run_with_a_cache_is_the_run_without_and_a_second_one_encodes_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -84,6 +85,7 @@ def test_a_run_with_a_cache_is_the_run_without_and_a_second_one_encodes_nothing(
     assert len(list((folder / "data.features").glob("*/*/*.safetensors"))) == images
 
 
+@pytest.mark.slow
 def test_training_evaluations_validation_and_the_cached_reference_read_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -141,6 +143,7 @@ def test_training_and_the_benchmarks_of_a_run_share_one_folder(tmp_path: Path, m
         assert texts[0] == texts[1] == texts[2]
 
 
+@pytest.mark.slow
 def test_narrow_storage_is_told(tmp_path: Path) -> None:
     folder = saved_inputs(tmp_path, RECORDS)
     _, decision = run(folder, tmp_path / "run", {"cache": "memory", "dtype": "bfloat16"})

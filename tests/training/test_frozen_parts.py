@@ -55,7 +55,7 @@ def watched_tower(loaded: LoadedModel) -> Iterator[Watch]:
     handle.remove()
 
 
-@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize("checkpointing", [False, pytest.param(True, marks=pytest.mark.slow)])
 @pytest.mark.parametrize(("batch", "accumulation"), [(4, 1), (1, 4)])
 def test_one_forward_for_each_distinct_image_of_a_step(
     tmp_path: Path, batch: int, accumulation: int, checkpointing: bool
@@ -78,7 +78,7 @@ def test_one_forward_for_each_distinct_image_of_a_step(
     assert watch.with_gradient == 0
 
 
-@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize("checkpointing", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_without_a_reference_the_policys_own_pass_takes_no_gradients(tmp_path: Path, checkpointing: bool) -> None:
     loaded = loaded_model()
     trainer = make_trainer(
@@ -89,7 +89,7 @@ def test_without_a_reference_the_policys_own_pass_takes_no_gradients(tmp_path: P
     assert (watch.images, watch.with_gradient) == (2, 0)
 
 
-@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize("checkpointing", [False, pytest.param(True, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("trainable", ["llm+projector", "all"])
 def test_what_trains_runs_with_gradients(tmp_path: Path, trainable: Trainable, checkpointing: bool) -> None:
     """With the projector trained the tower still runs once a batch; a trained tower runs for policy and reference."""

@@ -44,7 +44,8 @@ def state_of(run: Path, step: int) -> dict[str, dict[str, float]]:
     return json.loads((run / "checkpoints" / f"checkpoint-{step}" / "objective.json").read_text(encoding="utf-8"))
 
 
-@pytest.mark.parametrize("name", ["mpo", *(pytest.param(name, marks=pytest.mark.slow) for name in ("bco", "beta_dpo"))])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", RUNNING)
 def test_running_values_do_not_depend_on_micro_batches(tmp_path: Path, name: str) -> None:
     whole, cut, single = (
         take(tmp_path / f"{batch}", RUNNING[name], batch, 8 // batch, records=rated(24), steps=3) for batch in (8, 2, 1)
@@ -66,6 +67,7 @@ def test_the_running_mean_of_bco_is_that_of_all_rewards(tmp_path: Path) -> None:
         assert other == pytest.approx({"sum": epochs * first["sum"], "count": epochs * 16}, rel=1e-9)
 
 
+@pytest.mark.slow
 def test_the_running_mean_of_beta_dpo_moves_with_its_momentum(tmp_path: Path) -> None:
     """At a learning rate of 0 the mean gap g is that of every step: m becomes g (1 - momentum^n) from 0."""
     states = take(tmp_path, RUNNING["beta_dpo"], 2, 4, records=pairs(8), steps=3, learning_rate=0.0).states
@@ -184,6 +186,7 @@ def test_fixed_variants_are_the_same_in_every_epoch(
     assert len(set(first.values())) == 4
 
 
+@pytest.mark.slow
 def test_fresh_variants_are_others_in_every_epoch_and_the_same_in_every_run(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -96,7 +96,8 @@ def alone(inputs: Path) -> Path:
     return train(parse_config(settings_of(inputs, WHOLE)), inputs / "alone")
 
 
-@pytest.mark.parametrize("kind", ["ddp", pytest.param("fsdp2", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["ddp", "fsdp2"])
 def test_two_processes_train_as_one_with_the_double_batch(inputs: Path, alone: Path, kind: str) -> None:
     run = train_in_two(inputs, kind, HALVES | KINDS[kind])
     assert_equal_runs(run, alone, tolerance=1e-6)

@@ -321,6 +321,7 @@ def test_a_run_with_a_cache_is_the_run_without(tmp_path: Path, caplog: pytest.Lo
     assert decision["value"] == "cached" and str(tmp_path / "cache") in decision["reason"]
 
 
+@pytest.mark.slow
 def test_held_out_pairs_are_in_the_cache_too(tmp_path: Path) -> None:
     folder = saved_inputs(tmp_path, pairs(8))
     settings = run_settings(folder, reference={"kind": "cached"}, train={"eval_strategy": "steps", "eval_steps": 2})

@@ -210,6 +210,7 @@ def test_a_run_that_is_trained_is_not_trained_again_for_what_changes_no_number(i
     assert files_of(run) == before
 
 
+@pytest.mark.slow
 def test_save_steps_may_not_change_where_they_choose_the_best_checkpoint(inputs: Path, tmp_path: Path) -> None:
     settings = config_of(inputs).model_dump() | {"data": {"path": str(inputs / "data"), "validation": 0.4}}
     other = settings | {"train": settings["train"] | {"save_steps": 1}}
@@ -257,6 +258,7 @@ def test_a_longer_run_forgets_an_evaluation_that_was_interrupted(
     assert (run / "comparison.json").is_file()
 
 
+@pytest.mark.slow
 def test_the_evaluation_of_a_model_that_was_trained_no_further_stays(inputs: Path, run: Path) -> None:
     """Stopped after the model was saved: the checkpoint is of the last step."""
     config = config_of(inputs, evaluates=True)

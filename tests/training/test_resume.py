@@ -280,6 +280,7 @@ def test_a_run_that_is_trained_is_not_trained_again(inputs: Path, tmp_path: Path
     assert [line["step"] for line in log_of(run) if "loss" in line] == [1, 2, 3, 4, 5, 6, 7]
 
 
+@pytest.mark.slow
 def test_a_checkpoint_of_the_last_step_is_trained_no_further(inputs: Path, tmp_path: Path) -> None:
     """Eight records make four steps of an epoch: six steps end in the middle of one, where Trainer would go on."""
     config = parse_config(settings_of(inputs))
@@ -319,6 +320,7 @@ def test_a_step_of_other_size_is_refused(inputs: Path, tmp_path: Path, monkeypat
         train(parse_config(settings_of(inputs, train=fewer)), tmp_path / "run", resume=True)
 
 
+@pytest.mark.slow
 def test_sigterm_while_preparing_keeps_the_reference_so_far(
     inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

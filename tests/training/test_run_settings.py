@@ -187,7 +187,7 @@ def test_values_that_training_takes() -> None:
     ],
 )
 def test_true_is_no_number(section: dict[str, Any]) -> None:
-    with pytest.raises(ConfigError, match="a number, and not true or false|greater than or equal to 0"):
+    with pytest.raises(ConfigError, match=r"a number, and not true or false|greater than or equal to 0"):
         parse_config({**LEAST, **section})
 
 

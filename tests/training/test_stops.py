@@ -219,6 +219,7 @@ def test_what_helps_most_comes_first() -> None:
     assert not [w for w in words(one, by_tokens) if "batches" in w]
 
 
+@pytest.mark.slow
 def test_a_checkpoint_from_before_is_kept_and_goes_on_with_less_memory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -56,7 +56,13 @@ def packed(views: Any = ("dpo",)) -> Batch:
     return Collator(encoder_of(loaded), objective.views)(list(enumerate(EIGHT)))
 
 
-@pytest.mark.parametrize("loss", [*LOSSES.values(), *BY_STEP.values()], ids=[*LOSSES, *BY_STEP])
+@pytest.mark.parametrize(
+    "loss",
+    [
+        pytest.param(loss, id=name, marks=pytest.mark.slow if name in ("media pairs", "entropy", "beta_dpo") else ())
+        for name, loss in (LOSSES | BY_STEP).items()
+    ],
+)
 def test_a_step_is_the_same_however_its_tokens_are_cut(tmp_path: Path, loss: Any) -> None:
     expected, value = gradients_of(tmp_path / "whole", loss)
     assert max(float(gradient.abs().max()) for gradient in expected.values()) > 1e-3
@@ -196,6 +202,7 @@ def trained_order(folder: Path, records: list[Record], resume: str | None = None
     return [sorted(batch) for batch in seen.batches]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("at", [1, 3, 4])
 def test_a_resumed_run_goes_on_in_the_same_order(tmp_path: Path, at: int) -> None:
     records = pairs(8)

@@ -177,6 +177,7 @@ def test_a_run_stops_when_patience_is_over_and_keeps_its_best_checkpoint(
     assert sorted(int(folder.name) for folder in (run / "training_eval").iterdir()) == [0, 1, 2, 3, 4]
 
 
+@pytest.mark.slow
 def test_saying_less_is_not_better(
     inputs: Path, tmp_path: Path, scripted: type[Scripted], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -191,6 +192,7 @@ def test_saying_less_is_not_better(
     assert "stopped" not in decisions_of(run)
 
 
+@pytest.mark.slow
 def test_without_a_better_checkpoint_the_last_one_is_kept_and_not_called_better(
     inputs: Path, tmp_path: Path, scripted: type[Scripted], caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -302,6 +304,7 @@ def test_evaluations_from_before_a_crash(
     assert rates == {0: 0.5, 2: 0.4, 4: 0.3, 6: 0.2}
 
 
+@pytest.mark.slow
 def test_a_run_that_begins_again_with_other_settings_sets_its_evaluations_aside(
     inputs: Path, tmp_path: Path, scripted: type[Scripted], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -340,6 +343,7 @@ def test_the_bar_shows_the_newest_stop_metric(
     assert all("loss" in values for values in shown[1:])
 
 
+@pytest.mark.slow
 def test_the_evaluations_at_the_end_are_made_as_configured(inputs: Path, tmp_path: Path) -> None:
     config = parse_config(
         settings_of(inputs, eval={"pope": pope(inputs, answer_by="logits", batch_size=5, every=None)})

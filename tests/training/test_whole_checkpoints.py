@@ -24,7 +24,7 @@ STEPS: dict[str, Any] = {
 }
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", ["llava", *(pytest.param(name, marks=pytest.mark.slow) for name in FAMILIES[1:])])
 def test_a_full_fine_tuning_goes_on_from_its_checkpoint(family: str, tmp_path: Path) -> None:
     """Transformers saves a model by the names of older versions, which its own Trainer does not load."""
     weights = []

@@ -93,6 +93,7 @@ def test_what_a_collator_raises_is_carried() -> None:
         InWorker(lambda _: 1 // 0)([])
 
 
+@pytest.mark.slow
 def test_waiting_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     prompt = Encoder.prompt
 
