@@ -75,6 +75,7 @@ def test_frames_that_are_no_probabilities_are_refused(tmp_path: Path) -> None:
         plugin.EventModality().load(Media("logits.npy"), tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("folder", EXAMPLES)
 def test_a_short_run_goes_through_both_stages(folder: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Two steps each: everything but the learning."""

@@ -64,6 +64,7 @@ def test_every_arm_is_there(example: SimpleNamespace) -> None:
     assert re.findall(r"^\| `(\w+)` \|", readme, re.MULTILINE) == ARMS
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ARMS)
 def test_an_arm_can_use_its_records(name: str, example: SimpleNamespace, size: Any, out: Path) -> None:
     arm = example.arms.ARMS[name]

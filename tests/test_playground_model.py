@@ -98,6 +98,7 @@ def test_the_shipped_weights_are_small_and_safe() -> None:
     assert {path.suffix for path in shipped} <= {".safetensors", ".json", ".jinja"}
 
 
+@pytest.mark.slow
 def test_the_shipped_base_model_sees_well_and_has_the_habit() -> None:
     tiny = AutoModelForImageTextToText.from_pretrained(model.load_base()).eval()
     processor = AutoProcessor.from_pretrained(model.load_base())

@@ -35,7 +35,15 @@ def run(*command: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, cwd=cwd, check=False)
 
 
-@pytest.mark.parametrize("words", [["--help"], ["train", "--help"], ["ls", "configs"], ["ls", "losses", "--json"]])
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--help"],
+        ["train", "--help"],
+        ["ls", "configs"],
+        pytest.param(["ls", "losses", "--json"], marks=pytest.mark.slow),
+    ],
+)
 def test_light_verbs_do_not_import_torch(words: list[str]) -> None:
     code = (
         f"import sys; sys.argv = ['mmdpo', *{words!r}]\n"

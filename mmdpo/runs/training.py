@@ -112,8 +112,15 @@ def _train(config: RunConfig, ready: Ready, run: RunLog, found: Begun | None, pr
     if start is not None and found is None:
         run.note(reference_start=start.reference, start_difference=start.difference)
     if any(section.every is not None for section in config.eval.values()):
-        heard = (lambda: callback.stopping), progress, (lambda: callback.signal is not None)
-        trainer.add_callback(TrainingEvals(trainer, config, run, *heard))
+        evaluations = TrainingEvals(
+            trainer,
+            config,
+            run,
+            interrupted=lambda: callback.stopping,
+            progress=progress,
+            heard=lambda: callback.signal is not None,
+        )
+        trainer.add_callback(evaluations)
     with callback:
         trainer.train(resume_from_checkpoint=found and found.checkpoint)
     run.note(waiting=trainer.waiting())

@@ -28,6 +28,7 @@ from mmdpo.evals.result import METRICS_FILE
 from mmdpo.evals.runner import compare, make_benchmark
 from mmdpo.jsonfiles import read_json
 from mmdpo.progress import Progress
+from mmdpo.run import RunLog
 from mmdpo.runs.eval_settings import never_reached, sharded
 from mmdpo.runs.resuming import EVALUATIONS
 from mmdpo.runs.stopping import Standing, StopRule, Which, directions, standing, stop_rule, told
@@ -64,7 +65,7 @@ class TrainingEvals(TrainerCallback):
         self,
         trainer: PreferenceTrainer,
         config: RunConfig,
-        run: Any,
+        run: RunLog,
         interrupted: Callable[[], bool],
         progress: Progress = iter,
         heard: Callable[[], bool] = lambda: False,
@@ -72,7 +73,7 @@ class TrainingEvals(TrainerCallback):
         if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
             raise sharded()
         self.trainer, self.config, self.run, self.interrupted = trainer, config, run, interrupted
-        self.folder = Path(run.path) / EVALUATIONS
+        self.folder = run.path / EVALUATIONS
         self.sections = {name: section for name, section in config.eval.items() if section.every is not None}
         self.benchmarks = {name: make_benchmark(name, **section.options) for name, section in self.sections.items()}
         self.shard = Shard.of_this_process()

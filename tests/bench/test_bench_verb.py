@@ -139,6 +139,7 @@ def test_every_turn_opens_its_photos_anew(tokens: int, monkeypatch: pytest.Monke
     assert found.get(LOGITS, [2, 2]) == [2, 2] and (LOGITS in found) == (tokens == 1)
 
 
+@pytest.mark.slow
 def test_growth_is_drawn(tmp_path: Path) -> None:
     points = [
         {"axis": axis, "value": value, "side": side, "seconds": value * factor, "peak_bytes": value * 2**20}

@@ -249,6 +249,7 @@ class Stop(TrainerCallback):
         control.should_training_stop = state.global_step == 2
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_all_sides_have_the_same_gradients(checkpointing: bool, tmp_path: Path) -> None:

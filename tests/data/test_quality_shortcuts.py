@@ -44,6 +44,7 @@ def random_pairs(seed: int, count: int = 200, cue: str = "", share: float = 0.0)
     return sample_of(*made)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", [text_only, style])
 def test_answers_drawn_alike_are_at_chance(family: Callable[..., Any]):
     """Of forty data sets without any cue the 95% interval should miss one half in two."""

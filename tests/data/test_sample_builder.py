@@ -9,6 +9,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pyarrow
@@ -23,7 +24,7 @@ from data_builders.running.build import BuildResult, build
 from evals import judge_server
 from evals.judge_server import JudgeServer, completion, running
 from mmdpo.errors import ConfigError, DataError, MMDPOError
-from mmdpo.evals.judging.calls import JudgeUnavailableError
+from mmdpo.evals.judging.calls import JudgeUnavailableError, PatientClient
 from mmdpo.generate import SeededDraws
 from mmdpo.launch import launch
 from mmdpo.records import load_records
@@ -93,6 +94,7 @@ def test_candidates_say_who_wrote_them_how_and_with_which_tokens(photos: Path) -
     assert hot < cold
 
 
+@pytest.mark.slow
 def test_what_is_drawn_does_not_depend_on_what_is_drawn_beside_it(photos: Path) -> None:
     together = sample(photos, MODEL | {"batch_size": 5}, out="together")
     alone = sample(photos, MODEL | {"batch_size": 1}, out="alone")
@@ -428,10 +430,14 @@ def test_a_server_that_asks_to_come_back_tomorrow_ends_the_build_and_loses_nothi
     assert len(server.asked) == 15 + 1
 
 
-def test_calls_are_spaced_as_the_limit_says(photos: Path, server: JudgeServer) -> None:
+def test_calls_are_spaced_as_the_limit_says(photos: Path, server: JudgeServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every call but the first waits for a start of its own, the limit's spacing after the one before."""
+    rests: list[float] = []
+    monkeypatch.setattr("mmdpo.evals.judging.calls.time", SimpleNamespace(monotonic=lambda: 0.0))
+    monkeypatch.setattr(PatientClient, "_rest", lambda self, seconds: rests.append(seconds))
     server.usual = echo
     sample(photos, {"endpoint": endpoint(server, at_once=4, per_minute=3000), "n": 1}, min_candidates=1)
-    assert server.times[-1] - server.times[0] >= 4 * 0.02 - 0.005  # five calls, 20 ms from one to the next
+    assert sorted(rests) == pytest.approx([0.0, 0.02, 0.04, 0.06, 0.08])
 
 
 def test_prompts_of_other_toolkits(photos: Path) -> None:

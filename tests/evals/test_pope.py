@@ -94,7 +94,11 @@ def official_numbers(texts: list[str], labels: list[str]) -> dict[str, float]:
 
 @pytest.mark.parametrize(
     ("folder", "sizes"),
-    [("coco", (3000, 3000, 3000)), ("older_version_OPERA", (2910, 3000, 3000)), ("repope", (2774, 2727, 2684))],
+    [
+        ("coco", (3000, 3000, 3000)),
+        pytest.param("older_version_OPERA", (2910, 3000, 3000), marks=pytest.mark.slow),
+        pytest.param("repope", (2774, 2727, 2684), marks=pytest.mark.slow),
+    ],
 )
 def test_real_questions_give_the_official_numbers_to_the_last_digit(
     real_data: Callable[[str], Path],

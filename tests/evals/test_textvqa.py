@@ -18,6 +18,7 @@ from mmdpo.evals.textvqa import TextVqa
 # -- TextVQA ----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_real_questions_give_the_official_numbers_to_the_last_digit(
     real_data: Callable[[str], Path], write_json: Callable[..., Path]
 ) -> None:

@@ -21,6 +21,7 @@ from .conftest import change
 MakeRun = Callable[..., Path]
 
 
+@pytest.mark.slow
 def test_figures_are_written_as_svg_and_png_and_repeat_exactly(make_run: MakeRun) -> None:
     run = make_run()
     written = write_figures(run)

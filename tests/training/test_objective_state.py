@@ -57,6 +57,7 @@ def test_running_values_do_not_depend_on_micro_batches(tmp_path: Path, name: str
             assert seen == {term: pytest.approx(values, rel=1e-6, abs=1e-9) for term, values in expected.items()}
 
 
+@pytest.mark.slow
 def test_the_running_mean_of_bco_is_that_of_all_rewards(tmp_path: Path) -> None:
     """Over three epochs of the same eight pairs, at a learning rate of 0, each step adds the same rewards."""
     states = take(tmp_path, RUNNING["bco"], 2, 4, records=pairs(8), steps=3, learning_rate=0.0).states
@@ -96,6 +97,7 @@ def test_a_resumed_run_goes_on_with_them(
         assert weight.equal(adapter_of(resumed)[key]), key
 
 
+@pytest.mark.slow
 def test_a_checkpoint_without_them_is_refused(inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = run_settings(inputs, loss=RUNNING["bco"], train=EVERY_STEP)
     with monkeypatch.context() as patched:
@@ -109,6 +111,7 @@ def test_a_checkpoint_without_them_is_refused(inputs: Path, tmp_path: Path, monk
     assert caught.value.why and caught.value.fix
 
 
+@pytest.mark.slow
 def test_a_loss_without_running_values_writes_none(inputs: Path, tmp_path: Path) -> None:
     settings = run_settings(inputs, loss={"dpo": {}}, train={"max_steps": 1, "save_strategy": "steps", "save_steps": 1})
     run = train(parse_config(settings), tmp_path / "run")
@@ -197,7 +200,8 @@ def test_fresh_variants_are_others_in_every_epoch_and_the_same_in_every_run(
     assert not set(by_epoch(seen_in(monkeypatch, other_seed, tmp_path / "other"))[0].values()) & set(epochs[0].values())
 
 
-@pytest.mark.parametrize("stop", [pytest.param(2, marks=pytest.mark.slow), 5])
+@pytest.mark.slow
+@pytest.mark.parametrize("stop", [2, 5])
 def test_a_run_that_is_resumed_within_an_epoch_goes_on_with_its_variants(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop: int
 ) -> None:

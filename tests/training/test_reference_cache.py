@@ -66,7 +66,11 @@ def test_it_gives_what_the_reference_gives(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "case",
-    [{}, pytest.param({"lora": None}, marks=pytest.mark.slow), {"trainable": "all", "lora": None}],
+    [
+        {},
+        pytest.param({"lora": None}, marks=pytest.mark.slow),
+        pytest.param({"trainable": "all", "lora": None}, marks=pytest.mark.slow),
+    ],
     ids=["lora", "llm", "all"],
 )
 def test_training_on_it_is_training_on_the_live_reference(case: dict[str, Any], tmp_path: Path) -> None:

@@ -196,6 +196,7 @@ def test_other_processes_read_the_run_and_write_nothing(run: Path) -> None:
         silent.nott()  # type: ignore[attr-defined]
 
 
+@pytest.mark.slow
 def test_intervals_may_change_and_take_effect(inputs: Path, run: Path) -> None:
     fields = {"max_steps": 10, "logging_steps": 3, "save_steps": 5, "save_total_limit": 1, "ddp_timeout": 99}
     train(config_of(inputs, **fields), run, resume=True)
@@ -242,6 +243,7 @@ def test_a_longer_run_is_evaluated_anew(inputs: Path, run: Path) -> None:
     assert (run / "eval.1" / "comparison.json").is_file()
 
 
+@pytest.mark.slow
 def test_a_longer_run_forgets_an_evaluation_that_was_interrupted(
     inputs: Path, run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

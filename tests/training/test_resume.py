@@ -230,6 +230,7 @@ def test_without_a_checkpoint_a_run_begins_again_with_the_new_settings(inputs: P
     assert load_config(run / "config.yaml") == right
 
 
+@pytest.mark.slow
 def test_the_terms_after_a_resume_are_means_over_its_own_steps(
     inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -245,6 +246,7 @@ def test_the_terms_after_a_resume_are_means_over_its_own_steps(
         assert event["loss/dpo"] == pytest.approx(event["loss"], abs=1e-4)
 
 
+@pytest.mark.slow
 def test_an_unfinished_checkpoint_is_not_taken_and_is_removed(
     inputs: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
