@@ -37,7 +37,6 @@ def fails(*words: Any) -> MMDPOError:
     return error
 
 
-@pytest.mark.slow
 def test_demo_leaves_what_it_promises(demo: Path) -> None:
     summary = json.loads((demo / "summary.json").read_text(encoding="utf-8"))
     assert set(summary) == {"seconds", "base", "tuned", "difference"}
@@ -96,7 +95,6 @@ def test_looking_at_data_and_names(demo: Path) -> None:
     assert json.loads(mmdpo("env", "--json"))["torch"]
 
 
-@pytest.mark.slow
 def test_the_demo_folders_can_be_compared(demo: Path) -> None:
     """In a fresh process, where nothing has imported the demo's own benchmark yet."""
     words = [sys.executable, "-m", "mmdpo", "compare", demo / RUN / "base_eval", demo / RUN / "eval", "--json"]
