@@ -13,7 +13,7 @@ from mmdpo.config import RunConfig
 from mmdpo.interrupts import telling_full_disk, telling_signals, telling_signals_at_start
 from mmdpo.progress import Progress
 from mmdpo.report import write_run_pages
-from mmdpo.run_lock import alone
+from mmdpo.run_lock import exclusive
 from mmdpo.runs.training import train
 
 
@@ -43,7 +43,7 @@ def run(
         if PartialState().is_main_process:
             with telling_signals("evaluating and reporting the trained model", f"It is in {out}, answers as well."):
                 if config.eval:
-                    with alone(out):
+                    with exclusive(out):
                         evaluate_run(out, config, progress=progress)
                 write_run_pages([out])
     return out / "report.html"

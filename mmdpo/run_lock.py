@@ -12,7 +12,7 @@ from mmdpo.errors import ConfigError
 
 
 @contextmanager
-def alone(run: Path) -> Iterator[None]:
+def exclusive(run: Path) -> Iterator[None]:
     """Keeps other processes from writing to a run; the system lets go of the lock however this one ends.
 
     Raises:

@@ -17,7 +17,7 @@ from mmdpo.config import RunConfig, parse_config
 from mmdpo.errors import ConfigError, DataError
 from mmdpo.fingerprints import digest_of
 from mmdpo.jsonfiles import plain, read_json, read_json_lines
-from mmdpo.run_lock import alone
+from mmdpo.run_lock import exclusive
 from mmdpo.runs.data import Data
 from mmdpo.training.checkpoints import bring_back, check_readable, newest, progress_of, was_replacing
 
@@ -103,7 +103,7 @@ def mend(out: Path) -> None:
         ConfigError: Another process is at work there.
     """
     if PartialState().is_main_process and was_replacing(out / "checkpoints"):
-        with alone(out):
+        with exclusive(out):
             bring_back(out / "checkpoints")
     PartialState().wait_for_everyone()
 

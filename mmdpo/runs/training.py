@@ -24,7 +24,7 @@ from mmdpo.policy import LoadedModel
 from mmdpo.progress import Progress
 from mmdpo.reference import Reference, make_reference
 from mmdpo.run import RunFolder, RunLog
-from mmdpo.run_lock import alone, at_work
+from mmdpo.run_lock import at_work, exclusive
 from mmdpo.runs.cached_reference import cache_reference, live_source, start_tolerance
 from mmdpo.runs.data import Data, probe_records, read_sources, screened
 from mmdpo.runs.feature_choice import RunFeatures, keep_features
@@ -279,7 +279,7 @@ def _run_folder(
         yield SilentRun(out), prepare()
         return
     created = None if resume else RunFolder.create(out, config=config.model_dump(mode="json"), command=command)
-    with alone(out):
+    with exclusive(out):
         if created is None and last_checkpoint(out) != (found and found.checkpoint):
             raise at_work(out)  # of a process that was at work until this one had the folder alone
         ready = None if found is None else prepare()
