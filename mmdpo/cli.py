@@ -122,7 +122,7 @@ def build(
     result = run_builder(builder, values, out, progress=progress, thresholds=thresholds, **how)
     if not result.quality:  # of several processes, the main one tells
         return
-    page = write_quality_page(result.quality, out / "quality.html", media_root=result.records.media_root)
+    page = write_quality_page(result.quality, out / "quality.html", media_root=result.media_root)
     account = result.quality
     rows = account["rows"]
     results.print(f"{rows['read']} rows read: {rows['used']} used, {rows['set_aside']} set aside")
@@ -130,9 +130,8 @@ def build(
         results.print(f"  {count:>6}  {reason}")
     for note in result.quality.get("notes", []):
         results.print(note, highlight=False)
-    for split, records in result.splits.items():
-        media = len({item.identity for record in records for _, item in record.media_items()})
-        results.print(f"{len(records)} {split} records, {media} distinct media")
+    for split, media in result.distinct_media().items():
+        results.print(f"{account['splits'][split]} {split} records, {media} distinct media")
     print_checks(result.quality["checks"])
     if rows["set_aside"]:
         say(f"each row that was set aside, with the reason: {out / SET_ASIDE_FILE}")

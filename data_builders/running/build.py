@@ -35,13 +35,17 @@ from mmdpo.jsonfiles import plain, read_json, write_json
 from mmdpo.media import Media
 from mmdpo.progress import Progress
 from mmdpo.records import Record, Records, load_records
-from mmdpo.records.files import list_splits
+from mmdpo.records.files import list_splits, open_split, read_rows
 from mmdpo.records.staging import Staging
 from mmdpo.registry import builders, load_plugins
 from mmdpo.shard import Shard
 
 KEPT = "kept"
 """Folder in a builder's scratch folder whose files stay beside the records."""
+
+
+def _train_first(split: str) -> tuple[bool, str]:
+    return split != "train", split
 
 
 @dataclass(frozen=True)
@@ -56,10 +60,23 @@ class BuildResult:
     out: Path
     quality: Mapping[str, Any]
 
+    @property
+    def media_root(self) -> Path | None:
+        """Folder that the paths of the media are relative to."""
+        return open_split(self.out, list_splits(self.out)[0])[1]
+
+    def distinct_media(self) -> dict[str, int]:
+        """How many media items each split shows; its records are read one by one."""
+        found: dict[str, int] = {}
+        for name in sorted(list_splits(self.out), key=_train_first):
+            rows = read_rows(open_split(self.out, name)[0])
+            found[name] = len({item.identity for record in rows for _, item in record.media_items()})
+        return found
+
     @cached_property
     def splits(self) -> dict[str, Records]:
         """The records by split, read from the folder."""
-        names = sorted(list_splits(self.out), key=lambda name: (name != "train", name))
+        names = sorted(list_splits(self.out), key=_train_first)
         return {name: load_records(self.out, split=name) for name in names}
 
     @property
